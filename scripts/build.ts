@@ -1,0 +1,134 @@
+/**
+ * Builds the action: `node scripts/build.ts` writes dist/ afresh.
+ * The result depends on the sources and package-lock.json alone, not on the folder, the user or the machine.
+ */
+
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, realpath, rm, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { minify } from 'terser'
+
+/** A bundle's files: contents by name. */
+export type Bundle = Map<string, Buffer>
+
+interface NccResult {
+  code: string
+  assets: Record<string, { source: string | Buffer }>
+}
+type Ncc = (entry: string, options: Record<string, unknown>) => Promise<NccResult>
+
+const require = createRequire(import.meta.url)
+
+/** Modules that the bundle imports at run time instead of containing them. */
+const externals = {
+  // Opens a browser for an interactive login, which no runner has: never loaded, so not shipped.
+  open: 'open',
+  // See `undici` below.
+  undici: './undici.js',
+}
+
+/**
+ * Half of the start-up time of @actions/core goes into undici, which its HTTP client imports for a proxy class that only Octokit asks for.
+ * So the bundle imports this instead, and the real one is loaded when something of it is used.
+ */
+const undici = `import { createRequire } from 'node:module'
+const load = createRequire(import.meta.url)
+export class ProxyAgent {
+  constructor(...args) {
+    return new (load('./undici.cjs').ProxyAgent)(...args)
+  }
+}
+export const fetch = (...args) => load('./undici.cjs').fetch(...args)
+`
+
+/**
+ * Compiles and bundles the sources of a project folder, in memory.
+ * Throws with the compiler's or the bundler's messages.
+ */
+export async function bundle(root: string): Promise<Bundle> {
+  // Webpack derives module ids from paths relative to the working folder: it has to lie at the same place relative to node_modules always.
+  const modules = await realpath(join(root, 'node_modules'))
+  const parent = join(dirname(modules), 'build')
+  await mkdir(parent, { recursive: true })
+  const folder = await mkdtemp(join(parent, 'dist-'))
+  const before = process.cwd()
+  try {
+    await compile(root, folder)
+    process.chdir(folder)
+    const main = await ncc(join(folder, 'main.js'), 'index.js', { externals })
+    await writeFile(join(folder, 'undici.cjs'), `module.exports = require('undici')\n`)
+    const second = await ncc(join(folder, 'undici.cjs'), 'undici.cjs')
+
+    const files: Bundle = new Map([...second, ...main])
+    files.set('undici.js', Buffer.from(undici))
+    files.set(
+      'licenses.txt',
+      Buffer.concat([
+        main.get('licenses.txt') ?? Buffer.alloc(0),
+        Buffer.from('\n\n'),
+        second.get('licenses.txt') ?? Buffer.alloc(0),
+      ]),
+    )
+    for (const [name, content] of files) if (/\.c?js$/.test(name)) files.set(name, await shrink(name, content))
+    return new Map([...files].sort(([a], [b]) => (a < b ? -1 : 1)))
+  } finally {
+    process.chdir(before)
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** Replaces the contents of a folder by the bundle. */
+export async function writeBundle(files: Bundle, folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true })
+  await mkdir(folder, { recursive: true })
+  for (const [name, content] of files) await writeFile(join(folder, name), content)
+}
+
+async function compile(root: string, folder: string): Promise<void> {
+  const tsc = join(dirname(require.resolve('typescript/package.json')), 'bin', 'tsc')
+  const args = [tsc, '--project', join(root, 'tsconfig.build.json'), '--outDir', folder]
+  await promisify(execFile)(process.execPath, args).catch((error: { stdout?: string; message: string }) => {
+    throw new Error(`The TypeScript compiler refuses the sources:\n${error.stdout || error.message}`)
+  })
+}
+
+async function ncc(entry: string, filename: string, options: Record<string, unknown> = {}): Promise<Bundle> {
+  // ncc itself uses a deprecated call of Node's; nobody reading a build's output can do anything about it.
+  process.noDeprecation = true
+  const build = require('@vercel/ncc') as Ncc
+  const { code, assets } = await build(entry, {
+    ...options,
+    filename,
+    cache: false,
+    quiet: true,
+    license: 'licenses.txt',
+    target: 'es2023',
+    // Packages without `exports`: their ES modules, or the CommonJS ones would bring a second copy of the packages below them.
+    mainFields: ['module', 'main'],
+  })
+  const files: Bundle = new Map(Object.entries(assets).map(([name, { source }]) => [name, Buffer.from(source)]))
+  return files.set(filename, Buffer.from(code))
+}
+
+/** ncc's own minifier leaves the chunks of lazy imports as they are. */
+async function shrink(name: string, content: Buffer): Promise<Buffer> {
+  const { code } = await minify(content.toString(), {
+    module: !name.endsWith('.cjs'),
+    ecma: 2020,
+    // Names of classes and functions are what stack traces and some comparisons at run time go by.
+    mangle: { keep_classnames: true, keep_fnames: true },
+    compress: { keep_classnames: true, keep_fnames: true },
+    format: { comments: false },
+  })
+  if (!code) throw new Error(`Minifying ${name} gave nothing`)
+  return Buffer.from(`${code}\n`)
+}
+
+if (import.meta.main) {
+  const root = dirname(import.meta.dirname)
+  const files = await bundle(root)
+  await writeBundle(files, join(root, 'dist'))
+  for (const [name, content] of files) console.log(`${String(content.length).padStart(9)}  dist/${name}`)
+}
