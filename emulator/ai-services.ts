@@ -1,0 +1,552 @@
+/** The data planes that azure_ai calls: Azure OpenAI, Language, Translator and Machine Learning endpoints, found by host. */
+import { createHash } from 'node:crypto'
+import { mayActAtService, mayUseData } from './authorization.ts'
+import { cognitiveAudience, type Entra, machineLearningAudience, TokenError } from './entra.ts'
+import { bearer, failure, type Handler, HttpError, type Reply, type Request, sleep } from './http.ts'
+import { sameId } from './provider.ts'
+import type { Account, OnlineEndpoint, World } from './world.ts'
+
+const globalTranslator = 'api.cognitive.microsofttranslator.com'
+
+/** Whether requests for this host are for the AI services. */
+export function isServiceHost(host: string): boolean {
+  return (
+    /\.(openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com|inference\.ml\.azure\.com|api\.cognitive\.microsoft\.com)$/.test(
+      host,
+    ) || host === globalTranslator
+  )
+}
+
+/** Names for the server certificate, so that every host of the services is reachable over TLS. */
+export function serviceNames(world: World): string[] {
+  const regions = new Set(
+    [...world.accounts, ...world.workspaces.flatMap((workspace) => workspace.onlineEndpoints)].map((one) => one.location),
+  )
+  return [
+    '*.openai.azure.com',
+    '*.cognitiveservices.azure.com',
+    '*.services.ai.azure.com',
+    '*.api.cognitive.microsoft.com',
+    globalTranslator,
+    ...[...regions].map((region) => `*.${region}.inference.ml.azure.com`),
+  ]
+}
+
+export function createServices(world: World, entra: Entra): Handler {
+  return async (request) => {
+    if (world.delays.inference > 0) await sleep(world.delays.inference)
+    try {
+      if (request.host.endsWith('.inference.ml.azure.com')) return await score(world, entra, request)
+      return await cognitive(world, entra, request)
+    } catch (error) {
+      if (!(error instanceof HttpError) || !world.switches.unfamiliarTexts) throw error
+      // Status and caller stay, every word is new.
+      const strange = { error: { code: 'X-4417', message: 'Request was turned away by an upstream component (ref 9c2e-07).' } }
+      return { ...error.reply, body: strange }
+    }
+  }
+}
+
+type Family = 'openai' | 'language' | 'translator'
+
+interface Operation {
+  family: Family
+  /** Full data action. */
+  action: string
+  /** How the services name it in a refusal. */
+  name: string
+  run(account: Account): Reply
+}
+
+async function cognitive(world: World, entra: Entra, request: Request): Promise<Reply> {
+  const host = accountByHost(world, request)
+  const operation = operationOf(request)
+  const translator = operation.family === 'translator' ? translatorOf(world, request, host) : undefined
+  // The account that the caller must have rights on: the Translator, also when another account's host is used to reach it.
+  const account = translator ?? host
+  for (const passed of new Set([host, account])) {
+    if (passed.publicNetworkAccess === 'Disabled') {
+      throw failure(403, '403', 'Public access is disabled. Please configure private endpoint.')
+    }
+    if (passed.networkAcls?.defaultAction === 'Deny') {
+      throw failure(403, '403', 'Access denied due to Virtual Network/Firewall rules.')
+    }
+  }
+  const caller = await authenticateAccount(world, entra, request, host, account, operation)
+  const named = caller === undefined ? {} : { caller }
+  try {
+    if (!serves(account, operation.family)) throw failure(404, '404', 'Resource not found')
+    return { ...named, ...operation.run(account) }
+  } catch (error) {
+    if (error instanceof HttpError) throw new HttpError({ ...named, ...error.reply })
+    throw error
+  }
+}
+
+function accountByHost(world: World, request: Request): Account {
+  const [subdomain = '', ...rest] = request.host.split('.')
+  const domain = rest.join('.')
+  const shared = domain === 'api.cognitive.microsoft.com' || request.host === globalTranslator
+  if (shared) {
+    if (bearer(request) !== undefined) {
+      throw failure(
+        400,
+        'BadRequest',
+        'Please provide a custom subdomain for token authentication, otherwise API key is required.',
+      )
+    }
+    const key = keyOf(request)
+    const region = request.host === globalTranslator ? String(request.headers['ocp-apim-subscription-region'] ?? '') : subdomain
+    const found = world.accounts.find(
+      (account) => key !== undefined && Object.values(account.keys).includes(key) && sameId(account.location, region),
+    )
+    if (!found) throw wrongKey()
+    return found
+  }
+  const kinds: Record<string, string[] | undefined> = {
+    'openai.azure.com': ['OpenAI', 'AIServices'],
+    'services.ai.azure.com': ['AIServices'],
+  }
+  const found = world.accounts.find(
+    (account) =>
+      account.customSubDomainName !== undefined &&
+      sameId(account.customSubDomainName, subdomain) &&
+      (kinds[domain]?.includes(account.kind) ?? true),
+  )
+  if (!found) throw failure(404, 'ResourceNotFound', 'Subdomain does not map to a resource.')
+  return found
+}
+
+/** The Translator that a request means: named in a header, or the host itself. */
+function translatorOf(world: World, request: Request, host: Account): Account | undefined {
+  const named = request.headers['ocp-apim-resourceid']
+  // A key belongs to the account that it is sent to.
+  if (typeof named !== 'string' || named === '' || keyOf(request) !== undefined) return undefined
+  const found = world.accounts.find((account) => sameId(account.id, named))
+  if (!found || !serves(found, 'translator')) {
+    throw translatorFailure(401, 401000, 'The request is not authorized because credentials are missing or invalid.')
+  }
+  if (found !== host && world.switches.translateOwnEndpoint) throw failure(404, '404', 'Resource not found')
+  return found
+}
+
+function serves(account: Account, family: Family): boolean {
+  const kinds: Record<Family, string[]> = {
+    openai: ['OpenAI', 'AIServices'],
+    language: ['TextAnalytics', 'CognitiveServices', 'AIServices'],
+    translator: ['TextTranslation', 'CognitiveServices', 'AIServices'],
+  }
+  return kinds[family].includes(account.kind)
+}
+
+/** Object id of the caller when it came with a token. Throws what the services answer to who may not. */
+async function authenticateAccount(
+  world: World,
+  entra: Entra,
+  request: Request,
+  host: Account,
+  account: Account,
+  operation: Operation,
+): Promise<string | undefined> {
+  const key = keyOf(request)
+  if (key !== undefined) {
+    if (host.disableLocalAuth) {
+      throw failure(403, 'AuthenticationTypeDisabled', 'Key based authentication is disabled for this resource.')
+    }
+    if (!Object.values(host.keys).includes(key)) throw wrongKey()
+    if (
+      operation.family === 'translator' &&
+      !sameId(String(request.headers['ocp-apim-subscription-region'] ?? ''), host.location)
+    ) {
+      throw translatorFailure(401, 401000, 'The request is not authorized because credentials are missing or invalid.')
+    }
+    return undefined
+  }
+  let objectId: string
+  try {
+    objectId = (await entra.verify(bearer(request), [cognitiveAudience])).oid
+  } catch (error) {
+    if (!(error instanceof TokenError)) throw error
+    throw failure(
+      401,
+      '401',
+      'Unauthorized. Access token is missing, invalid, audience is incorrect (https://cognitiveservices.azure.com), or have expired.',
+    )
+  }
+  if (!mayUseData(world, objectId, operation.action, account.id)) {
+    const text =
+      operation.family === 'openai'
+        ? `The principal \`${objectId}\` lacks the required data action \`${operation.action}\` to perform \`${operation.name}\` operation.`
+        : 'Principal does not have access to API/Operation.'
+    throw new HttpError({ status: 401, caller: objectId, body: { error: { code: 'PermissionDenied', message: text } } })
+  }
+  return objectId
+}
+
+function keyOf(request: Request): string | undefined {
+  const key = request.headers['api-key'] ?? request.headers['ocp-apim-subscription-key']
+  return typeof key === 'string' && key !== '' ? key : undefined
+}
+
+function wrongKey(): HttpError {
+  return failure(
+    401,
+    '401',
+    'Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an active subscription and use a correct regional API endpoint for your resource.',
+  )
+}
+
+/** Translator numbers its errors. */
+function translatorFailure(status: number, code: number, message: string): HttpError {
+  return new HttpError({ status, body: { error: { code, message } } })
+}
+
+function operationOf(request: Request): Operation {
+  const path = request.url.pathname
+  const embeddings = /^\/openai\/deployments\/([^/]+)\/embeddings$/.exec(path)?.[1]
+  if (embeddings !== undefined) {
+    return {
+      family: 'openai',
+      action: 'Microsoft.CognitiveServices/accounts/OpenAI/deployments/embeddings/action',
+      name: 'POST /openai/deployments/{deployment-id}/embeddings',
+      run: (account) => embed(account, decodeURIComponent(embeddings), request),
+    }
+  }
+  if (path === '/language/:analyze-text') {
+    return {
+      family: 'language',
+      action: 'Microsoft.CognitiveServices/accounts/Language/analyze-text/action',
+      name: 'POST /language/:analyze-text',
+      run: () => analyze(request),
+    }
+  }
+  if (path === '/translator/text/v3.0/translate' || (request.host === globalTranslator && path === '/translate')) {
+    return {
+      family: 'translator',
+      action: 'Microsoft.CognitiveServices/accounts/TextTranslation/translate/action',
+      name: 'POST /translate',
+      run: () => translate(request),
+    }
+  }
+  throw failure(404, '404', 'Resource not found')
+}
+
+// Azure OpenAI
+
+const dimensionsOf: Record<string, number> = {
+  'text-embedding-ada-002': 1536,
+  'text-embedding-3-small': 1536,
+  'text-embedding-3-large': 3072,
+}
+
+function embed(account: Account, deploymentName: string, request: Request): Reply {
+  const deployment = account.deployments.find(({ name }) => sameId(name, deploymentName))
+  if (!deployment) {
+    throw failure(
+      404,
+      'DeploymentNotFound',
+      'The API deployment for this resource does not exist. If you created the deployment within the last 5 minutes, please wait a moment and try again.',
+    )
+  }
+  const model = deployment.model.name
+  const full = dimensionsOf[model]
+  if (full === undefined) {
+    throw failure(
+      400,
+      'OperationNotSupported',
+      `The embeddings operation does not work with the specified model, ${model}. Please choose different model and try again. You can learn more about which models can be used with each operation here: https://go.microsoft.com/fwlink/?linkid=2197993.`,
+    )
+  }
+  const body = objectOf(request.body)
+  const inputs = [body.input].flat()
+  if (inputs.length === 0 || !inputs.every((input) => typeof input === 'string' && input !== '')) {
+    throw failure(
+      400,
+      'BadRequest',
+      "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference.",
+    )
+  }
+  const wanted = body.dimensions
+  if (wanted !== undefined && model === 'text-embedding-ada-002') {
+    throw failure(400, 'BadRequest', 'This model does not support specifying dimensions.')
+  }
+  if (wanted !== undefined && !(Number.isInteger(wanted) && Number(wanted) >= 1 && Number(wanted) <= full)) {
+    throw failure(400, 'BadRequest', `Invalid value for 'dimensions' = ${String(wanted)}. Must be between 1 and ${full}.`)
+  }
+  const length = wanted === undefined ? full : Number(wanted)
+  const texts = inputs as string[]
+  const tokens = texts.reduce((sum, text) => sum + wordsOf(text).length, 0)
+  return {
+    status: 200,
+    body: {
+      object: 'list',
+      data: texts.map((text, index) => ({
+        object: 'embedding',
+        index,
+        embedding: body.encoding_format === 'base64' ? base64(embeddingOf(text, length)) : embeddingOf(text, length),
+      })),
+      model,
+      usage: { prompt_tokens: tokens, total_tokens: tokens },
+    },
+  }
+}
+
+/** A unit vector: each word and each trigram of letters adds hashed coordinates, so texts that share words are near each other. */
+function embeddingOf(text: string, length: number): number[] {
+  const vector = new Array<number>(length).fill(0)
+  const lower = ` ${text.toLowerCase()} `
+  const features = wordsOf(text).map((word) => `w:${word}`)
+  for (let at = 0; at + 3 <= lower.length; at++) features.push(`t:${lower.slice(at, at + 3)}`)
+  for (const feature of features) {
+    const hash = createHash('sha512').update(feature).digest()
+    for (let at = 0; at + 4 <= hash.length; at += 4) {
+      const index = hash.readUInt32LE(at) % length
+      vector[index] = (vector[index] ?? 0) + hash.readInt16LE(at + 2) / 32768 + (feature.startsWith('w:') ? 0.5 : 0)
+    }
+  }
+  const size = Math.hypot(...vector) || 1
+  return vector.map((value) => value / size)
+}
+
+function base64(vector: number[]): string {
+  return Buffer.from(Float32Array.from(vector).buffer).toString('base64')
+}
+
+// Language
+
+const sentimentWords: Record<string, number> = {}
+const praise =
+  'good great excellent love loved lovely wonderful amazing happy best fantastic perfect nice awesome helpful friendly fast easy delightful recommend pleased pleasant brilliant works bueno excelente gut toll wunderbar bon excellent'
+const blame =
+  'bad terrible awful hate hated horrible poor worst sad slow broken disappointing disappointed useless rude dirty wrong fails failed failure angry annoying never malo schlecht furchtbar mauvais'
+for (const word of praise.split(' ')) sentimentWords[word] = 1
+for (const word of blame.split(' ')) sentimentWords[word] = -1
+const negations = new Set(['not', 'no', "isn't", "wasn't", "don't", "doesn't", 'hardly', 'nicht', 'kein', 'pas'])
+const intensifiers = new Set(['very', 'really', 'absolutely', 'so', 'extremely', 'sehr', 'muy'])
+
+interface Scores {
+  positive: number
+  neutral: number
+  negative: number
+}
+
+function analyze(request: Request): Reply {
+  const body = objectOf(request.body)
+  const documents = objectOf(body.analysisInput).documents
+  if (body.kind !== 'SentimentAnalysis' || !Array.isArray(documents) || documents.length === 0) {
+    throw failure(400, 'InvalidRequest', 'Invalid Request.')
+  }
+  const errors: unknown[] = []
+  const results: unknown[] = []
+  for (const item of documents.map(objectOf)) {
+    const text = typeof item.text === 'string' ? item.text : ''
+    if (text.trim() === '') {
+      const innererror = { code: 'InvalidDocument', message: 'Document text is empty.' }
+      errors.push({ id: item.id, error: { code: 'InvalidArgument', message: 'Invalid document in request.', innererror } })
+      continue
+    }
+    const sentences = text.match(/[^.!?]+[.!?]*\s*/g) ?? [text]
+    let offset = 0
+    const scored = sentences.map((sentence) => {
+      const scores = sentimentOf(sentence)
+      const result = {
+        sentiment: labelOf(scores),
+        confidenceScores: scores,
+        offset,
+        length: sentence.trimEnd().length,
+        text: sentence.trim(),
+      }
+      offset += sentence.length
+      return result
+    })
+    const labels = new Set(scored.map(({ sentiment }) => sentiment))
+    const overall = sentimentOf(text)
+    results.push({
+      id: item.id,
+      sentiment: labels.has('positive') && labels.has('negative') ? 'mixed' : labelOf(overall),
+      confidenceScores: overall,
+      sentences: scored,
+      warnings: [],
+    })
+  }
+  return {
+    status: 200,
+    body: { kind: 'SentimentAnalysisResults', results: { documents: results, errors, modelVersion: '2022-11-01' } },
+  }
+}
+
+/** Shares of one, to two places, from the words found. */
+function sentimentOf(text: string): Scores {
+  let positive = 0
+  let negative = 0
+  let negated = false
+  let weight = 1
+  for (const word of wordsOf(text)) {
+    const found = sentimentWords[word]
+    if (found !== undefined) {
+      if (found > 0 !== negated) positive += weight
+      else negative += weight
+      negated = false
+      weight = 1
+    } else if (negations.has(word)) negated = true
+    else if (intensifiers.has(word)) weight = 2
+  }
+  const total = Math.exp(2 * positive) + Math.exp(2 * negative) + Math.exp(0.9)
+  const rounded = {
+    positive: Math.round((100 * Math.exp(2 * positive)) / total),
+    negative: Math.round((100 * Math.exp(2 * negative)) / total),
+  }
+  return {
+    positive: rounded.positive / 100,
+    neutral: (100 - rounded.positive - rounded.negative) / 100,
+    negative: rounded.negative / 100,
+  }
+}
+
+function labelOf({ positive, neutral, negative }: Scores): 'positive' | 'neutral' | 'negative' {
+  if (positive > neutral && positive > negative) return 'positive'
+  return negative > neutral ? 'negative' : 'neutral'
+}
+
+// Translator
+
+const targets = ['es', 'fr', 'de', 'it']
+/** English, then the languages of `targets` in that order. */
+const dictionary = `
+hello hola bonjour hallo ciao|world mundo monde Welt mondo|good bueno bon gut buono|morning mañana matin Morgen mattino
+day día jour Tag giorno|thank gracias merci danke grazie|thanks gracias merci danke grazie|you tú vous Sie voi|please por_favor s'il_vous_plaît bitte per_favore
+the el le der il|a un un ein un|is es est ist è|are son sont sind sono|and y et und e|or o ou oder o|not no pas nicht non|with con avec mit con
+this esto ceci dies questo|that eso cela das quello|my mi mon mein mio|your su votre Ihr vostro|we nosotros nous wir noi|i yo je ich io
+product producto produit Produkt prodotto|order pedido commande Bestellung ordine|customer cliente client Kunde cliente|service servicio service Dienst servizio
+database base_de_datos base_de_données Datenbank banca_dati|server servidor serveur Server server|key clave clé Schlüssel chiave|identity identidad identité Identität identità
+water agua eau Wasser acqua|house casa maison Haus casa|book libro livre Buch libro|friend amigo ami Freund amico|time tiempo temps Zeit tempo
+great estupendo formidable großartig ottimo|red rojo rouge rot rosso|green verde vert grün verde|test prueba test Test prova|works funciona fonctionne funktioniert funziona
+`
+const translations = new Map(
+  dictionary
+    .trim()
+    .split(/[|\n]/)
+    .map((line) => line.split(' ').map((word) => word.replaceAll('_', ' ')))
+    .map(([english = '', ...others]) => [english, others]),
+)
+
+function translate(request: Request): Reply {
+  const query = request.url.searchParams
+  if (query.get('api-version') !== '3.0') {
+    throw translatorFailure(400, 400021, 'The API version parameter is missing or invalid.')
+  }
+  const languages = query.getAll('to').flatMap((to) => to.split(','))
+  if (languages.length === 0 || languages.includes('')) {
+    throw translatorFailure(400, 400036, 'The target language is not valid.')
+  }
+  for (const language of languages) {
+    if (language !== 'en' && !targets.includes(language)) {
+      throw translatorFailure(400, 400036, 'The target language is not valid.')
+    }
+  }
+  if (!Array.isArray(request.body) || request.body.length === 0) {
+    throw translatorFailure(400, 400074, 'The body of the request is not valid JSON.')
+  }
+  const from = query.get('from')
+  const results = request.body.map((item) => {
+    const entry = objectOf(item)
+    const text = String(entry.Text ?? entry.text ?? '')
+    return {
+      ...(from === null ? { detectedLanguage: { language: 'en', score: 1 } } : {}),
+      translations: languages.map((to) => ({ text: translateText(text, to), to })),
+    }
+  })
+  return { status: 200, body: results }
+}
+
+/** Word by word; what the dictionary lacks stays as it is. Capitals at the start of a word are kept. */
+function translateText(text: string, to: string): string {
+  const column = targets.indexOf(to)
+  return text.replace(/[\p{L}']+/gu, (word) => {
+    const found = translations.get(word.toLowerCase())?.[column]
+    if (found === undefined) return word
+    return /^\p{Lu}/u.test(word) && word !== 'I' ? found.charAt(0).toUpperCase() + found.slice(1) : found
+  })
+}
+
+// Machine Learning
+
+async function score(world: World, entra: Entra, request: Request): Promise<Reply> {
+  const endpoint = world.workspaces
+    .flatMap(({ onlineEndpoints }) => onlineEndpoints)
+    .find(({ scoringUri }) => new URL(scoringUri).host.toLowerCase() === request.host)
+  if (!endpoint || request.url.pathname !== new URL(endpoint.scoringUri).pathname) {
+    throw failure(404, 'NotFound', 'The endpoint was not found.')
+  }
+  const caller = await authenticateEndpoint(world, entra, request, endpoint)
+  const named = caller === undefined ? {} : { caller }
+  const deployment = request.headers['azureml-model-deployment']
+  const unknown = typeof deployment === 'string' && !(deployment in endpoint.traffic)
+  const share = Object.values(endpoint.traffic).reduce((sum, part) => sum + part, 0)
+  if (unknown || (deployment === undefined && share === 0)) {
+    throw failure(
+      404,
+      'NotFound',
+      'Specified deployment could not be found, or the endpoint has no valid deployment with a positive traffic weight.',
+    )
+  }
+  const rows = rowsOf(request.body)
+  if (rows === undefined) {
+    return {
+      ...named,
+      status: 424,
+      body: { error: { code: 'ModelError', message: 'The input has no rows of numbers ("data").' } },
+    }
+  }
+  return { ...named, status: 200, body: rows.map((row) => Math.round(row.reduce((sum, value) => sum + value, 0) * 1e6) / 1e6) }
+}
+
+async function authenticateEndpoint(
+  world: World,
+  entra: Entra,
+  request: Request,
+  endpoint: OnlineEndpoint,
+): Promise<string | undefined> {
+  const denied = (): HttpError =>
+    failure(
+      401,
+      'Unauthorized',
+      "You don't have permission to do the requested action, such as score, or your token is expired or in the wrong format.",
+    )
+  if (endpoint.authMode === 'Key') {
+    if (!Object.values(endpoint.keys).includes(bearer(request) ?? '')) throw denied()
+    return undefined
+  }
+  // Tokens of the endpoint's own (AMLToken) are not issued here, so nobody has one.
+  if (endpoint.authMode === 'AMLToken') throw denied()
+  let objectId: string
+  try {
+    objectId = (await entra.verify(bearer(request), [machineLearningAudience])).oid
+  } catch (error) {
+    if (error instanceof TokenError) throw denied()
+    throw error
+  }
+  const action = 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action'
+  if (!mayActAtService(world, objectId, action, endpoint.id)) throw new HttpError({ ...denied().reply, caller: objectId })
+  return objectId
+}
+
+/** The model's rows, from any of the usual shapes: `{input_data: {data: [[..]]}}`, `{data: [[..]]}`, `[[..]]`. */
+function rowsOf(body: unknown): number[][] | undefined {
+  if (Array.isArray(body)) {
+    const rows = body.every((item) => typeof item === 'number') ? [body] : body
+    const good = rows.length > 0 && rows.every((row) => Array.isArray(row) && row.every((value) => Number.isFinite(value)))
+    return good ? (rows as number[][]) : undefined
+  }
+  const given = objectOf(body)
+  for (const name of ['input_data', 'data', 'inputs']) if (name in given) return rowsOf(given[name])
+  return undefined
+}
+
+function objectOf(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {}
+}
+
+function wordsOf(text: string): string[] {
+  return text.toLowerCase().match(/[\p{L}\p{N}']+/gu) ?? []
+}

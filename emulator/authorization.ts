@@ -1,0 +1,100 @@
+/** Azure's role-based access control: who may do what where, from the role assignments of the world. */
+import type { RoleAssignment, RoleDefinition, World } from './world.ts'
+
+/** What a caller wants to write, for conditions that limit role assignments. */
+export interface AssignmentRequest {
+  roleDefinitionName: string
+  principalType: string
+}
+
+export type Verdict = 'allowed' | 'denied' | 'condition-not-fulfilled'
+
+/** Whether the caller, or a group it is in, has a role with this action at the scope or above. Actions match without case. */
+export function mayAct(world: World, objectId: string, action: string, scope: string, request?: AssignmentRequest): Verdict {
+  let verdict: Verdict = 'denied'
+  for (const [assignment, role] of rolesOf(world, objectId, scope)) {
+    if (!covers(role.actions, action) || covers(role.notActions, action)) continue
+    if (assignment.condition === undefined || request === undefined || fulfils(assignment.condition, request)) return 'allowed'
+    verdict = 'condition-not-fulfilled'
+  }
+  return verdict
+}
+
+/** The same for data actions, which the AI services ask. They learn of an assignment `delays.rolePropagation` after it was made. */
+export function mayUseData(world: World, objectId: string, action: string, scope: string): boolean {
+  return propagatedRolesOf(world, objectId, scope).some(
+    ([, role]) => covers(role.dataActions, action) && !covers(role.notDataActions, action),
+  )
+}
+
+/** For services whose data plane asks for an action of the control plane (Machine Learning). */
+export function mayActAtService(world: World, objectId: string, action: string, scope: string): boolean {
+  return propagatedRolesOf(world, objectId, scope).some(
+    ([, role]) => covers(role.actions, action) && !covers(role.notActions, action),
+  )
+}
+
+/** The principal and every group it is in, however deep. */
+export function withGroups(world: World, objectId: string): Set<string> {
+  const found = new Set<string>()
+  const visit = (id: string): void => {
+    if (found.has(id.toLowerCase())) return
+    found.add(id.toLowerCase())
+    const principal = world.principals.find((candidate) => candidate.objectId.toLowerCase() === id.toLowerCase())
+    for (const group of principal?.memberOf ?? []) visit(group)
+  }
+  visit(objectId)
+  return found
+}
+
+/** Whether `scope` is `ancestor` or lies below it. The root and management groups lie above every subscription. */
+export function isAtOrBelow(scope: string, ancestor: string): boolean {
+  const lower = scope.toLowerCase()
+  const above = ancestor.toLowerCase().replace(/\/+$/, '')
+  if (above === '' || lower === above || lower.startsWith(`${above}/`)) return true
+  return above.startsWith('/providers/microsoft.management/managementgroups/') && lower.startsWith('/subscriptions/')
+}
+
+/** GUID at the end of a role definition id. */
+export function roleDefinitionName(roleDefinitionId: string): string {
+  return roleDefinitionId.slice(roleDefinitionId.lastIndexOf('/') + 1).toLowerCase()
+}
+
+function propagatedRolesOf(world: World, objectId: string, scope: string): [RoleAssignment, RoleDefinition][] {
+  return rolesOf(world, objectId, scope).filter(([{ createdAt }]) => Date.now() - createdAt >= world.delays.rolePropagation)
+}
+
+function rolesOf(world: World, objectId: string, scope: string): [RoleAssignment, RoleDefinition][] {
+  const principals = withGroups(world, objectId)
+  const found: [RoleAssignment, RoleDefinition][] = []
+  for (const assignment of world.roleAssignments) {
+    if (!principals.has(assignment.principalId.toLowerCase()) || !isAtOrBelow(scope, assignment.scope)) continue
+    const role = world.roleDefinitions.find(({ name }) => name.toLowerCase() === roleDefinitionName(assignment.roleDefinitionId))
+    if (role) found.push([assignment, role])
+  }
+  return found
+}
+
+/** `*` in a pattern stands for anything, slashes included. */
+function covers(patterns: string[], action: string): boolean {
+  return patterns.some((pattern) => {
+    const source = pattern
+      .split('*')
+      .map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'))
+      .join('.*')
+    return new RegExp(`^${source}$`, 'i').test(action)
+  })
+}
+
+function fulfils(condition: string, request: AssignmentRequest): boolean {
+  const listed = (attribute: string): string[] | undefined => {
+    const list = new RegExp(`${attribute}\\]\\s*ForAnyOfAnyValues:\\w+\\s*\\{([^}]*)\\}`, 'i').exec(condition)?.[1]
+    return list?.split(',').map((item) => item.trim().replace(/^'|'$/g, '').toLowerCase())
+  }
+  const roles = listed('RoleDefinitionId')
+  const types = listed('PrincipalType')
+  return (
+    (roles?.includes(request.roleDefinitionName.toLowerCase()) ?? true) &&
+    (types?.includes(request.principalType.toLowerCase()) ?? true)
+  )
+}

@@ -1,0 +1,50 @@
+-- What every database of a flexible server has before anyone creates an extension.
+CREATE SCHEMA azure;
+GRANT USAGE ON SCHEMA azure TO PUBLIC;
+
+-- Answers from the emulator's own file: the parameter azure.extensions that SHOW tells could be SET by anyone.
+CREATE FUNCTION azure.is_allow_listed(extension text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  state jsonb := pg_read_file('azure_ai/allow-list.json')::jsonb;
+  now_ms double precision := extract(epoch FROM clock_timestamp()) * 1000;
+BEGIN
+  IF now_ms >= (state ->> 'from')::double precision THEN
+    RETURN state -> 'list' ? lower(extension);
+  END IF;
+  RETURN state -> 'before' ? lower(extension);
+END $$;
+
+CREATE FUNCTION azure.check_extension_user() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT pg_has_role(current_user, 'azure_pg_admin', 'member') THEN
+    RAISE EXCEPTION 'Only members of "azure_pg_admin" are allowed to use %', tg_tag USING ERRCODE = 'insufficient_privilege';
+  END IF;
+END $$;
+
+-- Names of extensions are known at the end of the command only; the error undoes it.
+CREATE FUNCTION azure.check_allow_list() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  extension name;
+BEGIN
+  IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    RETURN;
+  END IF;
+  FOR extension IN
+    SELECT e.extname FROM pg_event_trigger_ddl_commands() c JOIN pg_extension e ON e.oid = c.objid
+    WHERE c.classid = 'pg_extension'::regclass
+  LOOP
+    IF NOT azure.is_allow_listed(extension) THEN
+      RAISE EXCEPTION 'extension "%" is not allow-listed for users in Azure Database for PostgreSQL', extension
+        USING ERRCODE = 'feature_not_supported',
+              HINT = 'to learn how to allow an extension or see the list of allowed extensions, please refer to https://go.microsoft.com/fwlink/?linkid=2301063';
+    END IF;
+  END LOOP;
+END $$;
+
+CREATE EVENT TRIGGER azure_check_extension_user ON ddl_command_start
+  WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION') EXECUTE FUNCTION azure.check_extension_user();
+CREATE EVENT TRIGGER azure_check_allow_list ON ddl_command_end
+  WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') EXECUTE FUNCTION azure.check_allow_list();

@@ -1,0 +1,246 @@
+/** An Azure for one machine: Entra, Resource Manager, the AI services and a real PostgreSQL with azure_ai, on loopback over TLS. */
+import { randomBytes } from 'node:crypto'
+import { realpathSync } from 'node:fs'
+import { chmod, mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { createServices, isServiceHost, serviceNames } from './ai-services.ts'
+import { createAuthority } from './certificates.ts'
+import { defaultWorld } from './default-world.ts'
+import { createEntra, type IssuedToken } from './entra.ts'
+import { createGitHub } from './github.ts'
+import { guard } from './guardian.ts'
+import { type Handler, type HttpServer, listen } from './http.ts'
+import { type Postgres, startPostgres } from './postgres.ts'
+import { createResourceManager, resourceManagerAudiences } from './resource-manager.ts'
+import { serverRoutes } from './servers.ts'
+import type { Delays, Exchange, Switches, World } from './world.ts'
+
+export interface EmulatorOptions {
+  delays?: Partial<Delays>
+  switches?: Partial<Switches>
+  /** Databases of the primary server; `app` and `sales 2026` when absent. */
+  databases?: string[]
+  /** Changes the default world before anything starts. The first server is the primary one, the only with a PostgreSQL. */
+  shape?: (world: World) => void
+}
+
+export interface Emulator {
+  world: World
+  /** `https://localhost:PORT`, what the action's `environment` input takes. */
+  url: string
+  /** Everything that the emulator has on disk; gone after `stop`. */
+  folder: string
+  caFile: string
+  postgres: Postgres
+  /** Environment for a job on this machine, as the runner would give it. */
+  env: Record<string, string>
+  /** Inputs of the action for this world. */
+  inputs: Record<string, string>
+  /** Resource Manager requests so far that changed something or meant to. */
+  writes(): Exchange[]
+  /** Those that only read, requests for keys among them. */
+  reads(): Exchange[]
+  /** Requests for keys. */
+  keyReads(): Exchange[]
+  /** A token as a sign-in by other means would give it (an az session, a user). Throws for an unknown object id. */
+  issueToken(objectId: string, audience: string): Promise<IssuedToken>
+  /** Brings firewall, administrators, configurations and switches of a world changed by hand to PostgreSQL. */
+  refresh(): Promise<void>
+  stop(): Promise<void>
+}
+
+/** Takes about three seconds. Several may run at once. */
+export async function startEmulator(options: EmulatorOptions = {}): Promise<Emulator> {
+  const world = defaultWorld()
+  Object.assign(world.delays, options.delays)
+  Object.assign(world.switches, options.switches)
+  options.shape?.(world)
+  const databases = options.databases ?? ['app', 'sales 2026']
+  const primary = world.servers[0]
+  if (!primary) throw new Error('The world has no server.')
+  const administrator = world.principals.find(({ clientId }) => clientId !== undefined)
+  settle(world)
+
+  // The real path, as PostgreSQL and its certificates are told it and may not follow links of another user.
+  const folder = await mkdtemp(join(realpathSync(tmpdir()), 'azure-'))
+  const guardian = guard(folder)
+  let http: HttpServer | undefined
+  let postgres: Postgres | undefined
+  const stop = async (): Promise<void> => {
+    await Promise.all([postgres?.stop(), http?.stop()])
+    await guardian.release()
+  }
+
+  try {
+    // PostgreSQL may run as another user, who has to pass through.
+    await chmod(folder, 0o711)
+    const identitySecret = randomBytes(24).toString('hex')
+    const requestToken = randomBytes(24).toString('hex')
+    const [authority, github] = await Promise.all([createAuthority(folder), createGitHub(world, requestToken)])
+
+    const handlers = {} as Record<Exchange['plane'], Handler>
+    http = await listen({
+      world,
+      authority,
+      names: ['localhost', '127.0.0.1', '::1', ...serviceNames(world)],
+      planeOf,
+      handlers,
+    })
+    const url = `https://localhost:${http.port}`
+    const running = (): Postgres => {
+      if (!postgres) throw new Error('PostgreSQL is not running.')
+      return postgres
+    }
+    const entra = await createEntra({
+      world,
+      url,
+      resourceManagerAudiences: resourceManagerAudiences(url),
+      gitHubKey: github.publicKey,
+      identitySecret,
+      acceptToken: (objectId, token, expiresAt) => running().acceptToken(objectId, token, expiresAt),
+    })
+    handlers.entra = entra.handle
+    handlers.identity = entra.identity
+    handlers.github = github.handle
+    handlers.ai = createServices(world, entra)
+    handlers['resource-manager'] = createResourceManager({ world, url, entra, routes: serverRoutes(world, url, running) })
+
+    postgres = await startPostgres({
+      world,
+      server: primary,
+      folder,
+      authority,
+      servicesPort: http.port,
+      identitySecret,
+      databases,
+    })
+    primary.startedAt = Date.now()
+
+    const requests = (wanted: (exchange: Exchange) => boolean): Exchange[] =>
+      world.exchanges.filter((exchange) => exchange.plane === 'resource-manager' && wanted(exchange))
+    const asksForKeys = ({ method, url }: Exchange): boolean => method === 'POST' && /\/listKeys(\?|$)/i.test(url)
+    const started = postgres
+    return {
+      world,
+      url,
+      folder,
+      caFile: authority.caFile,
+      postgres: started,
+      env: {
+        NODE_EXTRA_CA_CERTS: authority.caFile,
+        ACTIONS_ID_TOKEN_REQUEST_URL: `${url}/github/oidc?api-version=2.0`,
+        ACTIONS_ID_TOKEN_REQUEST_TOKEN: requestToken,
+      },
+      inputs: {
+        environment: url,
+        server: primary.id,
+        databases: databases.join('\n'),
+        ...resourceInputs(world),
+        'tenant-id': world.tenantId,
+        ...(administrator?.clientId === undefined ? {} : { 'client-id': administrator.clientId }),
+        'database-host': started.host,
+        'database-port': String(started.port),
+      },
+      writes: () => requests((exchange) => exchange.method !== 'GET' && !asksForKeys(exchange)),
+      reads: () => requests((exchange) => exchange.method === 'GET' || asksForKeys(exchange)),
+      keyReads: () => requests(asksForKeys),
+      async issueToken(objectId, audience) {
+        const principal = world.principals.find((candidate) => candidate.objectId === objectId)
+        if (!principal) throw new Error(`No principal has the object id ${objectId}.`)
+        return entra.issue(principal, audience)
+      },
+      async refresh() {
+        await started.applySwitches()
+        await started.applyAdministrators()
+        await started.applyConfigurations()
+        await started.applyFirewall()
+      },
+      stop,
+    }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+/** Makes a shaped world consistent: identities that are there from the start have principals, and the server knows its own. */
+function settle(world: World): void {
+  for (const server of world.servers) {
+    const principalId = server.identity?.principalId
+    if (principalId === undefined) continue
+    server.loadedPrincipalId ??= principalId
+    if (!world.principals.some(({ objectId }) => objectId === principalId)) {
+      world.principals.push({ objectId: principalId, displayName: server.name, kind: 'ManagedIdentity' })
+    }
+  }
+}
+
+function planeOf(host: string, path: string): Exchange['plane'] {
+  if (isServiceHost(host)) return 'ai'
+  if (/^\/(subscriptions|providers|metadata)\//i.test(path)) return 'resource-manager'
+  if (path.startsWith('/github/')) return 'github'
+  if (path.startsWith('/identity/')) return 'identity'
+  return 'entra'
+}
+
+function resourceInputs(world: World): Record<string, string> {
+  const account = (...kinds: string[]): string | undefined => world.accounts.find(({ kind }) => kinds.includes(kind))?.id
+  const endpoint = world.workspaces.flatMap(({ onlineEndpoints }) => onlineEndpoints)[0]?.id
+  const found = {
+    openai: account('OpenAI') ?? account('AIServices'),
+    cognitive: account('TextAnalytics') ?? account('CognitiveServices', 'AIServices'),
+    translator: account('TextTranslation'),
+    'machine-learning': endpoint,
+    'machine-learning-input':
+      endpoint === undefined
+        ? undefined
+        : JSON.stringify({
+            input_data: {
+              columns: ['tenure', 'calls'],
+              index: [0, 1],
+              data: [
+                [12, 3],
+                [1, 9],
+              ],
+            },
+          }),
+  }
+  return Object.fromEntries(Object.entries(found).filter((entry): entry is [string, string] => entry[1] !== undefined))
+}
+
+/** Starts it, says how to use it, and stays until it is told to end. */
+async function main(): Promise<void> {
+  const emulator = await startEmulator()
+  const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`
+  const inputs = Object.entries(emulator.inputs).map(([name, value]) => [`INPUT_${name.toUpperCase()}`, value] as const)
+  const assignments = [...Object.entries(emulator.env), ...inputs].map(([name, value]) => quoted(`${name}=${value}`))
+  process.stdout.write(`Azure emulator
+  Resource Manager and Entra  ${emulator.url}
+  CA certificate              ${emulator.caFile}
+  PostgreSQL                  ${emulator.postgres.host}:${emulator.postgres.port}
+
+A job's environment and the action's inputs:
+
+env ${assignments.join(' \\\n  ')} \\
+  node dist/index.js
+
+Ctrl-C ends it.
+`)
+  const end = (): void => {
+    process.off('SIGINT', end)
+    process.off('SIGTERM', end)
+    emulator.stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`${String(error)}\n`)
+        process.exit(1)
+      },
+    )
+  }
+  process.on('SIGINT', end)
+  process.on('SIGTERM', end)
+}
+
+if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main()

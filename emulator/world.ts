@@ -1,0 +1,226 @@
+/**
+ * The state of the emulated Azure: plain data, changed by the HTTP handlers and, in tests, by hand.
+ * Ids are Resource Manager ids; every look-up by id ignores case.
+ */
+
+/** Someone who can sign in, or be given a role. */
+export interface Principal {
+  objectId: string
+  displayName: string
+  kind: 'ServicePrincipal' | 'User' | 'Group' | 'ManagedIdentity'
+  /** Application id, for service principals that sign in. */
+  clientId?: string
+  clientSecret?: string
+  /** Trusted outside tokens: issuer, subject and audience must all match exactly, case included. */
+  federatedCredentials?: { issuer: string; subject: string; audience: string }[]
+  /** Object ids of the groups it is a member of. */
+  memberOf?: string[]
+  /** When the directory learned of it (ms since epoch): younger than `delays.principalReplication` means PrincipalNotFound. */
+  createdAt?: number
+}
+
+export interface Server {
+  id: string
+  name: string
+  location: string
+  /** Major version as Resource Manager shows it, for instance `17`. */
+  version: string
+  state:
+    | 'Ready'
+    | 'Dropping'
+    | 'Disabled'
+    | 'Starting'
+    | 'Stopping'
+    | 'Stopped'
+    | 'Updating'
+    | 'Restarting'
+    | 'Inaccessible'
+    | 'Provisioning'
+  fullyQualifiedDomainName: string
+  identity?: {
+    type: 'None' | 'SystemAssigned' | 'UserAssigned' | 'SystemAssigned,UserAssigned'
+    principalId?: string
+    userAssignedIdentities?: Record<string, { principalId: string; clientId: string }>
+  }
+  network: { publicNetworkAccess: 'Enabled' | 'Disabled'; delegatedSubnetResourceId?: string }
+  authConfig: { activeDirectoryAuth: 'Enabled' | 'Disabled'; passwordAuth: 'Enabled' | 'Disabled' }
+  replicationRole: 'Primary' | 'AsyncReplica' | 'None'
+  /** Of a replica: the id of its primary. */
+  sourceServerResourceId?: string
+  highAvailability?: { mode: string; state: string }
+  clusterSize?: number
+  administrators: { objectId: string; principalName: string; principalType: 'User' | 'Group' | 'ServicePrincipal' | 'Unknown' }[]
+  /** Server parameters; `azure.extensions` among them. */
+  configurations: Record<string, { value: string; source: string }>
+  firewallRules: Record<string, { startIpAddress: string; endIpAddress: string }>
+  /** When the server process was last started (ms since epoch). */
+  startedAt: number
+  /** The identity that the running process knows: set by a restart, absent before it. */
+  loadedPrincipalId?: string
+  /** How often it was restarted. */
+  restarts: number
+}
+
+/** A Cognitive Services account of any kind. */
+export interface Account {
+  id: string
+  name: string
+  kind: 'OpenAI' | 'AIServices' | 'CognitiveServices' | 'TextAnalytics' | 'TextTranslation' | (string & {})
+  location: string
+  /** Absent: no custom subdomain, so no Entra tokens. */
+  customSubDomainName?: string
+  /** What Resource Manager shows as the endpoint, where it is not the usual one of the kind. */
+  endpoint?: string
+  /** The account's own identity, as Cognitive Services writes it: with a space after the comma. */
+  identityType?: 'None' | 'SystemAssigned' | 'UserAssigned' | 'SystemAssigned, UserAssigned'
+  disableLocalAuth: boolean
+  publicNetworkAccess: 'Enabled' | 'Disabled'
+  networkAcls?: { defaultAction: 'Allow' | 'Deny' }
+  provisioningState: string
+  keys: { key1: string; key2: string }
+  deployments: { name: string; model: { name: string; version: string; format: string }; capabilities?: Record<string, string> }[]
+}
+
+export interface OnlineEndpoint {
+  id: string
+  name: string
+  location: string
+  authMode: 'AMLToken' | 'Key' | 'AADToken'
+  scoringUri: string
+  provisioningState: string
+  traffic: Record<string, number>
+  keys: { primaryKey: string; secondaryKey: string }
+}
+
+export interface Workspace {
+  id: string
+  name: string
+  location: string
+  onlineEndpoints: OnlineEndpoint[]
+}
+
+export interface RoleDefinition {
+  /** GUID, without scope. */
+  name: string
+  roleName: string
+  actions: string[]
+  notActions: string[]
+  dataActions: string[]
+  notDataActions: string[]
+}
+
+export interface RoleAssignment {
+  /** Full id, `SCOPE/providers/Microsoft.Authorization/roleAssignments/NAME`. */
+  id: string
+  /** GUID. */
+  name: string
+  scope: string
+  principalId: string
+  principalType: 'User' | 'Group' | 'ServicePrincipal'
+  /** Full id of the role definition. */
+  roleDefinitionId: string
+  description?: string
+  /**
+   * ABAC condition as Azure writes it. Obeyed where it limits role assignments by `RoleDefinitionId` or `PrincipalType`
+   * of the request; other expressions are only shown.
+   */
+  condition?: string
+  /** ms since epoch; lists show it `delays.roleReplication` later, services obey it `delays.rolePropagation` later. */
+  createdAt: number
+  createdBy: string
+}
+
+/** Milliseconds. */
+export interface Delays {
+  /** Added to every HTTP answer. */
+  latency: number
+  /** How long a 202 operation (identity, allow-list, firewall rule) takes. */
+  operation: number
+  /** How long after a restart the identity gives tokens. */
+  identityPropagation: number
+  /** How long a new principal is unknown to role assignments. */
+  principalReplication: number
+  /** How long a new role assignment is missing from lists. */
+  roleReplication: number
+  /** How long a new role assignment is not obeyed by the AI services. `Infinity`: never. */
+  rolePropagation: number
+  /** How long CREATE EXTENSION is still refused after the allow-list operation succeeded. */
+  allowListPropagation: number
+  /** How long after a firewall change the server obeys it. */
+  firewallPropagation: number
+  /** How long a test function takes at the service. */
+  inference: number
+}
+
+/** What is not documented of the real thing, each as a switch: the action has to cope with either side. */
+export interface Switches {
+  /** What get_setting answers for a key that is not set. */
+  unset: 'null' | 'empty'
+  /** set_setting(key, '') and set_setting(key, NULL) raise an error for the secret keys. */
+  blankingRefused: boolean
+  /** A stored key is used whatever auth_type says. */
+  keyWins: boolean
+  /** The test functions see only committed settings. */
+  committedRowsOnly: boolean
+  /** The test functions keep, for the length of a session, the settings they saw first. */
+  sessionCache: boolean
+  /** The identity works only after a restart of the server. */
+  restartNeeded: boolean
+  /** `translate` works only when azure_cognitive.endpoint is the Translator's own. */
+  translateOwnEndpoint: boolean
+  /** The installed extension is too old for the auth_type and translator_resource_id keys (1.0.0), until ALTER EXTENSION .. UPDATE. */
+  oldExtension: boolean
+  /** The test functions refuse to run in a read-only transaction (SQLSTATE 25006). */
+  refuseReadOnly: boolean
+  /** The firewall drops silently instead of letting the server refuse. */
+  silentFirewall: boolean
+  /** Error texts of the extension and the services that nobody has seen before. */
+  unfamiliarTexts: boolean
+}
+
+/** What a fault does to one request: answer this instead, or break the connection before or after acting. */
+export type Fault =
+  | { kind: 'answer'; status: number; headers?: Record<string, string>; body?: string }
+  | { kind: 'reset-before' }
+  | { kind: 'reset-after' }
+  | { kind: 'truncate' }
+  | { kind: 'hang' }
+
+/** One HTTP exchange as the emulator saw it. Secrets and tokens are kept out of it. */
+export interface Exchange {
+  /** Counted from 1 over the life of the emulator. */
+  number: number
+  plane: 'entra' | 'github' | 'resource-manager' | 'ai' | 'identity'
+  method: string
+  /** Path and query. */
+  url: string
+  host: string
+  requestBody: unknown
+  status: number
+  responseHeaders: Record<string, string>
+  responseBody: unknown
+  /** Object id of the caller, when its token was good. */
+  caller?: string
+}
+
+export interface World {
+  tenantId: string
+  subscriptionId: string
+  resourceGroup: string
+  principals: Principal[]
+  servers: Server[]
+  accounts: Account[]
+  workspaces: Workspace[]
+  roleDefinitions: RoleDefinition[]
+  roleAssignments: RoleAssignment[]
+  delays: Delays
+  switches: Switches
+  /** Asked for each request (number counted over all planes) before it is handled. */
+  fault?: (request: { number: number; plane: Exchange['plane']; method: string; url: string }) => Fault | undefined
+  /** What was asked, in order. */
+  exchanges: Exchange[]
+  /** How long Entra's tokens live (ms); an hour when absent. */
+  tokenLifetime?: number
+  /** Claims of the GitHub OIDC token that the next request for one is given. */
+  github: { issuer: string; subject: string; repository: string }
+}
