@@ -4,6 +4,7 @@
  */
 
 import { execFile } from 'node:child_process'
+import { realpathSync } from 'node:fs'
 import { mkdir, mkdtemp, realpath, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
@@ -126,7 +127,8 @@ async function shrink(name: string, content: Buffer): Promise<Buffer> {
   return Buffer.from(`${code}\n`)
 }
 
-if (import.meta.main) {
+// Not import.meta.main: that came with Node 24.2.
+if (realpathSync(process.argv[1] ?? '') === import.meta.filename) {
   const root = dirname(import.meta.dirname)
   const files = await bundle(root)
   await writeBundle(files, join(root, 'dist'))

@@ -3,6 +3,7 @@
  * Exits with 1 and the differences when not.
  */
 
+import { realpathSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { type Bundle, bundle } from './build.ts'
@@ -25,7 +26,8 @@ export async function compare(fresh: Bundle, folder: string): Promise<string[]> 
   return problems.sort()
 }
 
-if (import.meta.main) {
+// Not import.meta.main: that came with Node 24.2.
+if (realpathSync(process.argv[1] ?? '') === import.meta.filename) {
   const root = resolve(process.argv[2] ?? dirname(import.meta.dirname))
   const fresh = await bundle(root)
   const problems = await compare(fresh, join(root, 'dist'))
