@@ -1,6 +1,15 @@
 /** Microsoft Entra ID: sign-in of applications, tokens, and the identity endpoint that the database server asks. */
-import { randomBytes, randomUUID } from 'node:crypto'
-import { type CryptoKey, decodeJwt, exportJWK, generateKeyPair, type JWTPayload, jwtVerify, SignJWT } from 'jose'
+import { randomBytes, randomUUID, X509Certificate } from 'node:crypto'
+import {
+  type CryptoKey,
+  decodeJwt,
+  decodeProtectedHeader,
+  exportJWK,
+  generateKeyPair,
+  type JWTPayload,
+  jwtVerify,
+  SignJWT,
+} from 'jose'
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
 import type { Principal, World } from './world.ts'
 
@@ -167,6 +176,13 @@ export async function createEntra(options: {
         7000215,
         `Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '${principal.clientId}'.`,
       )
+    } else if (principal.clientSecretExpired === true) {
+      throw refused(
+        401,
+        'invalid_client',
+        7000222,
+        `The provided client secret keys for app '${principal.clientId}' are expired. Visit the Azure portal to create new keys for your app: https://aka.ms/NewClientSecret, or consider using certificate credentials for added security: https://aka.ms/certCreds.`,
+      )
     }
 
     const scopes = (form.scope ?? '').split(' ').filter((scope) => !['', 'openid', 'profile', 'offline_access'].includes(scope))
@@ -205,6 +221,9 @@ export async function createEntra(options: {
     } catch {
       throw refused(401, 'invalid_client', 50027, 'JWT token is invalid or malformed.')
     }
+    // An assertion of the app's own, signed by one of its certificates.
+    if (presented.iss !== undefined && same(presented.iss, principal.clientId ?? '') && presented.sub === presented.iss)
+      return checkCertificate(principal, assertion)
     const trusted = principal.federatedCredentials ?? []
     if (trusted.length === 0) {
       const name = `${principal.clientId}(${principal.displayName})`
@@ -251,6 +270,32 @@ export async function createEntra(options: {
     if (!forSubject.some((credential) => audiences.includes(credential.audience))) {
       throw refused(401, 'invalid_client', 700212, `${none} audience '${audiences.join(', ')}'. ${advice}`)
     }
+  }
+
+  /** Throws what Entra answers when no registered certificate signed the assertion, or its thumbprint is none of theirs. */
+  const checkCertificate = async (principal: Principal, assertion: string): Promise<void> => {
+    const header = decodeProtectedHeader(assertion)
+    const thumbprint = header['x5t#S256'] ?? header.x5t ?? ''
+    for (const pem of principal.certificates ?? []) {
+      const certificate = new X509Certificate(pem)
+      const [sha1, sha256] = [certificate.fingerprint, certificate.fingerprint256].map((hex) =>
+        Buffer.from(hex.replaceAll(':', ''), 'hex').toString('base64url'),
+      )
+      if (thumbprint !== sha1 && thumbprint !== sha256) continue
+      try {
+        const audience = [`${url}/${world.tenantId}/oauth2/v2.0/token`, `${url}/${world.tenantId}/v2.0`]
+        await jwtVerify(assertion, certificate.publicKey, { algorithms: ['RS256', 'PS256'], audience })
+        return
+      } catch {
+        throw refused(401, 'invalid_client', 700027, 'Client assertion failed signature validation.')
+      }
+    }
+    throw refused(
+      401,
+      'invalid_client',
+      700027,
+      `The certificate with identifier used to sign the client assertion is not registered on application. [Reason - The key was not found., Thumbprint of key used by client: '${thumbprint}']`,
+    )
   }
 
   const handle: Handler = async (request) => {

@@ -53,7 +53,7 @@ export async function createGitHub(world: World, requestToken: string): Promise<
       .setJti(randomUUID())
       .setIssuedAt()
       .setNotBefore('-10m')
-      .setExpirationTime('5m')
+      .setExpirationTime(Math.floor((Date.now() + (world.github.tokenLifetime ?? 300_000)) / 1_000))
       .sign(privateKey)
     return { status: 200, body: { count: value.length, value } }
   }

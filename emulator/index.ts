@@ -10,6 +10,7 @@ import { createAuthority } from './certificates.ts'
 import { defaultWorld } from './default-world.ts'
 import { createEntra, type IssuedToken } from './entra.ts'
 import { createGitHub } from './github.ts'
+import { createGitHubRest } from './github-rest.ts'
 import { guard } from './guardian.ts'
 import { type Handler, type HttpServer, listen } from './http.ts'
 import { type Postgres, startPostgres } from './postgres.ts'
@@ -22,13 +23,15 @@ export interface EmulatorOptions {
   switches?: Partial<Switches>
   /** Databases of the primary server; `app` and `sales 2026` when absent. */
   databases?: string[]
+  /** The name by which Resource Manager, Entra and GitHub are reached; `localhost` when absent. Another one leads here only by way of a proxy. */
+  host?: string
   /** Changes the default world before anything starts. The first server is the primary one, the only with a PostgreSQL. */
   shape?: (world: World) => void
 }
 
 export interface Emulator {
   world: World
-  /** `https://localhost:PORT`, what the action's `environment` input takes. */
+  /** `https://localhost:PORT` (or the `host` of the options), what the action's `environment` input takes. */
   url: string
   /** Everything that the emulator has on disk; gone after `stop`. */
   folder: string
@@ -46,6 +49,8 @@ export interface Emulator {
   keyReads(): Exchange[]
   /** A token as a sign-in by other means would give it (an az session, a user). Throws for an unknown object id. */
   issueToken(objectId: string, audience: string): Promise<IssuedToken>
+  /** A server certificate of the same authority for these DNS names and addresses, and its key; both PEM. */
+  certificate(names: string[]): { cert: string; key: string }
   /** Brings firewall, administrators, configurations and switches of a world changed by hand to PostgreSQL. */
   refresh(): Promise<void>
   stop(): Promise<void>
@@ -57,6 +62,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   Object.assign(world.delays, options.delays)
   Object.assign(world.switches, options.switches)
   options.shape?.(world)
+  const host = options.host ?? 'localhost'
   const databases = options.databases ?? ['app', 'sales 2026']
   const primary = world.servers[0]
   if (!primary) throw new Error('The world has no server.')
@@ -84,11 +90,11 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     http = await listen({
       world,
       authority,
-      names: ['localhost', '127.0.0.1', '::1', ...serviceNames(world)],
+      names: [...new Set([host, 'localhost', '127.0.0.1', '::1', ...serviceNames(world)])],
       planeOf,
       handlers,
     })
-    const url = `https://localhost:${http.port}`
+    const url = `https://${host}:${http.port}`
     const running = (): Postgres => {
       if (!postgres) throw new Error('PostgreSQL is not running.')
       return postgres
@@ -103,7 +109,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     })
     handlers.entra = entra.handle
     handlers.identity = entra.identity
-    handlers.github = github.handle
+    const rest = createGitHubRest(world, url)
+    handlers.github = (request) => (request.url.pathname.startsWith('/github/api/') ? rest(request) : github.handle(request))
     handlers.ai = createServices(world, entra)
     handlers['resource-manager'] = createResourceManager({ world, url, entra, routes: serverRoutes(world, url, running) })
 
@@ -132,6 +139,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         NODE_EXTRA_CA_CERTS: authority.caFile,
         ACTIONS_ID_TOKEN_REQUEST_URL: `${url}/github/oidc?api-version=2.0`,
         ACTIONS_ID_TOKEN_REQUEST_TOKEN: requestToken,
+        GITHUB_API_URL: `${url}/github/api`,
+        GITHUB_REPOSITORY: world.github.repository,
       },
       inputs: {
         environment: url,
@@ -151,6 +160,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         if (!principal) throw new Error(`No principal has the object id ${objectId}.`)
         return entra.issue(principal, audience)
       },
+      certificate: (names) => authority.issue(names),
       async refresh() {
         await started.applySwitches()
         await started.applyAdministrators()

@@ -285,6 +285,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
    */
   async function openDoor(): Promise<{ port: number; close(): Promise<void> }> {
     const open = new Set<Socket>()
+    let closing = false
     const listener: Listener = createServer((outside) => {
       open.add(outside)
       outside.on('close', () => open.delete(outside))
@@ -299,6 +300,11 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
         )
     })
     function letIn(outside: Socket): void {
+      // It may have gone while the switches were taken over, or the door may have been closed.
+      if (outside.destroyed || closing) {
+        outside.destroy()
+        return
+      }
       const inside = connect({ host: address, port: internalPort, noDelay: true })
       outside.setNoDelay(true)
       open.add(inside)
@@ -318,6 +324,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     return {
       port: (listener.address() as AddressInfo).port,
       async close() {
+        closing = true
         const closed = new Promise((resolve) => listener.close(resolve))
         for (const socket of open) socket.destroy()
         await closed

@@ -149,6 +149,8 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
     route('PATCH', '', 'flexibleServers', writeAction, (call) => {
       const server = serverOf(call)
       const change = readPatch(call.request.body, server)
+      for (const [id, value] of Object.entries(change.identity?.userAssignedIdentities ?? {}))
+        if (value !== null) authorizeAssigning(call, server, id)
       return start(server, 'Azure-AsyncOperation', 'Updating', async () => {
         if (change.identity) changeIdentity(world, server, change.identity)
         Object.assign(server.authConfig, change.authConfig)
@@ -194,7 +196,7 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
 
     route('GET', '/configurations', 'flexibleServers/configurations', `${serverType}/configurations/read`, (call) => {
       const server = serverOf(call)
-      return { status: 200, body: { value: Object.keys(server.configurations).map((name) => shownConfiguration(server, name)) } }
+      return { status: 200, body: { value: configurationNames(server).map((name) => shownConfiguration(server, name)) } }
     }),
     route('GET', '/configurations/([^/]+)', 'flexibleServers/configurations', `${serverType}/configurations/read`, (call) => {
       const server = serverOf(call)
@@ -204,6 +206,9 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
       const server = serverOf(call)
       const name = configurationName(server, call)
       const { value, source } = propertiesOf(call.request.body)
+      if (name === runningIdentity) {
+        throw failure(400, 'ServerParameterReadOnly', `The configuration '${name}' is read-only.`)
+      }
       if (typeof value !== 'string') {
         throw failure(400, 'InvalidParameterValue', `The value of the configuration '${name}' is missing.`)
       }
@@ -280,6 +285,21 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
       return { status: 200 }
     }),
   ]
+}
+
+/** Whoever names a user-assigned identity in a resource has to have the right to give it, one that is there already included. */
+function authorizeAssigning(call: Call, server: Server, identity: string): void {
+  const action = 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action'
+  try {
+    call.authorize(action, identity)
+  } catch {
+    const { appid, oid } = call.caller
+    throw failure(
+      403,
+      'LinkedAuthorizationFailed',
+      `The client '${appid ?? oid}' with object id '${oid}' has permission to perform action '${writeAction}' on scope '${server.id}'; however, it does not have permission to perform action(s) '${action}' on the linked scope(s) '${identity}' (respectively) or the linked scope(s) are invalid.`,
+    )
+  }
 }
 
 type IdentityType = NonNullable<Server['identity']>['type']
@@ -421,7 +441,7 @@ function checkPublicAccess(server: Server): void {
 
 function configurationName(server: Server, call: Call): string {
   const wanted = call.parameters[3] ?? ''
-  const found = Object.keys(server.configurations).find((name) => sameId(name, wanted))
+  const found = configurationNames(server).find((name) => sameId(name, wanted))
   if (found === undefined) throw childNotFound('configurations', wanted)
   return found
 }
@@ -515,8 +535,18 @@ function shownAdministrator(
   }
 }
 
+/** Read-only: the identity that the running process knows, empty before the first restart with one. */
+const runningIdentity = 'azure.service_principal_id'
+
+function configurationNames(server: Server): string[] {
+  return [...Object.keys(server.configurations), runningIdentity]
+}
+
 function shownConfiguration(server: Server, name: string): Record<string, unknown> {
-  const configuration = server.configurations[name]
+  const isRunningIdentity = name === runningIdentity
+  const configuration = isRunningIdentity
+    ? { value: server.loadedPrincipalId ?? '', source: 'system-default' }
+    : server.configurations[name]
   const list = name === 'azure.extensions'
   return {
     properties: {
@@ -527,7 +557,7 @@ function shownConfiguration(server: Server, name: string): Record<string, unknow
       dataType: list ? 'Set' : 'String',
       allowedValues: list ? [...knownExtensions].join(',') : '.*',
       isDynamicConfig: true,
-      isReadOnly: false,
+      isReadOnly: isRunningIdentity,
       isConfigPendingRestart: false,
     },
     id: `${server.id}/configurations/${name}`,

@@ -11,6 +11,10 @@ export interface Principal {
   /** Application id, for service principals that sign in. */
   clientId?: string
   clientSecret?: string
+  /** The secret is the right one, and its time is over. */
+  clientSecretExpired?: boolean
+  /** Registered certificates, PEM: an assertion signed by the key of one of them signs it in. */
+  certificates?: string[]
   /** Trusted outside tokens: issuer, subject and audience must all match exactly, case included. */
   federatedCredentials?: { issuer: string; subject: string; audience: string }[]
   /** Object ids of the groups it is a member of. */
@@ -221,6 +225,60 @@ export interface World {
   exchanges: Exchange[]
   /** How long Entra's tokens live (ms); an hour when absent. */
   tokenLifetime?: number
-  /** Claims of the GitHub OIDC token that the next request for one is given. */
-  github: { issuer: string; subject: string; repository: string }
+  /** GitHub: the claims of the OIDC token that the next request for one is given, and the repository behind the REST API. */
+  github: GitHubWorld
+}
+
+export interface GitHubComment {
+  id: number
+  body: string
+  author: GitHubAuthor
+  /** ISO 8601 without fractions, as GitHub writes it. */
+  createdAt: string
+  updatedAt: string
+}
+
+/** An issue, or a pull request as the issues API shows it. */
+export interface GitHubIssue {
+  number: number
+  title: string
+  body: string
+  state: 'open' | 'closed'
+  stateReason: 'completed' | 'not_planned' | 'duplicate' | 'reopened' | null
+  labels: string[]
+  author: GitHubAuthor
+  isPullRequest: boolean
+  createdAt: string
+  updatedAt: string
+  comments: GitHubComment[]
+}
+
+export interface GitHubAuthor {
+  login: string
+  type: 'Bot' | 'User'
+  association: 'OWNER' | 'MEMBER' | 'COLLABORATOR' | 'CONTRIBUTOR' | 'NONE'
+}
+
+export interface GitHubWorld {
+  issuer: string
+  subject: string
+  /** How long the OIDC token lives (ms); five minutes when absent. */
+  tokenLifetime?: number
+  /** `OWNER/NAME` */
+  repository: string
+  /** The token that the REST API accepts; made up at the start when absent. */
+  token?: string
+  /** What the token may do; absent: write. */
+  permissions?: { issues?: 'none' | 'read' | 'write'; pullRequests?: 'none' | 'read' | 'write' }
+  /** Whom the token stands for; absent: the bot of GitHub Actions. */
+  actor?: GitHubAuthor
+  /** Absent: private. */
+  visibility?: 'public' | 'private' | 'internal'
+  /** Absent: true. */
+  issuesEnabled?: boolean
+  archived?: boolean
+  /** Labels of new issues are dropped without a word, as for those who may not push. */
+  dropsLabels?: boolean
+  /** Issues and pull requests in the order of their numbers. */
+  issues?: GitHubIssue[]
 }

@@ -48,3 +48,26 @@ CREATE EVENT TRIGGER azure_check_extension_user ON ddl_command_start
   WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION') EXECUTE FUNCTION azure.check_extension_user();
 CREATE EVENT TRIGGER azure_check_allow_list ON ddl_command_end
   WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') EXECUTE FUNCTION azure.check_allow_list();
+
+-- Roles for Entra principals, as a flexible server makes them: in the database postgres only. What is a security label there is a comment here.
+DO $outer$
+BEGIN
+  IF current_database() <> 'postgres' THEN
+    RETURN;
+  END IF;
+  CREATE FUNCTION public.pgaadauth_create_principal_with_oid(
+    "roleName" text, "objectId" text, "objectType" text, "isAdmin" boolean, "isMfa" boolean
+  ) RETURNS text
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  BEGIN
+    IF NOT pg_has_role(session_user, 'azure_pg_admin', 'member') AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
+      RAISE EXCEPTION 'permission denied for function pgaadauth_create_principal_with_oid' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('CREATE ROLE %I LOGIN', $1);
+    EXECUTE format('COMMENT ON ROLE %I IS %L', $1, format('aadauth,oid=%s,type=%s', $2, $3));
+    IF $4 THEN
+      EXECUTE format('GRANT azure_pg_admin TO %I', $1);
+    END IF;
+    RETURN format('Created role for %I', $1);
+  END $$;
+END $outer$;

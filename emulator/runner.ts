@@ -1,0 +1,183 @@
+/**
+ * Runs the built action as GitHub's runner does: a child process with a scrubbed environment, the runner's own files, the
+ * defaults of action.yml, and the post step afterwards.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parse } from 'yaml'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+
+/** The parts of action.yml that the runner reads. */
+export interface ActionFile {
+  inputs: Record<string, { description: string; default?: string; required?: boolean }>
+  outputs: Record<string, { description: string }>
+  runs: { using: string; main: string; post: string }
+}
+
+export async function actionFile(): Promise<ActionFile> {
+  return parse(await readFile(join(root, 'action.yml'), 'utf8')) as ActionFile
+}
+
+export interface JobOptions {
+  /** Inputs of the step; the defaults of action.yml fill the rest. */
+  readonly inputs: Readonly<Record<string, string>>
+  /** Beside what the runner always sets. */
+  readonly env?: Readonly<Record<string, string>>
+  /** Shown each line of the log as it comes, mask commands left out. */
+  readonly onLine?: (line: string) => void
+}
+
+export interface JobResult {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  /** Standard output and error as the runner gets them, workflow commands included. */
+  readonly raw: string
+  /** What a person sees: without mask commands, masked values as `***`. */
+  readonly log: string
+  readonly outputs: Readonly<Record<string, string>>
+  /** Markdown. */
+  readonly summary: string
+  /** The JSON report; undefined when there is none. */
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into it by path
+  readonly report: any
+  /** RUNNER_TEMP of the job, with the runner's files; removed by `remove()`. */
+  readonly folder: string
+  /** Values the action asked the runner to mask. */
+  readonly masked: readonly string[]
+  /** Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. */
+  post(): Promise<{ code: number | null; raw: string }>
+  remove(): Promise<void>
+}
+
+/** A step under way. */
+export interface Job {
+  readonly child: ChildProcess
+  readonly folder: string
+  readonly done: Promise<JobResult>
+}
+
+export async function runJob(options: JobOptions): Promise<JobResult> {
+  return (await startJob(options)).done
+}
+
+export async function startJob(options: JobOptions): Promise<Job> {
+  const action = await actionFile()
+  const folder = await mkdtemp(join(tmpdir(), 'aipg-job-'))
+  const file = (name: string): string => join(folder, name)
+  const files = {
+    GITHUB_OUTPUT: file('output'),
+    GITHUB_STATE: file('state'),
+    GITHUB_STEP_SUMMARY: file('summary.md'),
+    GITHUB_ENV: file('env'),
+  }
+  for (const path of Object.values(files)) await writeFile(path, '')
+  const env: Record<string, string> = {
+    PATH: process.env.PATH ?? '',
+    HOME: folder,
+    CI: 'true',
+    GITHUB_ACTIONS: 'true',
+    GITHUB_REPOSITORY: 'contoso/shop',
+    GITHUB_RUN_ID: '4711',
+    GITHUB_SERVER_URL: 'https://github.com',
+    GITHUB_WORKSPACE: folder,
+    RUNNER_TEMP: folder,
+    RUNNER_OS: 'Linux',
+    ...files,
+    ...options.env,
+  }
+  for (const [name, input] of Object.entries(action.inputs)) {
+    const fallback = String(input.default ?? '')
+    env[variable(name)] = options.inputs[name] ?? (fallback.startsWith('${{') ? '' : fallback)
+  }
+  for (const name of Object.keys(options.inputs)) {
+    if (action.inputs[name] === undefined) throw new Error(`action.yml has no input ${name}`)
+  }
+
+  const main = launch(join(root, action.runs.main), env, options.onLine)
+  const done = (async (): Promise<JobResult> => {
+    const { code, signal, raw } = await main.done
+    const outputs = keyValues(await readFile(files.GITHUB_OUTPUT, 'utf8'))
+    const masked = maskedIn(raw)
+    const path = outputs['report-path'] ?? ''
+    return {
+      code,
+      signal,
+      raw,
+      log: hide(raw, masked),
+      outputs,
+      summary: await readFile(files.GITHUB_STEP_SUMMARY, 'utf8'),
+      report: existsSync(path) ? JSON.parse(await readFile(path, 'utf8')) : undefined,
+      folder,
+      masked,
+      post: async () => {
+        const state = keyValues(await readFile(files.GITHUB_STATE, 'utf8'))
+        const withState = Object.fromEntries(Object.entries(state).map(([name, value]) => [`STATE_${name}`, value]))
+        const ended = await launch(join(root, action.runs.post), { ...env, ...withState }, options.onLine).done
+        return { code: ended.code, raw: ended.raw }
+      },
+      remove: () => rm(folder, { recursive: true, force: true }),
+    }
+  })()
+  return { child: main.child, folder, done }
+}
+
+function launch(script: string, env: Record<string, string>, onLine?: (line: string) => void) {
+  const child = spawn(process.execPath, [script], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  let raw = ''
+  let rest = ''
+  const masked = new Set<string>()
+  const take = (chunk: string): void => {
+    raw += chunk
+    if (onLine === undefined) return
+    const lines = (rest + chunk).split('\n')
+    rest = lines.pop() ?? ''
+    for (const line of lines) {
+      for (const value of maskedIn(line)) masked.add(value)
+      if (!line.startsWith('::add-mask::')) onLine(hide(line, [...masked]))
+    }
+  }
+  child.stdout.setEncoding('utf8').on('data', take)
+  child.stderr.setEncoding('utf8').on('data', take)
+  const done = new Promise<{ code: number | null; signal: NodeJS.Signals | null; raw: string }>((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code, signal) => resolve({ code, signal, raw }))
+  })
+  return { child, done }
+}
+
+const variable = (input: string): string => `INPUT_${input.replaceAll(' ', '_').toUpperCase()}`
+
+function maskedIn(raw: string): string[] {
+  return [...raw.matchAll(/^::add-mask::(.*)$/gm)].map((match) =>
+    (match[1] ?? '').replaceAll('%0A', '\n').replaceAll('%0D', '\r').replaceAll('%25', '%'),
+  )
+}
+
+function hide(raw: string, masked: readonly string[]): string {
+  const lines = raw
+    .split('\n')
+    .filter((line) => !line.startsWith('::add-mask::'))
+    .join('\n')
+  return masked.reduce((text, value) => (value === '' ? text : text.replaceAll(value, '***')), lines)
+}
+
+/** Reads the runner's key-value files: `name=value`, or `name<<DELIMITER` up to the delimiter. The last one wins. */
+export function keyValues(text: string): Record<string, string> {
+  const found: Record<string, string> = {}
+  const lines = text.split('\n')
+  for (let index = 0; index < lines.length; index++) {
+    const line = lines[index] ?? ''
+    const block = /^([^=]+?)<<(.+)$/.exec(line)
+    if (block !== null) {
+      const value: string[] = []
+      while (++index < lines.length && lines[index] !== block[2]) value.push(lines[index] ?? '')
+      found[block[1] ?? ''] = value.join('\n')
+    } else if (line.includes('=')) found[line.slice(0, line.indexOf('='))] = line.slice(line.indexOf('=') + 1)
+  }
+  return found
+}

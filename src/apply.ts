@@ -1,0 +1,247 @@
+/** Carries out the steps that differ, in the order of the plan; what is in sync is not touched. */
+import type { ResourceManager } from './azure/resource-manager.ts'
+import { Failure, failuresOf } from './errors.ts'
+import type { Inputs } from './inputs.ts'
+import type { Journal } from './journal.ts'
+import type { Log } from './log.ts'
+import { assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
+import type { Change, Step } from './plan.ts'
+import { activity, type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
+import { type Connector, messageOf, sqlState } from './postgres/connection.ts'
+import { mapLimited, replication, retrying } from './retry.ts'
+import type { ServiceName } from './services.ts'
+import { duration } from './waiting.ts'
+
+const databasesAtOnce = 8
+
+export interface ApplyOptions {
+  readonly inputs: Inputs
+  readonly observed: Observed
+  readonly azure: ResourceManager
+  readonly journal: Journal
+  readonly log: Log
+  readonly signal: AbortSignal
+  /** Told as soon as it is known. */
+  readonly known: (facts: { readonly principalId: string }) => void
+}
+
+/** What applying the Azure part came to. */
+export interface AzureApplied {
+  /** Services whose role could not be given. */
+  readonly withoutRole: ReadonlySet<ServiceName>
+}
+
+type ChangeOf<K extends Change['kind']> = Extract<Change, { kind: K }>
+
+/** The steps of one kind that have something to do, with their change. */
+function due<K extends Change['kind']>(journal: Journal, kind: K): { step: Step; change: ChangeOf<K> }[] {
+  return journal.steps.flatMap((step) => (step.change?.kind === kind ? [{ step, change: step.change as ChangeOf<K> }] : []))
+}
+
+/** Identity, then role assignments and allow-list at once. A failing identity ends the run; a failing role costs its service. */
+export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
+  const { journal, observed, azure, log, signal } = options
+  let { principalId } = observed.server
+  for (const { step } of due(journal, 'identity')) {
+    log.info(`Turning on the system-assigned identity of ${observed.server.name}`)
+    journal.writing()
+    try {
+      principalId = await azure.enableIdentity(observed.server)
+      options.known({ principalId })
+      journal.mark(step.id, 'created')
+      log.info(`Identity is on: ${principalId}`)
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      journal.mark(step.id, 'failed')
+      for (const { step: role } of due(journal, 'role')) journal.mark(role.id, 'skipped', 'waits for identity')
+      throw error
+    }
+  }
+
+  const withoutRole = new Set<ServiceName>()
+  const roles = due(journal, 'role').map(async ({ step, change }) => {
+    if (principalId === undefined) return
+    journal.writing()
+    try {
+      const description = assignmentDescription(observed.server.id)
+      const created = await azure.assignRole(change.scope, change.roleId, principalId, description)
+      journal.mark(step.id, created ? 'created' : 'in-sync', created ? step.detail : 'was there already')
+      log.info(`Role ${step.desired} on ${change.scope.split('/').at(-1)}: ${created ? 'assigned' : 'was there already'}`)
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      withoutRole.add(change.service)
+      journal.mark(step.id, 'failed')
+      for (const failure of failuresOf(error)) journal.fail(failure)
+    }
+  })
+  const allowList = due(journal, 'allow-list').map(async ({ step, change }) => {
+    journal.writing()
+    try {
+      await azure.setAllowList(change.entries)
+      journal.mark(step.id, 'updated')
+      log.info(`Allow-list azure.extensions: ${change.entries.join(', ')}`)
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      journal.mark(step.id, 'failed')
+      for (const failure of failuresOf(error)) journal.fail(failure)
+    }
+  })
+  await Promise.all([...roles, ...allowList])
+  return { withoutRole }
+}
+
+/** CREATE EXTENSION or ALTER EXTENSION .. UPDATE where it is due; gives the databases as they are then. */
+export async function applyExtensions(
+  options: ApplyOptions,
+  connector: Connector,
+  keys: KeyCandidates,
+): Promise<readonly ObservedDatabase[]> {
+  const { journal, observed, log, signal } = options
+  const changes = new Map(due(journal, 'extension').map((each) => [each.change.database, each]))
+  const allowList = journal.steps.find((step) => step.id === 'allow-list')
+  return mapLimited(observed.databases, databasesAtOnce, async (database) => {
+    const found = changes.get(database.name)
+    if (found === undefined || database.failure !== undefined) return database
+    const { step, change } = found
+    if (allowList?.status === 'failed') {
+      journal.mark(step.id, 'skipped', 'waits for allow-list')
+      return database
+    }
+    const statement =
+      change.statement === 'create' ? 'CREATE EXTENSION IF NOT EXISTS azure_ai' : 'ALTER EXTENSION azure_ai UPDATE'
+    try {
+      const connection = await connector.connect(database.name, signal)
+      try {
+        journal.writing()
+        await retrying(() => connection.query(statement, undefined, 60_000), {
+          signal,
+          // The server obeys a new allow-list a moment after Resource Manager has it; two runs may create it at once (23505).
+          verdict: (error) =>
+            /not allow-listed/i.test(messageOf(error).text) || ['23505', '40P01', '55P03'].includes(sqlState(error))
+              ? { schedule: replication }
+              : false,
+          onWait: (error, waitMs) =>
+            log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`),
+        })
+        journal.mark(step.id, change.statement === 'create' ? 'created' : 'updated')
+        log.info(`Database "${database.name}": ${statement}`)
+        return await observeDatabase(connection, connector, keys)
+      } finally {
+        await connection.close()
+      }
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      journal.mark(step.id, 'failed')
+      const failure = connector.failure(error, database.name, statement)
+      journal.fail(failure)
+      return database
+    }
+  })
+}
+
+/** Restarts the server where the plan says so. True when it was restarted. */
+export async function applyRestart(options: ApplyOptions, connector: Connector | undefined): Promise<void> {
+  const { journal } = options
+  for (const { step } of due(journal, 'restart')) {
+    if (journal.failures.some((failure) => failure.reason === 'permission')) {
+      journal.mark(step.id, 'skipped', 'not restarted: an earlier step failed')
+    } else await restartServer(options, connector, step.id)
+  }
+}
+
+/** Restarts the server, after saying what that interrupts, and waits until it is Ready and takes connections. */
+export async function restartServer(options: ApplyOptions, connector: Connector | undefined, step: string): Promise<void> {
+  const { journal, observed, azure, log, signal } = options
+  const { server, replicas } = observed
+  const database = observed.databases.find((each) => each.failure === undefined)
+  log.info(`Restarting ${server.name}: its identity works only after a restart; connections are cut for a moment`)
+  if (connector !== undefined && database !== undefined) log.info(`  ${await activityOf(connector, database.name, signal)}`)
+  log.info(`  high availability: ${server.highAvailability ?? 'off'}; read replicas: ${replicas.length}, which are not restarted`)
+  journal.writing()
+  try {
+    await azure.restart()
+    await untilReady(options)
+    if (connector !== undefined && database !== undefined) await untilConnected(options, connector, database.name)
+    journal.mark(step, 'created', 'restarted by this run')
+    log.info(`${server.name} is back`)
+  } catch (error) {
+    journal.mark(step, 'failed')
+    throw signal.aborted ? signal.reason : error
+  }
+}
+
+/** What a restart will interrupt, for the log; not being able to tell it stops nothing. */
+async function activityOf(connector: Connector, database: string, signal: AbortSignal): Promise<string> {
+  try {
+    const connection = await connector.connect(database, signal)
+    try {
+      return await activity(connection)
+    } finally {
+      await connection.close()
+    }
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    return `what it interrupts is not known: ${connector.failure(error, database, 'looking at its activity').title}`
+  }
+}
+
+const startUp = { baseMs: 1_000, capMs: 5_000, budgetMs: 10 * 60_000 }
+
+async function untilReady({ azure, signal, log, observed }: ApplyOptions): Promise<void> {
+  const { name } = observed.server
+  const away = await whileIt((state) => state !== 'Ready', name, { azure, log, signal })
+  if (away === undefined) return
+  throw new Failure({
+    reason: 'azure',
+    code: 'server-not-back',
+    title: 'The server did not come back in time',
+    detail: `${name} is ${away} ${duration(startUp.budgetMs)} after it was restarted.`,
+    fix: 'Look at the server in the portal (Resource health, Activity log); when it is Ready, run this job again.',
+  })
+}
+
+/** States that pass by themselves: somebody else's operation is under way, or that of another run. */
+export const passingStates: readonly string[] = ['Updating', 'Restarting', 'Starting', 'Provisioning']
+
+/** Waits while the server is in one of the states that pass, for as long as it may take to start. */
+export async function untilSettled(name: string, way: Pick<ApplyOptions, 'azure' | 'log' | 'signal'>): Promise<void> {
+  await whileIt((state) => passingStates.includes(state), name, way)
+}
+
+/** Waits while the state is such; gives the state when it still is at the end. */
+async function whileIt(
+  such: (state: string) => boolean,
+  name: string,
+  { azure, log, signal }: Pick<ApplyOptions, 'azure' | 'log' | 'signal'>,
+): Promise<string | undefined> {
+  try {
+    await retrying(
+      async () => {
+        const { state } = await azure.server()
+        if (such(state)) throw new NotYet(state)
+      },
+      {
+        signal,
+        verdict: (error) => (error instanceof NotYet ? { schedule: startUp } : false),
+        onWait: (error, _, leftMs) =>
+          log.info(`… ${name} is ${(error as NotYet).message}; waiting for at most ${duration(leftMs)} more`),
+      },
+    )
+    return undefined
+  } catch (error) {
+    if (error instanceof NotYet) return error.message
+    throw error
+  }
+}
+
+/** A state on the way to the one that is waited for. */
+class NotYet extends Error {}
+
+async function untilConnected({ signal, log }: ApplyOptions, connector: Connector, database: string): Promise<void> {
+  await retrying(async () => (await connector.connect(database, signal)).close(), {
+    signal,
+    verdict: (error) =>
+      error instanceof Failure && ['network', 'database'].includes(error.reason) ? { schedule: startUp } : false,
+    onWait: (error) => log.info(`… waiting for connections: ${error instanceof Failure ? error.title : messageOf(error).text}`),
+  })
+}

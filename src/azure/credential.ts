@@ -1,0 +1,284 @@
+/** Signing in: the workflow's OIDC token, or the login that is there already; one credential, one token for each scope. */
+import { execFile } from 'node:child_process'
+import { connect } from 'node:net'
+import type { AccessToken, TokenCredential } from '@azure/core-auth'
+import { type Circumstances, describe, explain, Failure } from '../errors.ts'
+import type { Log } from '../log.ts'
+import { orAborted } from '../waiting.ts'
+import type { Cloud } from './cloud.ts'
+
+/** Tokens by scope. Callers that ask at the same time share one request. */
+export interface Tokens {
+  /** @throws {Failure} `credentials` or `network` */
+  get(scope: string): Promise<string>
+  /** The token of this scope was refused: ask for a new one next time. */
+  forget(scope: string): void
+  /** `signed in as .. by ..`, known after the first token. */
+  readonly way: string
+}
+
+/** The variables of the environment that name a login, as the entry found them. */
+export interface AmbientLogin {
+  readonly tenantId: string | undefined
+  readonly clientId: string | undefined
+  readonly clientSecret: string | undefined
+  readonly clientCertificatePath: string | undefined
+  readonly clientCertificatePassword: string | undefined
+  readonly federatedTokenFile: string | undefined
+  /** Whether a managed identity endpoint is named (IDENTITY_ENDPOINT or MSI_ENDPOINT). */
+  readonly managedIdentity: boolean
+}
+
+export interface SignInOptions {
+  readonly cloud: Cloud
+  readonly oidc: { readonly tenantId: string; readonly clientId: string } | undefined
+  /** Gives the workflow's OIDC token. */
+  readonly idToken: () => Promise<string>
+  readonly ambient: AmbientLogin
+  readonly log: Log
+  readonly signal: AbortSignal
+}
+
+/** How long an assertion is used again; it lives five minutes. */
+const assertionReuseMs = 3 * 60_000
+/** A token that expires sooner is replaced. */
+const renewBeforeMs = 5 * 60_000
+
+/** Prepares signing in; nothing is sent before the first token is asked for, but the OIDC token, which is asked for at once. */
+export function signIn(options: SignInOptions): Tokens {
+  const { log, signal } = options
+  const assertion = options.oidc === undefined ? undefined : remembered(options.idToken)
+  // Asked for before the SDK is loaded, so that both happen at the same time; a failure is told where it is awaited.
+  assertion?.().catch(() => undefined)
+  let chosen: Promise<{ credential: TokenCredential; way: string }> | undefined
+  let way = 'nobody yet'
+  const pending = new Map<string, Promise<AccessToken>>()
+
+  const ask = async (scope: string): Promise<AccessToken> => {
+    chosen ??= choose(options, assertion)
+    const { credential, way: by } = await chosen
+    if (assertion !== undefined) await assertion()
+    try {
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(60_000)])
+      const token = await orAborted(credential.getToken(scope, { abortSignal: limit }), limit)
+      if (token === null) throw new Error('the login gave no token')
+      log.secret(token.token)
+      if (way === 'nobody yet') {
+        way = by
+        log.info(`Signed in as ${nameOf(token.token)} by ${by}`)
+      }
+      return token
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      const presented = assertion === undefined ? undefined : claimsOf(await assertion())
+      throw credentialFailure(await reasonOf(error, options), {
+        doing: `signing in by ${by} for ${scope}`,
+        clientId: options.oidc?.clientId ?? options.ambient.clientId,
+        assertion: { issuer: String(presented?.iss), subject: String(presented?.sub), audience: String(presented?.aud) },
+      })
+    }
+  }
+
+  return {
+    async get(scope) {
+      const known = pending.get(scope)
+      if (known !== undefined) {
+        const token = await known
+        if (token.expiresOnTimestamp - Date.now() > renewBeforeMs) return token.token
+        if (pending.get(scope) === known) pending.delete(scope)
+      }
+      let request = pending.get(scope)
+      if (request === undefined) {
+        request = ask(scope)
+        pending.set(scope, request)
+        request.catch(() => pending.delete(scope))
+      }
+      return (await request).token
+    },
+    forget(scope) {
+      pending.delete(scope)
+      // The SDK's credential remembers its tokens as well: another one has to be asked.
+      chosen = undefined
+    },
+    get way() {
+      return way
+    },
+  }
+}
+
+/** The claims of a token. It was given to us by its issuer: the signature is not ours to check. */
+export function claimsOf(token: string): Readonly<Record<string, unknown>> {
+  try {
+    return JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as Record<string, unknown>
+  } catch {
+    return {}
+  }
+}
+
+/** Who a token says we are. */
+function nameOf(token: string): string {
+  const { upn, app_displayname: appName, appid, oid } = claimsOf(token)
+  const name = upn ?? appName ?? (appid === undefined ? undefined : `app ${String(appid)}`) ?? 'somebody'
+  return `${String(name)}${oid === undefined ? '' : ` (object id ${String(oid)})`}`
+}
+
+/** The SDK asks for the assertion twice for each token: remember it while it is surely good. */
+function remembered(idToken: () => Promise<string>): () => Promise<string> {
+  let last: { at: number; token: Promise<string> } | undefined
+  return () => {
+    if (last === undefined || Date.now() - last.at > assertionReuseMs) {
+      const fresh = { at: Date.now(), token: idToken() }
+      last = fresh
+      fresh.token.catch(() => {
+        if (last === fresh) last = undefined
+      })
+    }
+    return last.token
+  }
+}
+
+/** Chooses one way, in a fixed order, by what is there; no chain that tries them all. */
+async function choose(
+  options: SignInOptions,
+  assertion: (() => Promise<string>) | undefined,
+): Promise<{ credential: TokenCredential; way: string }> {
+  const { cloud, oidc, ambient } = options
+  const common = { authorityHost: cloud.authority, disableInstanceDiscovery: !cloud.wellKnown, retryOptions: { maxRetries: 3 } }
+  if (oidc !== undefined && assertion !== undefined) {
+    const { ClientAssertionCredential } = await import('@azure/identity')
+    return {
+      credential: new ClientAssertionCredential(oidc.tenantId, oidc.clientId, assertion, common),
+      way: `the workflow's OIDC token, in tenant ${oidc.tenantId}`,
+    }
+  }
+  const { tenantId, clientId, clientSecret, clientCertificatePath, federatedTokenFile } = ambient
+  if (tenantId !== undefined && clientId !== undefined) {
+    const app = `in tenant ${tenantId}`
+    if (clientSecret !== undefined) {
+      options.log.secret(clientSecret)
+      const { ClientSecretCredential } = await import('@azure/identity')
+      return {
+        credential: new ClientSecretCredential(tenantId, clientId, clientSecret, common),
+        way: `AZURE_CLIENT_SECRET, ${app}`,
+      }
+    }
+    if (clientCertificatePath !== undefined) {
+      const { ClientCertificateCredential } = await import('@azure/identity')
+      const certificate =
+        ambient.clientCertificatePassword === undefined
+          ? { certificatePath: clientCertificatePath }
+          : { certificatePath: clientCertificatePath, certificatePassword: ambient.clientCertificatePassword }
+      return {
+        credential: new ClientCertificateCredential(tenantId, clientId, certificate, common),
+        way: `AZURE_CLIENT_CERTIFICATE_PATH, ${app}`,
+      }
+    }
+    if (federatedTokenFile !== undefined) {
+      const { WorkloadIdentityCredential } = await import('@azure/identity')
+      return {
+        credential: new WorkloadIdentityCredential({ tenantId, clientId, tokenFilePath: federatedTokenFile, ...common }),
+        way: `workload identity (AZURE_FEDERATED_TOKEN_FILE), ${app}`,
+      }
+    }
+  }
+  if (await azIsSignedIn(options.signal)) {
+    const { AzureCliCredential } = await import('@azure/identity')
+    return { credential: new AzureCliCredential({ processTimeoutInMs: 30_000 }), way: "az's session (azure/login)" }
+  }
+  if (ambient.managedIdentity || (await metadataServiceAnswers())) {
+    const { ManagedIdentityCredential } = await import('@azure/identity')
+    return {
+      credential: clientId === undefined ? new ManagedIdentityCredential() : new ManagedIdentityCredential({ clientId }),
+      way: "the runner's managed identity",
+    }
+  }
+  throw noLogin()
+}
+
+function noLogin(cause?: unknown): Failure {
+  return new Failure(
+    {
+      reason: 'credentials',
+      code: 'no-login',
+      title: 'There is no login to use',
+      detail:
+        'Neither `tenant-id` and `client-id` are given, nor a service principal in the environment, nor a session of az, nor a managed identity of the runner.',
+      fix: 'Give `tenant-id` and `client-id` and let the job have `permissions: id-token: write`; or run azure/login before this step; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.',
+    },
+    cause,
+  )
+}
+
+/** Whether the metadata service of an Azure machine is there; asked with a bare connection, so that its absence costs half a second at most. */
+function metadataServiceAnswers(): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: '169.254.169.254', port: 80, timeout: 500 })
+    const told = (answer: boolean) => (): void => {
+      socket.destroy()
+      resolve(answer)
+    }
+    socket.once('connect', told(true)).once('timeout', told(false)).once('error', told(false))
+  })
+}
+
+/** Whether az is there and has a session; asked of az itself, which answers from its own files. */
+function azIsSignedIn(signal: AbortSignal): Promise<boolean> {
+  return new Promise((resolve) => {
+    const shell = process.platform === 'win32'
+    execFile('az', ['account', 'show', '--output', 'json'], { timeout: 20_000, signal, shell, windowsHide: true }, (error) =>
+      resolve(error === null),
+    )
+  })
+}
+
+/**
+ * The SDK says no more than `endpoints_resolution_error` when the tenant is unknown or TLS is not trusted: the sign-in
+ * host is asked for its configuration once more, and what it says to that is the reason.
+ */
+async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: SignInOptions): Promise<unknown> {
+  const tenantId = oidc?.tenantId ?? ambient.tenantId
+  if (tenantId === undefined || !/endpoints_resolution_error/.test(describe(error))) return error
+  const { createHttp, createPipeline } = await import('./pipeline.ts')
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(10_000)])
+  const host = new URL(cloud.authority).host
+  try {
+    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host, signal: limit, log }))
+    await http.get(
+      `${cloud.authority}/${tenantId}/v2.0/.well-known/openid-configuration`,
+      'asking Entra for its configuration',
+      limit,
+    )
+    return error
+  } catch (reason) {
+    if (!(reason instanceof Failure)) return error
+    const said = /"error_description":"(AADSTS[^"]+)/.exec(reason.detail)?.[1]
+    return said !== undefined ? new Error(said, { cause: error }) : reason.reason === 'network' ? reason : error
+  }
+}
+
+function credentialFailure(error: unknown, at: Circumstances): Failure {
+  if (error instanceof Failure) return error
+  const text = describe(error)
+  // A machine of Azure without an identity (GitHub's own runners are such machines) is no login at all.
+  if (/ManagedIdentityCredential.*(unavailable|not available|No response|Identity not found)|Identity not found/is.test(text))
+    return noLogin(error)
+  const code = /AADSTS\d+/.exec(text)?.[0] ?? ''
+  if (
+    code === '' &&
+    /ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|network_error|endpoints_resolution_error|aborted|timed? ?out/i.test(text)
+  ) {
+    return new Failure(
+      {
+        reason: 'network',
+        code: 'entra-unreachable',
+        title: 'Entra cannot be reached',
+        detail: text,
+        fix: 'Check the way from the runner to the sign-in host of the cloud: DNS, proxy (HTTPS_PROXY), and TLS roots (NODE_EXTRA_CA_CERTS).',
+      },
+      error,
+    )
+  }
+  return explain({ origin: 'entra', code, text: firstLines(text) }, at, error)
+}
+
+const firstLines = (text: string): string => text.split('\n').slice(0, 4).join(' ').trim()

@@ -1,0 +1,501 @@
+/** Resource Manager as this action uses it: the server, its surroundings, role assignments and AI resources. */
+import { createHash } from 'node:crypto'
+import type { Circumstances, FailureFacts } from '../errors.ts'
+import { Failure } from '../errors.ts'
+import type { ResourceId } from '../inputs.ts'
+import type { Log } from '../log.ts'
+import type { Administrator, ObservedServer, RoleAssignment } from '../observed.ts'
+import { replication, retrying } from '../retry.ts'
+import type { Deployment, Resource } from '../services.ts'
+import { waiting } from '../waiting.ts'
+import type { Cloud } from './cloud.ts'
+import type { Tokens } from './credential.ts'
+import { azureFailure, createHttp, createPipeline } from './pipeline.ts'
+
+/** How often a long-running operation is asked about when the service does not say, in milliseconds. */
+const pollMs = 1_500
+const minutes = (count: number): number => count * 60_000
+
+export interface ResourceManager {
+  server(): Promise<ObservedServer>
+  replicas(): Promise<readonly ObservedServer[]>
+  administrators(): Promise<readonly Administrator[]>
+  /** Entries of the server parameter `azure.extensions`. */
+  allowList(): Promise<readonly string[]>
+  /** The identity that the running server says it knows (`azure.service_principal_id`); '' when it knows none, undefined when it does not say. */
+  runningIdentity(server: ObservedServer): Promise<string | undefined>
+  /** Turns on the system-assigned identity, keeping the user-assigned ones; gives its object id. */
+  enableIdentity(server: ObservedServer): Promise<string>
+  setAllowList(entries: readonly string[]): Promise<void>
+  restart(): Promise<void>
+  /** Assignments at the scope and above it. */
+  roleAssignments(scope: string): Promise<readonly RoleAssignment[]>
+  /** Assignments that reach the principal through its groups, at the scope and above it. */
+  groupAssignments(scope: string, principalId: string): Promise<readonly RoleAssignment[]>
+  firewallRules(): Promise<readonly string[]>
+  createFirewallRule(rule: string, address: string): Promise<void>
+  /** True when there was one to delete. */
+  deleteFirewallRule(rule: string): Promise<boolean>
+  /** Gives the role on exactly the scope; an assignment that is there already is success. True when it was created. */
+  assignRole(scope: string, roleId: string, principalId: string, description: string): Promise<boolean>
+  deployments(account: ResourceId): Promise<readonly Deployment[]>
+  /** The keys of an account or an online endpoint, the first one first. Secrets: masked before they are returned. */
+  keys(resource: Resource): Promise<readonly string[]>
+  /** An AI account with its deployments (asked for only when `withDeployments`), or an online endpoint. */
+  resource(id: ResourceId, withDeployments: boolean): Promise<Resource>
+}
+
+export interface ResourceManagerOptions {
+  readonly cloud: Cloud
+  readonly tokens: Tokens
+  readonly server: ResourceId
+  readonly log: Log
+  readonly signal: AbortSignal
+}
+
+/** Shapes of Resource Manager's answers, as far as they are read. */
+interface AccountBody {
+  id?: string
+  name?: string
+  kind?: string
+  location?: string
+  properties?: {
+    endpoint?: string
+    endpoints?: Record<string, string>
+    customSubDomainName?: string
+    disableLocalAuth?: boolean
+    provisioningState?: string
+    authMode?: string
+    scoringUri?: string
+  }
+}
+interface KeysBody {
+  key1?: string
+  key2?: string
+  primaryKey?: string
+  secondaryKey?: string
+}
+interface DeploymentsBody {
+  value?: { name?: string; properties?: { model?: { name?: string }; capabilities?: Record<string, string> } }[]
+  nextLink?: string
+}
+
+const cognitiveServicesVersion = '2025-09-01'
+const machineLearningVersion = '2022-10-01'
+
+export function createResourceManager(options: ResourceManagerOptions): ResourceManager {
+  const { cloud, tokens, server, log, signal } = options
+  const { resourceGroup, name } = server
+  const endpoint = cloud.resourceManager
+  const pipeline = createPipeline({ tokens, scope: cloud.resourceManagerScope, host: new URL(endpoint).host, signal, log })
+  const http = createHttp(pipeline)
+
+  // The pipeline carries the token; the clients ask for a credential all the same.
+  const credential = { getToken: async () => null }
+  const servers = lazily(async () => {
+    const { PostgreSQLManagementFlexibleServerClient } = await import('./clients.ts')
+    return new PostgreSQLManagementFlexibleServerClient(credential, server.subscription, { endpoint, pipeline })
+  })
+  const authorization = lazily(async () => {
+    const { AuthorizationManagementClient } = await import('./clients.ts')
+    return new AuthorizationManagementClient(credential, server.subscription, { endpoint, pipeline })
+  })
+
+  const call = async <T>(doing: string, body: () => Promise<T>, resource?: string): Promise<T> => {
+    try {
+      return await body()
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      throw azureFailure(error, { doing, server: name, resourceGroup, resource: resource ?? server.id })
+    }
+  }
+  const read = (id: string, version: string, doing: string): Promise<unknown> =>
+    call(doing, () => http.get(`${endpoint}${id}?api-version=${version}`, doing, signal, id), id)
+  const operation = <T>(what: string, limitMs: number, body: (signal: AbortSignal) => Promise<T>): Promise<T> =>
+    call(what, () =>
+      waiting(
+        { what, limitMs, log, signal, late: lateOperation(what, limitMs, { doing: what, server: name, resourceGroup }) },
+        body,
+      ),
+    )
+
+  const deploymentsOf = async (id: string): Promise<Deployment[]> => {
+    const found: Deployment[] = []
+    let url: string | undefined = `${endpoint}${id}/deployments?api-version=${cognitiveServicesVersion}`
+    while (url !== undefined) {
+      const page = (await call(
+        'reading the deployments',
+        () => http.get(url as string, 'reading the deployments', signal, id),
+        id,
+      )) as DeploymentsBody
+      for (const each of page.value ?? []) {
+        found.push({
+          name: each.name ?? '',
+          model: each.properties?.model?.name ?? '',
+          capabilities: each.properties?.capabilities ?? {},
+        })
+      }
+      url = page.nextLink
+    }
+    return found
+  }
+
+  let directoryToldAt = Number.NEGATIVE_INFINITY
+  const listAssignments = (scope: string, filter: string): Promise<readonly RoleAssignment[]> =>
+    call(
+      'listing role assignments',
+      async () => {
+        const found: RoleAssignment[] = []
+        for await (const each of (await authorization()).roleAssignments.listForScope(withoutSlash(scope), { filter })) {
+          found.push({
+            id: each.id ?? '',
+            scope: each.scope ?? '',
+            principalId: each.principalId ?? '',
+            reaches: undefined,
+            roleId: (each.roleDefinitionId ?? '').split('/').at(-1)?.toLowerCase() ?? '',
+            description: each.description ?? undefined,
+            createdOn: each.createdOn ?? undefined,
+          })
+        }
+        return found
+      },
+      scope,
+    )
+
+  return {
+    server: () =>
+      call('reading the server', async () => observedServer(await (await servers()).servers.get(resourceGroup, name))),
+
+    replicas: () =>
+      call('listing read replicas', async () => {
+        const found: ObservedServer[] = []
+        for await (const each of (await servers()).replicas.listByServer(resourceGroup, name)) {
+          const replica = observedServer(each)
+          if (replica.id.toLowerCase() !== server.id.toLowerCase()) found.push(replica)
+        }
+        return found
+      }),
+
+    administrators: () =>
+      call("listing the server's Entra administrators", async () => {
+        const found: Administrator[] = []
+        for await (const each of (await servers()).administratorsMicrosoftEntra.listByServer(resourceGroup, name)) {
+          found.push({
+            objectId: each.objectId ?? '',
+            principalName: each.principalName ?? '',
+            principalType: each.principalType ?? 'Unknown',
+          })
+        }
+        return found
+      }),
+
+    allowList: () =>
+      call('reading azure.extensions', async () =>
+        entriesOf((await (await servers()).configurations.get(resourceGroup, name, 'azure.extensions')).value),
+      ),
+
+    runningIdentity: async ({ id }) => {
+      const parts = id.split('/')
+      const group = parts[4] ?? resourceGroup
+      try {
+        const parameter = await (await servers()).configurations.get(group, parts.at(-1) ?? name, 'azure.service_principal_id')
+        return parameter.value ?? ''
+      } catch (error) {
+        if (signal.aborted) throw signal.reason
+        // Not every server has the parameter.
+        const status = (error as { statusCode?: unknown }).statusCode
+        if (status === 404 || status === 400) return undefined
+        throw azureFailure(error, { doing: 'reading azure.service_principal_id', resource: id })
+      }
+    },
+
+    enableIdentity: (observed) =>
+      operation("the server's identity to be turned on", minutes(15), async (abortSignal) => {
+        const userAssigned = observed.userAssignedIdentities
+        const identity =
+          userAssigned.length === 0
+            ? { type: 'SystemAssigned' as const }
+            : {
+                type: 'SystemAssigned,UserAssigned' as const,
+                userAssignedIdentities: Object.fromEntries(userAssigned.map((id) => [id, {}])),
+              }
+        const client = await servers()
+        await client.servers.beginUpdateAndWait(resourceGroup, name, { identity }, { abortSignal, updateIntervalInMs: pollMs })
+        // The operation's own answer may be the operation: the server itself is what counts.
+        const after = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
+        if (after.principalId === undefined) throw new Error('the operation succeeded, and the server shows no principal id')
+        return after.principalId
+      }),
+
+    setAllowList: (entries) =>
+      operation('the allow-list to be written', minutes(10), async (abortSignal) => {
+        const value = { value: entries.join(','), source: 'user-override' }
+        await (await servers()).configurations.beginPutAndWait(resourceGroup, name, 'azure.extensions', value, {
+          abortSignal,
+          updateIntervalInMs: pollMs,
+        })
+      }),
+
+    restart: () =>
+      operation('the server to restart', minutes(20), async (abortSignal) => {
+        const client = await servers()
+        await client.servers.beginRestartAndWait(resourceGroup, name, { abortSignal, updateIntervalInMs: pollMs })
+      }),
+
+    roleAssignments: (scope) => listAssignments(scope, 'atScope()'),
+
+    groupAssignments: async (scope, principalId) => {
+      const found = await listAssignments(scope, `atScope() and assignedTo('${principalId}')`)
+      return found
+        .filter((each) => each.principalId.toLowerCase() !== principalId.toLowerCase())
+        .map((each) => ({ ...each, reaches: principalId }))
+    },
+
+    firewallRules: () =>
+      call('listing firewall rules', async () => {
+        const found: string[] = []
+        for await (const each of (await servers()).firewallRules.listByServer(resourceGroup, name)) found.push(each.name ?? '')
+        return found
+      }),
+
+    createFirewallRule: (rule, address) =>
+      operation('the temporary firewall rule to be made', minutes(6), async (abortSignal) => {
+        const parameters = { startIpAddress: address, endIpAddress: address }
+        const client = await servers()
+        await client.firewallRules.beginCreateOrUpdateAndWait(resourceGroup, name, rule, parameters, {
+          abortSignal,
+          updateIntervalInMs: pollMs,
+        })
+      }),
+
+    deleteFirewallRule: (rule) =>
+      operation('the temporary firewall rule to be removed', minutes(6), async (abortSignal) => {
+        let status = 0
+        const onResponse = (response: { status: number }): void => {
+          status ||= response.status
+        }
+        const client = await servers()
+        try {
+          await client.firewallRules.beginDeleteAndWait(resourceGroup, name, rule, {
+            abortSignal,
+            updateIntervalInMs: pollMs,
+            onResponse,
+          })
+        } catch (error) {
+          if ((error as { statusCode?: unknown }).statusCode === 404) return false
+          throw error
+        }
+        return status !== 204
+      }),
+
+    assignRole: (scope, roleId, principalId, description) =>
+      call(
+        'assigning a role',
+        () =>
+          retrying(
+            async () => {
+              try {
+                await (await authorization()).roleAssignments.create(
+                  withoutSlash(scope),
+                  assignmentName(scope, principalId, roleId),
+                  {
+                    roleDefinitionId: `/subscriptions/${subscriptionOf(scope)}/providers/Microsoft.Authorization/roleDefinitions/${roleId}`,
+                    principalId,
+                    principalType: 'ServicePrincipal',
+                    description,
+                  },
+                )
+                return true
+              } catch (error) {
+                const code = (error as { code?: unknown }).code
+                if (code === 'RoleAssignmentExists') return false
+                throw error
+              }
+            },
+            {
+              signal,
+              // The directory learns of a new identity a little later than Resource Manager.
+              verdict: (error) =>
+                (error as { code?: unknown }).code === 'PrincipalNotFound' ? { schedule: replication } : false,
+              onWait: (_, waitMs, leftMs) => {
+                // All roles wait for the same thing: it is told once in a while, not for each.
+                if (performance.now() - directoryToldAt < 3_000) return
+                directoryToldAt = performance.now()
+                const [again, left] = [(waitMs / 1_000).toFixed(1), Math.round(leftMs / 1_000)]
+                log.info(`… the directory does not know the new identity yet; again in ${again} s, for at most ${left} s more`)
+              },
+            },
+          ),
+        scope,
+      ),
+
+    keys: async (resource) => {
+      const version = resource.authMode === undefined ? cognitiveServicesVersion : machineLearningVersion
+      const doing = `listing the keys of ${resource.name}`
+      const url = `${endpoint}${resource.settingsId}/listKeys?api-version=${version}`
+      const body = (await call(doing, () => http.list(url, doing, signal, resource.id), resource.id)) as KeysBody
+      const keys = [body.key1, body.key2, body.primaryKey, body.secondaryKey].flatMap((key) => (key ? [key] : []))
+      for (const key of keys) log.secret(key)
+      return keys
+    },
+
+    deployments: (account) => deploymentsOf(account.id),
+
+    resource: async (id, withDeployments) => {
+      if (/^Microsoft\.CognitiveServices\/accounts$/i.test(id.type)) {
+        const [body, deployments] = await Promise.all([
+          read(id.id, cognitiveServicesVersion, `reading the account ${id.name}`) as Promise<AccountBody>,
+          withDeployments ? deploymentsOf(id.id) : [],
+        ])
+        return accountOf(id, body, deployments)
+      }
+      if (/\/onlineEndpoints$/i.test(id.type)) {
+        return endpointOf(
+          id,
+          (await read(id.id, machineLearningVersion, `reading the online endpoint ${id.name}`)) as AccountBody,
+        )
+      }
+      const list = (await read(
+        `${id.id}/onlineEndpoints`,
+        machineLearningVersion,
+        `listing the online endpoints of ${id.name}`,
+      )) as { value?: AccountBody[] }
+      const [only, ...more] = list.value ?? []
+      if (only === undefined || more.length > 0) throw notOneEndpoint(id, list.value ?? [])
+      return endpointOf(id, only)
+    },
+  }
+}
+
+function lazily<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined
+  return () => {
+    made ??= make()
+    return made
+  }
+}
+
+/** Uniqueness of a role assignment is scope, principal and role; a name made of them (UUIDv5, as Bicep's `guid()`) finds itself again. */
+export function assignmentName(scope: string, principalId: string, roleId: string): string {
+  const namespace = Buffer.from('11fb06fb712d4ddd98c7e71bbd588830', 'hex')
+  const text = [scope, principalId, roleId].map((part) => part.toLowerCase()).join('-')
+  const hash = createHash('sha1').update(namespace).update(text).digest().subarray(0, 16)
+  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x50, 6)
+  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8)
+  const hex = hash.toString('hex')
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-')
+}
+
+const withoutSlash = (scope: string): string => scope.replace(/^\/+/, '')
+const subscriptionOf = (scope: string): string => /\/subscriptions\/([^/]+)/i.exec(scope)?.[1] ?? ''
+
+function entriesOf(value: string | undefined): string[] {
+  return (value ?? '')
+    .split(',')
+    .map((entry) => entry.trim())
+    .filter((entry) => entry !== '')
+}
+
+interface ServerModel {
+  id?: string | undefined
+  name?: string | undefined
+  version?: string | undefined
+  state?: string | undefined
+  fullyQualifiedDomainName?: string | undefined
+  identity?:
+    | {
+        type?: string | undefined
+        principalId?: string | undefined
+        userAssignedIdentities?: Record<string, unknown> | null | undefined
+      }
+    | undefined
+  network?: { publicNetworkAccess?: string | undefined; delegatedSubnetResourceId?: string | undefined } | undefined
+  authConfig?: { activeDirectoryAuth?: string | undefined; passwordAuth?: string | undefined } | undefined
+  replicationRole?: string | undefined
+  cluster?: { clusterSize?: number | undefined } | undefined
+  highAvailability?: { mode?: string | undefined; state?: string | undefined } | undefined
+}
+
+function observedServer(model: ServerModel): ObservedServer {
+  const types = (model.identity?.type ?? 'None').split(',').map((type) => type.trim().toLowerCase())
+  const system = types.includes('systemassigned')
+  const user = types.includes('userassigned')
+  const mode = model.highAvailability?.mode
+  return {
+    id: model.id ?? '',
+    name: model.name ?? '',
+    host: model.fullyQualifiedDomainName ?? '',
+    version: model.version ?? '',
+    state: model.state ?? 'unknown',
+    identityType: system ? (user ? 'SystemAssigned,UserAssigned' : 'SystemAssigned') : user ? 'UserAssigned' : 'None',
+    principalId: system ? (model.identity?.principalId ?? undefined) : undefined,
+    userAssignedIdentities: Object.keys(model.identity?.userAssignedIdentities ?? {}),
+    publicAccess: model.network?.publicNetworkAccess !== 'Disabled',
+    inVirtualNetwork: model.network?.delegatedSubnetResourceId !== undefined,
+    entraAuthentication: model.authConfig?.activeDirectoryAuth === 'Enabled',
+    passwordAuthentication: model.authConfig?.passwordAuth !== 'Disabled',
+    isReplica: /replica$/i.test(model.replicationRole ?? ''),
+    isElasticCluster: (model.cluster?.clusterSize ?? 0) > 0,
+    highAvailability:
+      mode === undefined || mode === 'Disabled' ? undefined : `${mode} (${model.highAvailability?.state ?? 'state unknown'})`,
+  }
+}
+
+function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Deployment[]): Resource {
+  const { properties } = body
+  const endpoints = [properties?.endpoint, ...Object.values(properties?.endpoints ?? {})].filter((each) => each !== undefined)
+  return {
+    id: body.id ?? id.id,
+    settingsId: body.id ?? id.id,
+    name: body.name ?? id.name,
+    kind: body.kind ?? '',
+    location: body.location ?? '',
+    provisioningState: properties?.provisioningState ?? 'unknown',
+    endpoints,
+    customSubdomain: properties?.customSubDomainName || undefined,
+    localAuthDisabled: properties?.disableLocalAuth === true,
+    authMode: undefined,
+    deployments,
+  }
+}
+
+/** The role goes on the resource that was named; the settings come from the endpoint. */
+function endpointOf(named: ResourceId, body: AccountBody): Resource {
+  return {
+    id: named.id,
+    settingsId: body.id ?? named.id,
+    name: body.name ?? named.name,
+    kind: 'OnlineEndpoint',
+    location: body.location ?? '',
+    provisioningState: body.properties?.provisioningState ?? 'unknown',
+    endpoints: body.properties?.scoringUri === undefined ? [] : [body.properties.scoringUri],
+    customSubdomain: undefined,
+    localAuthDisabled: body.properties?.authMode === 'AADToken',
+    authMode: body.properties?.authMode,
+    deployments: [],
+  }
+}
+
+function notOneEndpoint(workspace: ResourceId, endpoints: readonly AccountBody[]): Failure {
+  const ids = endpoints.map((each) => each.id ?? '').filter((id) => id !== '')
+  return new Failure({
+    reason: 'input',
+    code: 'not-one-endpoint',
+    title: `The workspace has ${endpoints.length === 0 ? 'no online endpoint' : `${endpoints.length} online endpoints`}`,
+    detail: `\`machine-learning\` names the workspace ${workspace.name}, which stands for its endpoint only when it has exactly one.`,
+    fix:
+      ids.length === 0
+        ? `az ml online-endpoint create --resource-group ${workspace.resourceGroup} --workspace-name ${workspace.name} --name NAME --auth-mode aad_token`
+        : `Name one of them as \`machine-learning\`:\n${ids.join('\n')}`,
+  })
+}
+
+function lateOperation(what: string, limitMs: number, at: Circumstances): FailureFacts {
+  return {
+    reason: 'azure',
+    code: 'operation-late',
+    title: 'An operation of Azure did not end in time',
+    detail: `Waited ${limitMs / 60_000} minutes for ${what}.`,
+    fix: `az postgres flexible-server show --resource-group ${at.resourceGroup ?? 'GROUP'} --name ${at.server ?? 'SERVER'} --query state   # when it is Ready, run this job again; it goes on where it stopped`,
+  }
+}

@@ -1,0 +1,148 @@
+/** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
+import { randomBytes } from 'node:crypto'
+import type { ResourceManager } from './azure/resource-manager.ts'
+import { Failure } from './errors.ts'
+import type { Inputs } from './inputs.ts'
+import type { Log } from './log.ts'
+import type { ObservedServer } from './observed.ts'
+import type { Step } from './plan.ts'
+import { type Connector, messageOf } from './postgres/connection.ts'
+import { pause, retrying } from './retry.ts'
+
+/** How long a rule may live beyond the wait for the test queries before another run may sweep it, in seconds. */
+const graceSeconds = 90 * 60
+/** Azure says a change takes up to five minutes. */
+const opening = { baseMs: 1_000, capMs: 5_000, budgetMs: 5 * 60_000 }
+const ruleName = /^gha-aipg-(\d{10,})-[0-9a-f]{12}$/
+
+export interface DoorOptions {
+  readonly inputs: Inputs
+  readonly server: ObservedServer
+  readonly azure: ResourceManager
+  readonly connector: Connector
+  readonly log: Log
+  readonly signal: AbortSignal
+  /** Keeps the name for the post step; called before the rule is made, and again when it is. */
+  readonly remember: (rule: string, state: 'asked' | 'made') => void
+}
+
+/**
+ * Opens the server to this runner when it keeps it out, and waits until it is let in.
+ * @returns the step for the report
+ * @throws {Failure} when the server is not public, the address is unknown or the rule cannot be made
+ */
+export async function openDoor(options: DoorOptions): Promise<Step> {
+  const { inputs, server, azure, connector, log, signal } = options
+  const database = inputs.databases === '*' ? 'postgres' : (inputs.databases[0] ?? 'postgres')
+  const knock = async (): Promise<void> => (await connector.connect(database, signal)).close()
+  const isPublic = server.publicAccess && !server.inVirtualNetwork
+  // Before anything else: an expired rule may be what lets this runner in.
+  if (isPublic) await sweep(options)
+  const refusal = await refusalOf(knock, signal)
+  const step = { id: 'firewall', kind: 'firewall', target: server.name } as const
+  if (refusal === undefined)
+    return { ...step, current: 'open', desired: 'open to this runner', status: 'in-sync', detail: 'no rule was needed' }
+
+  if (!isPublic) {
+    throw new Failure({
+      reason: 'azure',
+      code: 'no-public-access',
+      title: 'A server without public access is not opened',
+      detail: `${server.name} ${server.inVirtualNetwork ? 'lies in a virtual network' : 'has public access Disabled'}; a firewall rule would not help, and this action changes neither.`,
+      fix: 'Run this job on a self-hosted runner (or a GitHub-hosted one with private networking) in a network that reaches the server, without `temporary-firewall-rule`.',
+    })
+  }
+  const address = addressOf(inputs, refusal)
+  const expiry = Math.ceil((Date.now() + inputs.verifyTimeoutMs) / 1_000) + graceSeconds
+  const rule = `gha-aipg-${expiry}-${randomBytes(6).toString('hex')}`
+  options.remember(rule, 'asked')
+  log.info(`Opening ${server.name} to ${address} with the temporary firewall rule ${rule}; the post step removes it`)
+  await azure.createFirewallRule(rule, address)
+  options.remember(rule, 'made')
+  const opened = new Date().toISOString()
+  await retrying(knock, {
+    signal,
+    verdict: (error) => (isRefusal(error) ? { schedule: opening } : false),
+    onWait: (_, waitMs, leftMs) =>
+      log.info(
+        `… waiting for the firewall rule to take effect; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
+      ),
+  }).catch((error: unknown) => {
+    // The door is open when something else than the firewall says no: that is told where the databases are looked at.
+    if (signal.aborted || isRefusal(error)) throw error
+  })
+  return {
+    ...step,
+    current: 'closed to this runner',
+    desired: `open to ${address}`,
+    status: 'created',
+    detail: `rule ${rule}, opened ${opened}, removed by the post step`,
+  }
+}
+
+const isRefusal = (error: unknown): error is Failure =>
+  error instanceof Failure && (error.code === 'firewall' || error.code === 'connection-timeout')
+
+/** The firewall's refusal; undefined when it lets us in, whatever the server then says. */
+async function refusalOf(knock: () => Promise<void>, signal: AbortSignal): Promise<Failure | undefined> {
+  try {
+    await knock()
+    return undefined
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    return isRefusal(error) ? error : undefined
+  }
+}
+
+/** The address that the server itself saw; one that does not answer leaves it to `runner-ip`. No third party is asked. */
+function addressOf(inputs: Inputs, refusal: Failure): string {
+  const seen = /no pg_hba\.conf entry for host "([^"]+)"/i.exec(messageOf(refusal.cause).text)?.[1]
+  const address = seen ?? inputs.runnerIp
+  if (address === undefined) {
+    throw new Failure({
+      reason: 'input',
+      code: 'runner-ip-needed',
+      title: "The runner's address is not known",
+      detail: `${inputs.server.name} does not answer at all, so it does not name the address it sees, and nobody else is asked.`,
+      fix: "Give `runner-ip`, the runner's public IPv4 address.",
+    })
+  }
+  if (address.includes(':')) {
+    throw new Failure({
+      reason: 'network',
+      code: 'ipv6-runner',
+      title: 'The server sees an IPv6 address',
+      detail: `${address}: firewall rules of a flexible server are IPv4 only.`,
+      fix: 'Let the runner reach the server over IPv4.',
+    })
+  }
+  return address
+}
+
+/** Rules of this action whose time is over belong to runs that could not remove them. Others are never touched. */
+async function sweep({ azure, log, signal }: DoorOptions): Promise<void> {
+  for (const rule of await azure.firewallRules()) {
+    const expiry = ruleName.exec(rule)?.[1]
+    if (expiry === undefined || Number(expiry) * 1_000 > Date.now()) continue
+    signal.throwIfAborted()
+    log.info(`Removing the expired temporary firewall rule ${rule}`)
+    await azure.deleteFirewallRule(rule)
+  }
+}
+
+/**
+ * Removes the rule of this job.
+ * @param looksMs waits before each further look for a rule that is not there (yet): its creation may still be under way
+ */
+export async function closeDoor(
+  rule: string,
+  azure: ResourceManager,
+  looksMs: readonly number[],
+  signal: AbortSignal,
+): Promise<void> {
+  for (const wait of looksMs) {
+    if (await azure.deleteFirewallRule(rule)) return
+    await pause(wait, signal)
+  }
+  await azure.deleteFirewallRule(rule)
+}

@@ -1,0 +1,102 @@
+/** The runner: its log, its masks, its outputs, its summary and its annotations. */
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import * as core from '@actions/core'
+import type { Finding } from '../errors.ts'
+import type { Log } from '../log.ts'
+
+export type OutputName =
+  | 'result'
+  | 'changed'
+  | 'drift'
+  | 'verified'
+  | 'failure-reason'
+  | 'principal-id'
+  | 'plan-id'
+  | 'report-path'
+
+/** GitHub shows ten annotations of a kind for each step. */
+const annotationsOfAKind = 10
+
+/**
+ * A line that cannot be taken for a workflow command: the runner looks for `::` at the start of a line and for `##[`
+ * anywhere in it.
+ */
+export function plain(text: string): string {
+  return text
+    .split(/\r\n|\r|\n/)
+    .map((line) => line.replace(/^(\s*):(?=:)/, '$1:\u200b').replaceAll('##[', '##\u200b['))
+    .join('\n')
+}
+
+/** What is masked. The runner masks its log only: what is written elsewhere must not hold it either. */
+const secrets = new Set<string>()
+/** A shorter value may be part of an ordinary word, and is masked in the log alone. */
+const shortestHidden = 12
+
+/** The value with every secret in its texts as `***`, whoever wrote it there: a service, the database, a driver. */
+export function withoutSecrets<T>(value: T): T {
+  if (secrets.size === 0) return value
+  return JSON.parse(JSON.stringify(value, (_, each) => (typeof each === 'string' ? hidden(each) : each))) as T
+}
+
+function hidden(text: string): string {
+  let found = text
+  for (const secret of secrets) found = found.replaceAll(secret, '***')
+  return found
+}
+
+export function createLog(): Log {
+  return {
+    debug: (text) => core.debug(plain(hidden(text))),
+    info: (text) => core.info(plain(hidden(text))),
+    secret: (value) => {
+      if (value.trim() === '') return
+      if (value.length >= shortestHidden) secrets.add(value)
+      core.setSecret(value)
+      // The runner masks whole lines: each line of a value of several is a secret of its own.
+      for (const line of value.split(/\r?\n/)) if (line.trim() !== '' && line !== value) core.setSecret(line)
+    },
+    group: (title, body) => core.group(plain(title), body),
+  }
+}
+
+export function setOutput(name: OutputName, value: string): void {
+  core.setOutput(name, value)
+}
+
+/** Appends to the job summary; without the runner's file there is none to write. */
+export async function appendSummary(markdown: string, file: string | undefined): Promise<void> {
+  if (file === undefined || file === '') return
+  await core.summary.addRaw(markdown, true).write()
+}
+
+export function warn(text: string, title: string): void {
+  core.warning(text, { title })
+}
+
+/** Shows errors and warnings as annotations; notices, and what there is no room for, stand in the summary. */
+export function annotate(findings: readonly Finding[]): void {
+  for (const [severity, say] of [
+    ['error', core.error],
+    ['warning', core.warning],
+  ] as const) {
+    for (const finding of findings.filter((each) => each.severity === severity).slice(0, annotationsOfAKind)) {
+      const fix = finding.fix === '' ? '' : `\nFix: ${finding.fix}`
+      say(`${finding.detail}${fix}`, { title: finding.title })
+    }
+  }
+}
+
+/** Writes the report into the runner's temporary folder; gives its path. */
+export async function writeReport(report: unknown, folder: string, name: string): Promise<string> {
+  await mkdir(folder, { recursive: true })
+  const path = join(folder, name)
+  await writeFile(path, `${JSON.stringify(report, null, 2)}\n`)
+  return path
+}
+
+/** The workflow's OIDC token for an audience; the runner masks it before it is returned. */
+export function idToken(audience: string): Promise<string> {
+  return core.getIDToken(audience)
+}

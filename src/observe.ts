@@ -1,0 +1,236 @@
+/** Looks at everything at once: the server and its surroundings, the resources, the role assignments, then the databases. */
+import type { ResourceManager } from './azure/resource-manager.ts'
+import { type Failure, Failures, failuresOf } from './errors.ts'
+import type { Inputs } from './inputs.ts'
+import {
+  type Administrator,
+  holds,
+  type Observed,
+  type ObservedDatabase,
+  type ObservedServer,
+  type RoleAssignment,
+} from './observed.ts'
+import { givenFamilies } from './plan.ts'
+import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from './postgres/azure-ai.ts'
+import { type Connector, sqlState } from './postgres/connection.ts'
+import { mapLimited, retrying } from './retry.ts'
+import type { Resource, ServiceName } from './services.ts'
+
+/** Databases looked at at the same time. */
+const databasesAtOnce = 8
+
+/** What Resource Manager shows; the databases come later, when it is known where and as whom to connect. */
+export type Surroundings = Omit<Observed, 'databases'>
+
+/**
+ * Reads Resource Manager, all requests at once.
+ * @throws {Failures} all that could not be read, together
+ */
+export async function observeSurroundings(inputs: Inputs, azure: ResourceManager): Promise<Surroundings> {
+  const failures: Failure[] = []
+  const collected = async <T>(promise: Promise<T>): Promise<T | undefined> => {
+    try {
+      return await promise
+    } catch (error) {
+      failures.push(...failuresOf(error))
+      return undefined
+    }
+  }
+  const withRoles = inputs.part !== 'database' && inputs.authType === 'managed-identity'
+  const withSql = inputs.part !== 'azure'
+  const perService = inputs.given.map(async ({ service, resource }) => {
+    const deployments = service === 'openai' && withSql && inputs.testQueries && inputs.embeddingDeployment === undefined
+    const [found, assignments] = await Promise.all([
+      collected(azure.resource(resource, deployments)),
+      withRoles ? collected(azure.roleAssignments(resource.id)) : [],
+    ])
+    return { service, found, assignments }
+  })
+  const [server, administrators, allowList, replicas, ...services] = await Promise.all([
+    collected(azure.server()),
+    withSql && inputs.database.user === undefined ? collected(azure.administrators()) : ([] as readonly Administrator[]),
+    collected(azure.allowList()),
+    withSql ? collected(azure.replicas()) : ([] as readonly ObservedServer[]),
+    ...perService,
+  ])
+  if (
+    failures.length > 0 ||
+    server === undefined ||
+    administrators === undefined ||
+    allowList === undefined ||
+    replicas === undefined
+  ) {
+    throw new Failures(failures)
+  }
+  const resources = new Map<ServiceName, Resource>()
+  const roleAssignments = new Map<ServiceName, readonly RoleAssignment[]>()
+  for (const { service, found, assignments } of services) {
+    if (found !== undefined) resources.set(service, found)
+    roleAssignments.set(service, assignments ?? [])
+  }
+  if (withRoles && server.principalId !== undefined) {
+    await addGroupAssignments(inputs, azure, server.principalId, resources, roleAssignments)
+  }
+  const running =
+    inputs.mode === 'check' && withRoles && replicas.length > 0 ? await runningIdentities(azure, server, replicas) : new Map()
+  return {
+    server,
+    administrators,
+    allowList,
+    resources,
+    roleAssignments,
+    replicas: replicas.map((replica) => ({
+      server: replica,
+      missingRoles: withRoles ? missingRoles(inputs, replica, resources, roleAssignments) : [],
+      restarted: running.get(replica.id),
+    })),
+  }
+}
+
+/** A role may be held through a group: asked only where none is held directly. */
+async function addGroupAssignments(
+  inputs: Inputs,
+  azure: ResourceManager,
+  principalId: string,
+  resources: ReadonlyMap<ServiceName, Resource>,
+  roleAssignments: Map<ServiceName, readonly RoleAssignment[]>,
+): Promise<void> {
+  await Promise.all(
+    inputs.given.map(async ({ service, resource, roleId }) => {
+      const scope = resources.get(service)?.id ?? resource.id
+      const direct = roleAssignments.get(service) ?? []
+      if (direct.some((each) => holds(each, principalId, roleId, scope))) return
+      roleAssignments.set(service, [...direct, ...(await azure.groupAssignments(scope, principalId))])
+    }),
+  )
+}
+
+/**
+ * Whether each replica was restarted since its identity was turned on, where that can be seen: what it says it knows is its
+ * identity; it says another; or it says none although its primary says one.
+ */
+async function runningIdentities(
+  azure: ResourceManager,
+  primary: ObservedServer,
+  replicas: readonly ObservedServer[],
+): Promise<ReadonlyMap<string, boolean>> {
+  const withIdentity = replicas.filter((replica) => replica.principalId !== undefined)
+  if (withIdentity.length === 0) return new Map()
+  const [own, ...theirs] = await Promise.all([primary, ...withIdentity].map((server) => azure.runningIdentity(server)))
+  const found = new Map<string, boolean>()
+  for (const [index, replica] of withIdentity.entries()) {
+    const says = theirs[index]
+    if (says === undefined || (says === '' && !own)) continue
+    found.set(replica.id, says.toLowerCase() === replica.principalId?.toLowerCase())
+  }
+  return found
+}
+
+function missingRoles(
+  inputs: Inputs,
+  replica: ObservedServer,
+  resources: ReadonlyMap<ServiceName, Resource>,
+  assignments: ReadonlyMap<ServiceName, readonly RoleAssignment[]>,
+): ServiceName[] {
+  const { principalId } = replica
+  return inputs.given
+    .filter(({ service, resource, roleId }) => {
+      const scope = resources.get(service)?.id ?? resource.id
+      return (
+        principalId === undefined || !(assignments.get(service) ?? []).some((each) => holds(each, principalId, roleId, scope))
+      )
+    })
+    .map(({ service }) => service)
+}
+
+/**
+ * For `subscription-key`: the keys of each named family, from the inputs or read from the resource, by name of their setting.
+ * @throws {Failures} all that could not be read, together
+ */
+export async function observeKeys(
+  inputs: Inputs,
+  azure: ResourceManager,
+  resources: ReadonlyMap<ServiceName, Resource>,
+): Promise<KeyCandidates> {
+  const keys = new Map<string, readonly string[]>()
+  if (inputs.authType !== 'subscription-key' || inputs.part === 'azure') return keys
+  const failures: Failure[] = []
+  await Promise.all(
+    givenFamilies(inputs).map(async ({ family, services }) => {
+      const given = inputs.keys.get(family.name)
+      const resource = services.map((service) => resources.get(service.name)).find((each) => each !== undefined)
+      try {
+        if (given !== undefined) keys.set(family.key, [given])
+        // A resource that refuses keys is told by the preconditions.
+        else if (resource !== undefined && takesKeys(resource)) keys.set(family.key, await azure.keys(resource))
+      } catch (error) {
+        failures.push(...failuresOf(error))
+      }
+    }),
+  )
+  if (failures.length > 0) throw new Failures(failures)
+  return keys
+}
+
+/** An account that does not refuse them, or an online endpoint with Key. */
+function takesKeys({ localAuthDisabled, authMode }: Resource): boolean {
+  return !localAuthDisabled && (authMode ?? 'Key') === 'Key'
+}
+
+/** Finds the databases that have azure_ai, by way of the one that every server has; those that cannot be looked at are among them. */
+export async function findDatabases(
+  user: string,
+  connector: Connector,
+  keys: KeyCandidates,
+  signal: AbortSignal,
+): Promise<readonly ObservedDatabase[]> {
+  const connection = await connector.connect('postgres', signal)
+  let names: readonly string[]
+  try {
+    names = await listDatabases(connection)
+  } catch (error) {
+    throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
+  } finally {
+    await connection.close()
+  }
+  const databases = await observeDatabases(names, user, connector, keys, signal)
+  return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
+}
+
+/** How long a server that another run or person restarts may be away, in milliseconds. */
+const aRestart = { baseMs: 500, capMs: 3_000, budgetMs: 30_000 }
+
+const isRestarting = (error: unknown): boolean =>
+  ['57P01', '57P02', '57P03', 'CONNECTION_LOST', 'ECONNRESET'].includes(sqlState(error))
+
+/** Looks at the databases, a few at a time; one that cannot be looked at carries its failure and keeps no other from being seen. */
+export async function observeDatabases(
+  names: readonly string[],
+  user: string,
+  connector: Connector,
+  keys: KeyCandidates,
+  signal: AbortSignal,
+): Promise<ObservedDatabase[]> {
+  const look = async (name: string): Promise<ObservedDatabase> => {
+    const connection = await connector.connect(name, signal)
+    try {
+      const found = await observeDatabase(connection, connector, keys)
+      if (found.failure !== undefined && isRestarting(found.failure)) throw found.failure
+      return found
+    } finally {
+      await connection.close()
+    }
+  }
+  return mapLimited(names, databasesAtOnce, async (name) => {
+    try {
+      return await retrying(() => look(name), {
+        signal,
+        verdict: (error) => (isRestarting(error) ? { schedule: aRestart } : false),
+        onWait: () => undefined,
+      })
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      return unobserved(name, user, connector.failure(error, name, 'connecting'))
+    }
+  })
+}

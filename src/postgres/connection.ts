@@ -1,0 +1,197 @@
+/** Connections to PostgreSQL: verified TLS, a time limit for each statement, nothing that a transaction-pooling PgBouncer refuses. */
+import { checkServerIdentity, getCACertificates } from 'node:tls'
+import type { QueryConfig } from 'pg'
+import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
+
+/** Longest time to connect, in milliseconds. */
+const connectTimeoutMs = 15_000
+/** Longest time of a statement unless it is given another, in milliseconds. */
+export const statementTimeoutMs = 20_000
+/** The client waits this much longer than the server, so that the server's own answer is seen. */
+const graceMs = 5_000
+
+export interface Address {
+  readonly host: string
+  readonly port: number
+  /** The server's own name: its certificate must be valid for it, or for `host`. */
+  readonly serverName: string
+  /** For texts of fixes. */
+  readonly server: string
+  readonly resourceGroup: string
+  /** Whether the job has a proxy: PostgreSQL does not go through it. */
+  readonly behindProxy: boolean
+}
+
+export interface Login {
+  readonly user: string
+  /** Asked just before connecting: an Entra token lives for an hour at most. */
+  readonly password: () => Promise<string>
+}
+
+export type Row = Readonly<Record<string, unknown>>
+
+export interface Connection {
+  readonly database: string
+  readonly user: string
+  /** Runs one statement. Without values several may stand in one text. */
+  query(text: string, values?: readonly unknown[], timeoutMs?: number): Promise<readonly Row[]>
+  /** Runs `COPY .. FROM STDIN` with rows of text: their values are in no statement, and so in no log. */
+  copyIn(statement: string, rows: readonly (readonly string[])[]): Promise<void>
+  close(): Promise<void>
+}
+
+export interface Connector {
+  /** @throws {Failure} */
+  connect(database: string, signal: AbortSignal): Promise<Connection>
+  /** Any error of a statement as a failure. */
+  failure(error: unknown, database: string, doing: string): Failure
+}
+
+/** An error of PostgreSQL, its driver or the line, reduced to what the table of errors looks at. */
+export function messageOf(error: unknown): Message {
+  const fields = (error ?? {}) as { code?: unknown; message?: unknown; detail?: unknown; errors?: unknown[] }
+  // A connection tried at several addresses fails with all their errors.
+  const first = Array.isArray(fields.errors) && fields.errors.length > 0 ? fields.errors[0] : error
+  const text = describe(first) || describe(error)
+  const detail = typeof fields.detail === 'string' && fields.detail !== '' ? ` (${fields.detail})` : ''
+  return { origin: 'postgres', code: typeof fields.code === 'string' ? fields.code : codeOf(text), text: text + detail }
+}
+
+/** The driver's own errors carry no code. */
+function codeOf(text: string): string {
+  if (/query read timeout/i.test(text)) return 'QUERY_TIMEOUT'
+  if (/timeout expired|connection timeout|connect timed? ?out/i.test(text)) return 'ETIMEDOUT'
+  if (/connection (terminated|ended)|not queryable|connection error/i.test(text)) return 'CONNECTION_LOST'
+  return ''
+}
+
+/** SQLSTATE or errno of an error; empty when there is none. */
+export function sqlState(error: unknown): string {
+  return error instanceof Failure ? sqlState(error.cause) : messageOf(error).code
+}
+
+export function createConnector(address: Address, login: Login): Connector {
+  const failure = (error: unknown, database: string, doing: string): Failure => {
+    if (error instanceof Failure) return error
+    const { host, port, server, resourceGroup, behindProxy } = address
+    const at: Circumstances = { doing, database, user: login.user, host, port, server, resourceGroup, behindProxy }
+    return explain(messageOf(error), at, error)
+  }
+
+  return {
+    failure,
+    async connect(database, signal) {
+      signal.throwIfAborted()
+      const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
+      const open = async (ca: string[] | undefined) => {
+        const client = new Client({
+          host: address.host,
+          port: address.port,
+          user: login.user,
+          password,
+          database,
+          connectionTimeoutMillis: connectTimeoutMs,
+          keepAlive: true,
+          application_name: 'azure-ai-postgres-identity',
+          ssl: {
+            rejectUnauthorized: true,
+            ...(ca === undefined ? {} : { ca }),
+            checkServerIdentity: (_name, certificate) => {
+              const asItself = checkServerIdentity(address.serverName, certificate)
+              const valid = asItself === undefined || checkServerIdentity(address.host, certificate) === undefined
+              return valid ? undefined : asItself
+            },
+          },
+        })
+        // A connection that dies between statements is told by the next statement.
+        client.on('error', () => undefined)
+        const drop = (): void => {
+          ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
+        }
+        signal.addEventListener('abort', drop, { once: true })
+        try {
+          await client.connect()
+        } catch (error) {
+          signal.removeEventListener('abort', drop)
+          drop()
+          if (signal.aborted) throw signal.reason
+          throw failure(error, database, 'connecting')
+        }
+        return { client, drop }
+      }
+      let opened: Awaited<ReturnType<typeof open>>
+      try {
+        opened = await open(undefined)
+      } catch (error) {
+        if (!(error instanceof Failure) || error.code !== 'tls-not-trusted' || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID')
+          throw error
+        // Node's own roots and NODE_EXTRA_CA_CERTS did not do: those of the system are looked at only now, they take a moment.
+        opened = await open([...getCACertificates('default'), ...getCACertificates('system')])
+      }
+      const { client, drop } = opened
+      const close = async (): Promise<void> => {
+        signal.removeEventListener('abort', drop)
+        await Promise.race([client.end().catch(() => undefined), new Promise((resolve) => setTimeout(resolve, 2_000).unref())])
+        drop()
+      }
+      return {
+        database,
+        user: login.user,
+        close,
+        async copyIn(statement, rows) {
+          const [{ copyFrom }, { pipeline }, { Readable }] = await Promise.all([
+            import('./driver.ts'),
+            import('node:stream/promises'),
+            import('node:stream'),
+          ])
+          signal.throwIfAborted()
+          const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
+          const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
+          await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
+        },
+        async query(text, values, timeoutMs = statementTimeoutMs) {
+          signal.throwIfAborted()
+          try {
+            const config = { text, values: values === undefined ? undefined : [...values], query_timeout: timeoutMs + graceMs }
+            const result = (await client.query(config as QueryConfig)) as { rows?: Row[] } | { rows?: Row[] }[]
+            // Several statements in one text: the rows of the last.
+            return (Array.isArray(result) ? result.at(-1)?.rows : result.rows) ?? []
+          } catch (error) {
+            if (signal.aborted) throw signal.reason
+            throw error
+          }
+        },
+      }
+    },
+  }
+}
+
+/** A value in COPY's text format. */
+function copyText(value: string): string {
+  const escapes: Record<string, string> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' }
+  return value.replaceAll(/[\\\n\r\t]/g, (sign) => escapes[sign] ?? sign)
+}
+
+/** The lines that begin every transaction of this action: isolation and access mode said, limits local to it. */
+export function begin(access: 'READ ONLY' | 'READ WRITE', serverVersion: number): string {
+  const lines = [
+    `BEGIN ISOLATION LEVEL READ COMMITTED ${access}`,
+    `SET LOCAL lock_timeout = '10s'`,
+    `SET LOCAL statement_timeout = '${statementTimeoutMs / 1_000}s'`,
+    `SET LOCAL idle_in_transaction_session_timeout = '60s'`,
+  ]
+  // From version 14 the server notices a client that is gone while a test function still waits.
+  if (serverVersion >= 14) lines.push(`SET LOCAL client_connection_check_interval = '2s'`)
+  return lines.join('; ')
+}
+
+/** Runs `body` in a read-only transaction. */
+export async function readOnly<T>(connection: Connection, serverVersion: number, body: () => Promise<T>): Promise<T> {
+  await connection.query(begin('READ ONLY', serverVersion))
+  try {
+    return await body()
+  } finally {
+    // Nothing was written: how it ends does not matter, and a lost connection ends it as well.
+    await connection.query('ROLLBACK').catch(() => undefined)
+  }
+}

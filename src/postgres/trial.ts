@@ -1,0 +1,252 @@
+/**
+ * The switch of a family inside a transaction: set what differs, ask the test queries, commit only when they are accepted.
+ * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order they are given.
+ */
+import type { Log } from '../log.ts'
+import { begin, type Connection, messageOf, type Row, readOnly, statementTimeoutMs } from './connection.ts'
+
+/** `[setting, value]`; an empty value blanks. No secrets: these travel as bind parameters. */
+export type Setting = readonly [key: string, value: string]
+
+export interface Call {
+  readonly name: string
+  readonly sql: string
+}
+
+/** What came of one test query. */
+export type CallOutcome =
+  | { readonly ok: true; readonly answer: string; readonly durationMs: number; readonly inReadWrite?: true }
+  | {
+      readonly ok: false
+      readonly text: string
+      readonly code: string
+      readonly durationMs: number
+      readonly cause: unknown
+      readonly inReadWrite?: true
+    }
+
+export type CallOutcomes = ReadonlyMap<string, CallOutcome>
+
+export interface TrialRequest {
+  readonly serverVersion: number
+  readonly settings: readonly Setting[]
+  /** Keys to store: they reach the server as the data of a COPY, after the settings. */
+  readonly secrets?: readonly Setting[]
+  /** Whether to keep what the settings were, keys included, on the server, for `restore` on the same connection. */
+  readonly keep?: boolean
+  /** Told when keys have to travel as bind parameters, which statement logs keep. */
+  readonly onExposed?: () => void
+  /** A stored secret to take out of reach while the queries run, and what to put in its place for them. */
+  readonly hide: { readonly key: string; readonly by: string } | undefined
+  readonly calls: readonly Call[]
+  /** Whether to commit, given the outcomes; the hidden secret is back in any case. */
+  readonly commit: (outcomes: CallOutcomes) => boolean
+  readonly log: Log
+}
+
+export interface TrialOutcome {
+  readonly outcomes: CallOutcomes
+  readonly committed: boolean
+  /** False when the extension refused to have the secret replaced: then nothing was asked. */
+  readonly hidden: boolean
+}
+
+/** The advisory lock of this action; the lock space is that of the database. */
+const lock = { class: 0x61697067, object: 0x6d6a6f62 }
+
+/** Runs the trial on a connection of its own. Throws what PostgreSQL throws when the transaction itself fails. */
+export async function trial(connection: Connection, request: TrialRequest): Promise<TrialOutcome> {
+  await connection.query(begin('READ WRITE', request.serverVersion))
+  try {
+    await takeLock(connection, request.log)
+    const secrets = request.secrets ?? []
+    if (request.keep === true) await keepPrevious(connection, [...request.settings, ...secrets])
+    for (const setting of request.settings) await set(connection, setting)
+    if (secrets.length > 0) await store(connection, secrets, request.onExposed)
+    if (request.hide !== undefined) {
+      await connection.query('SAVEPOINT key_within_reach')
+      try {
+        await set(connection, [request.hide.key, request.hide.by])
+      } catch {
+        // Not every version lets a key be replaced by anything: the caller tries another way or says so.
+        await connection.query('ROLLBACK')
+        return { outcomes: new Map(), committed: false, hidden: false }
+      }
+    }
+    const outcomes = new Map<string, CallOutcome>()
+    // The locks are held for as long as one query may take, however many there are.
+    const until = performance.now() + statementTimeoutMs
+    for (const call of request.calls) {
+      if (outcomes.size > 0) {
+        const leftMs = Math.max(Math.round(until - performance.now()), 1_000)
+        await connection.query(`SET LOCAL statement_timeout = ${leftMs}`)
+      }
+      await connection.query('SAVEPOINT test_query')
+      const outcome = await ask(connection, call)
+      outcomes.set(call.name, outcome)
+      await connection.query(outcome.ok ? 'RELEASE SAVEPOINT test_query' : 'ROLLBACK TO SAVEPOINT test_query')
+    }
+    if (request.hide !== undefined) await connection.query('ROLLBACK TO SAVEPOINT key_within_reach')
+    const committed = request.commit(outcomes)
+    await connection.query(committed ? 'COMMIT' : 'ROLLBACK')
+    return { outcomes, committed, hidden: request.hide !== undefined }
+  } catch (error) {
+    await connection.query('ROLLBACK').catch(() => undefined)
+    throw error
+  }
+}
+
+/** Writes settings and commits; for putting values back and for extensions that do not see uncommitted settings. */
+export async function write(
+  connection: Connection,
+  serverVersion: number,
+  settings: readonly Setting[],
+  log: Log,
+): Promise<void> {
+  await trial(connection, { serverVersion, settings, hide: undefined, calls: [], commit: () => true, log })
+}
+
+/** Keeps what the settings are in a temporary table of the session: keys do not leave the server. */
+async function keepPrevious(connection: Connection, settings: readonly Setting[]): Promise<void> {
+  const keys = settings.map(([key]) => key)
+  // A pooler may give us a session that an earlier run has used.
+  await forget(connection)
+  await withTemporaryTable(
+    connection,
+    'CREATE TEMPORARY TABLE aipg_previous (key text, value text) ON COMMIT PRESERVE ROWS',
+    () =>
+      connection.query(
+        `INSERT INTO pg_temp.aipg_previous SELECT key, coalesce(azure_ai.get_setting(key), '') FROM unnest($1::text[]) AS key`,
+        [keys],
+      ),
+    async () => undefined,
+  )
+}
+
+/** Puts back what `keep` kept, on the same connection. False when there is nothing kept: no right to temporary tables, or a pooler. */
+export async function restore(connection: Connection, serverVersion: number, log: Log): Promise<boolean> {
+  const [kept] = await connection.query(`SELECT to_regclass('pg_temp.aipg_previous') IS NOT NULL AS kept`)
+  if (kept?.kept !== true) return false
+  await connection.query(begin('READ WRITE', serverVersion))
+  try {
+    await takeLock(connection, log)
+    const put = (which: string) =>
+      connection.query(
+        `SELECT azure_ai.set_setting(key, value) FROM (SELECT key, value FROM pg_temp.aipg_previous WHERE ${which} ORDER BY key) AS previous`,
+      )
+    const unsetKey = String.raw`value = '' AND key LIKE '%\_key'`
+    await put(`NOT (${unsetKey})`)
+    await connection.query('SAVEPOINT unset_key')
+    try {
+      await put(unsetKey)
+    } catch {
+      // Not every version lets a key be blanked: the other settings are back, and with them it is of no use.
+      await connection.query('ROLLBACK TO SAVEPOINT unset_key')
+    }
+    await connection.query('COMMIT')
+    return true
+  } catch (error) {
+    await connection.query('ROLLBACK').catch(() => undefined)
+    throw error
+  }
+}
+
+/** Drops what `keep` kept: with a pooler, the session outlives the connection. */
+export async function forget(connection: Connection): Promise<void> {
+  await connection.query('DROP TABLE IF EXISTS pg_temp.aipg_previous')
+}
+
+/** Stores keys by way of a temporary table; without the right to one, as bind parameters. */
+async function store(connection: Connection, secrets: readonly Setting[], onExposed: (() => void) | undefined): Promise<void> {
+  await withTemporaryTable(
+    connection,
+    'CREATE TEMPORARY TABLE aipg_secret (key text, value text) ON COMMIT DROP',
+    async () => {
+      await connection.copyIn('COPY pg_temp.aipg_secret FROM STDIN', secrets)
+      await connection.query('SELECT azure_ai.set_setting(key, value) FROM pg_temp.aipg_secret')
+    },
+    async () => {
+      onExposed?.()
+      for (const secret of secrets) await set(connection, secret)
+    },
+  )
+}
+
+/** Runs `body` with the table, or `without` where the role may not make one (42501). */
+async function withTemporaryTable(
+  connection: Connection,
+  create: string,
+  body: () => Promise<unknown>,
+  without: () => Promise<unknown>,
+): Promise<void> {
+  await connection.query('SAVEPOINT temporary_table')
+  try {
+    await connection.query(create)
+  } catch (error) {
+    if (messageOf(error).code !== '42501') throw error
+    await connection.query('ROLLBACK TO SAVEPOINT temporary_table')
+    await without()
+    return
+  }
+  await body()
+}
+
+/** Asks the test queries read-only; a function that refuses that is asked again in a transaction that is rolled back. */
+export async function askReadOnly(connection: Connection, serverVersion: number, calls: readonly Call[]): Promise<CallOutcomes> {
+  const outcomes = new Map<string, CallOutcome>()
+  for (const call of calls) {
+    let outcome = await readOnly(connection, serverVersion, () => ask(connection, call))
+    if (!outcome.ok && outcome.code === '25006') {
+      await connection.query(begin('READ WRITE', serverVersion))
+      outcome = { ...(await ask(connection, call)), inReadWrite: true }
+      await connection.query('ROLLBACK')
+    }
+    outcomes.set(call.name, outcome)
+  }
+  return outcomes
+}
+
+async function ask(connection: Connection, call: Call): Promise<CallOutcome> {
+  const start = performance.now()
+  try {
+    const [row] = await connection.query(call.sql)
+    const answer = shown(row)
+    const durationMs = performance.now() - start
+    // No answer is no proof.
+    if (answer === '') return { ok: false, text: 'the function answered NULL', code: '', durationMs, cause: undefined }
+    return { ok: true, answer, durationMs }
+  } catch (error) {
+    const { text, code } = messageOf(error)
+    // A lost connection says nothing about the service.
+    if (['CONNECTION_LOST', 'ECONNRESET', '57P01', 'QUERY_TIMEOUT'].includes(code)) throw error
+    return { ok: false, text, code, durationMs: performance.now() - start, cause: error }
+  }
+}
+
+/** The one value of the answer as text. */
+function shown(row: Row | undefined): string {
+  const value = row === undefined ? null : Object.values(row)[0]
+  return value === null || value === undefined ? '' : typeof value === 'string' ? value : JSON.stringify(value)
+}
+
+async function set(connection: Connection, [key, value]: Setting): Promise<void> {
+  await connection.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
+}
+
+/** One run at a time in each database. Who holds the lock is said; then PostgreSQL waits, for as long as lock_timeout allows. */
+async function takeLock(connection: Connection, log: Log): Promise<void> {
+  const [row] = await connection.query('SELECT pg_try_advisory_xact_lock($1, $2) AS taken', [lock.class, lock.object])
+  if (row?.taken === true) return
+  const holders = await connection.query(
+    `SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS address, a.xact_start
+     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND l.classid = $1 AND l.objid = $2`,
+    [lock.class, lock.object],
+  )
+  const who = holders
+    .map((each) => `${each.usename} (pid ${each.pid}, ${each.application_name}, from ${each.address ?? 'a local socket'})`)
+    .join(', ')
+  log.info(`… another run is switching database "${connection.database}": waiting for ${who === '' ? 'it' : who}`)
+  await connection.query('SELECT pg_advisory_xact_lock($1, $2)', [lock.class, lock.object])
+}

@@ -1,0 +1,104 @@
+/** What a run came to: result, outputs and the JSON report, all derived from the journal; pure. */
+import type { Failure, FailureReason, Finding } from './errors.ts'
+import type { Inputs, Mode, Part } from './inputs.ts'
+import type { Journal, QueryResult } from './journal.ts'
+import { differs, type Step } from './plan.ts'
+
+export type Result = 'in-sync' | 'changed' | 'drift' | 'failed'
+
+/** The JSON report, schema version 1. Never a secret in it. */
+export interface Report {
+  readonly schemaVersion: 1
+  readonly mode: Mode | ''
+  readonly part: Part | ''
+  readonly result: Result
+  readonly failureReason: FailureReason
+  readonly changed: boolean
+  readonly drift: boolean
+  readonly verified: boolean
+  readonly planId: string
+  /** ISO 8601, UTC. */
+  readonly startedAt: string
+  readonly durationMs: number
+  readonly server: { readonly id: string; readonly name: string; readonly host: string; readonly principalId: string }
+  readonly steps: readonly Omit<Step, 'change'>[]
+  readonly queries: readonly QueryResult[]
+  readonly findings: readonly Finding[]
+}
+
+export interface Facts {
+  readonly inputs: Inputs | undefined
+  readonly journal: Journal
+  /** What ended the run early. */
+  readonly thrown: readonly Failure[]
+  readonly startedAt: Date
+  readonly durationMs: number
+  readonly host: string
+  readonly principalId: string
+}
+
+/** Derives the report. An error outranks drift, in a check drift outranks a failing query. */
+export function report(facts: Facts): Report {
+  const { inputs, journal } = facts
+  const failures = [...facts.thrown, ...journal.failures]
+  const drift = inputs === undefined || facts.thrown.length > 0 || journal.steps.some(differs)
+  const first = ranking(failures)
+  // In a check the drift explains the query; in apply the query explains why the drift was not mended.
+  const failure = inputs?.mode === 'check' && first?.reason === 'verification' && drift ? undefined : first
+  const result: Result = failure !== undefined ? 'failed' : drift ? 'drift' : journal.changed ? 'changed' : 'in-sync'
+  const severity = { error: 0, warning: 1, notice: 2 }
+  const findings = [...unique(failures).map((each) => each.finding()), ...journal.findings].sort(
+    (a, b) => severity[a.severity] - severity[b.severity],
+  )
+  return {
+    schemaVersion: 1,
+    mode: inputs?.mode ?? '',
+    part: inputs?.part ?? '',
+    result,
+    failureReason: failure?.reason ?? (drift ? 'drift' : 'none'),
+    changed: journal.changed,
+    drift,
+    verified: verified(inputs, journal, failures),
+    planId: journal.planId,
+    startedAt: facts.startedAt.toISOString(),
+    durationMs: Math.round(facts.durationMs),
+    server: { id: inputs?.server.id ?? '', name: inputs?.server.name ?? '', host: facts.host, principalId: facts.principalId },
+    steps: journal.steps.map(({ change: _, ...step }) => step),
+    queries: journal.queries,
+    findings,
+  }
+}
+
+/** The failure that names the reason: being told to restart or stopped first, then errors, then what the queries said. */
+function ranking(failures: readonly Failure[]): Failure | undefined {
+  const rank = ({ reason }: Failure): number =>
+    reason === 'cancelled' ? 0 : reason === 'restart-required' ? 1 : reason === 'verification' ? 3 : 2
+  return [...failures].sort((a, b) => rank(a) - rank(b))[0]
+}
+
+/** Every test query of every named service passed in every database, and no stored key can have answered instead. */
+function verified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
+  if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
+  const expected = journal.databases.flatMap((database) => inputs.given.map(({ service }) => ({ database, service })))
+  return (
+    expected.length > 0 &&
+    expected.every(({ database, service }) =>
+      journal.queries.some(
+        (query) =>
+          query.database === database && query.service === service && query.status === 'passed' && query.proof !== 'key-present',
+      ),
+    )
+  )
+}
+
+/** Failures that say the same thing are told once. */
+function unique(failures: readonly Failure[]): Failure[] {
+  return failures.filter(
+    (failure, index) => failures.findIndex((each) => each.code === failure.code && each.detail === failure.detail) === index,
+  )
+}
+
+/** Whether the step goes red. */
+export function fails(of: Report, failOnDrift: boolean): boolean {
+  return of.result === 'failed' || (of.result === 'drift' && failOnDrift)
+}

@@ -1,0 +1,94 @@
+/**
+ * The one retry policy: how long between tries, for HTTP requests, SQL statements and test queries alike. What is worth
+ * another try is decided beside the protocol (azure/pipeline.ts, postgres/connection.ts); when and how often, here.
+ */
+
+export interface Schedule {
+  /** First wait, in milliseconds. */
+  readonly baseMs: number
+  /** Longest wait between two tries, in milliseconds; a Retry-After beyond it is cut to it. */
+  readonly capMs: number
+  /** Longest time in all, counted from the first try, in milliseconds. */
+  readonly budgetMs: number
+}
+
+/** A fault of the line or of the service: a handful of tries within two minutes. */
+export const transient: Schedule = { baseMs: 500, capMs: 20_000, budgetMs: 120_000 }
+/** Somebody else's operation has to end first (ServerIsBusy, a lock): patient, at a steady pace. */
+export const busy: Schedule = { baseMs: 1_000, capMs: 10_000, budgetMs: 300_000 }
+/** Replication inside Azure (a new principal, a new allow-list entry): short steps. */
+export const replication: Schedule = { baseMs: 500, capMs: 5_000, budgetMs: 180_000 }
+
+/** The wait before try `attempt + 1`, in milliseconds: doubling, capped, spread by a quarter so that parallel runs part. */
+export function backoff(schedule: Schedule, attempt: number, random: () => number = Math.random): number {
+  const even = Math.min(schedule.capMs, schedule.baseMs * 2 ** Math.min(attempt - 1, 20))
+  return Math.round(even * (0.75 + random() * 0.5))
+}
+
+/** Waits `ms`; rejects with the signal's reason as soon as it is aborted. */
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) {
+      reject(signal.reason)
+      return
+    }
+    const timer = setTimeout(() => {
+      signal.removeEventListener('abort', stop)
+      resolve()
+    }, ms)
+    const stop = (): void => {
+      clearTimeout(timer)
+      reject(signal.reason)
+    }
+    signal.addEventListener('abort', stop, { once: true })
+  })
+}
+
+/** What an error deserves: nothing more, or another try at this pace, after the wait that came with it (Retry-After). */
+export type Verdict = false | { readonly schedule: Schedule; readonly afterMs?: number | undefined }
+
+export interface RetryOptions {
+  readonly signal: AbortSignal
+  readonly verdict: (error: unknown) => Verdict
+  /** Told before each wait. */
+  readonly onWait: (error: unknown, waitMs: number, leftMs: number) => void
+}
+
+/** Tries until it works, the error is not worth another try, the budget is spent or the signal is aborted. */
+export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptions): Promise<T> {
+  const { signal } = options
+  const start = performance.now()
+  for (let count = 1; ; count++) {
+    try {
+      return await attempt()
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      const verdict = options.verdict(error)
+      if (verdict === false) throw error
+      const wait =
+        verdict.afterMs === undefined ? backoff(verdict.schedule, count) : Math.min(verdict.afterMs, verdict.schedule.capMs)
+      const left = verdict.schedule.budgetMs - (performance.now() - start)
+      if (wait >= left) throw error
+      options.onWait(error, wait, left)
+      await pause(wait, signal)
+    }
+  }
+}
+
+/** Maps with at most `limit` calls under way; order of results is that of the items. Rejects with the first rejection. */
+export async function mapLimited<T, R>(
+  items: readonly T[],
+  limit: number,
+  map: (item: T, index: number) => Promise<R>,
+): Promise<R[]> {
+  const results = new Array<R>(items.length)
+  let next = 0
+  const worker = async (): Promise<void> => {
+    while (next < items.length) {
+      const index = next++
+      results[index] = await map(items[index] as T, index)
+    }
+  }
+  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker))
+  return results
+}

@@ -1,0 +1,177 @@
+/** Getting in: the cloud, the login, Resource Manager and the way to the databases. */
+import { type Cloud, discoverCloud, knownCloud } from './azure/cloud.ts'
+import { type AmbientLogin, claimsOf, type Tokens } from './azure/credential.ts'
+import type { ResourceManager } from './azure/resource-manager.ts'
+import { Failure } from './errors.ts'
+import type { Inputs } from './inputs.ts'
+import type { Log } from './log.ts'
+import type { Administrator } from './observed.ts'
+import type { Connector } from './postgres/connection.ts'
+import { orAborted } from './waiting.ts'
+
+/** What the outside gives to a run. */
+export interface Outside {
+  readonly log: Log
+  readonly signal: AbortSignal
+  readonly ambient: AmbientLogin
+  /** The workflow's OIDC token for an audience. */
+  readonly idToken: (audience: string) => Promise<string>
+  readonly workflow: Workflow
+  /** Keeps the name of the temporary firewall rule for the post step, and whether it is known to have been made. */
+  readonly remember: (rule: string, state: 'asked' | 'made') => void
+  /** Told as soon as they are known. */
+  readonly known: (facts: { readonly host?: string; readonly principalId?: string }) => void
+}
+
+/** What the event that started the workflow says of it. */
+export interface Workflow {
+  readonly event: string
+  readonly actor: string
+  /** A pull request whose head is a fork. */
+  readonly fromFork: boolean
+  /** Whether the job has a proxy. */
+  readonly behindProxy: boolean
+}
+
+export interface Session {
+  readonly workflow: Workflow
+  readonly cloud: Cloud
+  readonly tokens: Tokens
+  readonly azure: ResourceManager
+}
+
+/** Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way. */
+export async function enter(inputs: Inputs, outside: Outside): Promise<Session> {
+  const { log, signal } = outside
+  const named = knownCloud(inputs.environment)
+  const audience = inputs.oidc?.audience ?? named?.oidcAudience ?? 'api://AzureADTokenExchange'
+  const idToken = async (): Promise<string> => {
+    try {
+      return await orAborted(outside.idToken(audience), signal)
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      throw oidcFailure(error, outside.workflow)
+    }
+  }
+  const oidc = needsTokens(inputs) ? inputs.oidc : undefined
+  // Asked for first: it needs nothing else.
+  const early = oidc === undefined ? undefined : idToken()
+  early?.catch(() => undefined)
+  const [{ createHttp, createPipeline }, { signIn }, { createResourceManager }] = await Promise.all([
+    import('./azure/pipeline.ts'),
+    import('./azure/credential.ts'),
+    import('./azure/resource-manager.ts'),
+  ])
+  let cloud = named
+  if (cloud === undefined) {
+    const url = inputs.environment
+    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log }))
+    cloud = await discoverCloud(url, http, signal)
+  }
+  let unused = early
+  const tokens = signIn({
+    cloud,
+    oidc,
+    idToken: () => {
+      const token = unused ?? idToken()
+      unused = undefined
+      return token
+    },
+    ambient: outside.ambient,
+    log,
+    signal,
+  })
+  return {
+    workflow: outside.workflow,
+    cloud,
+    tokens,
+    azure: createResourceManager({ cloud, tokens, server: inputs.server, log, signal }),
+  }
+}
+
+/** False for a verify with a password that is given everything it would ask Resource Manager for. */
+function needsTokens({ mode, given, database, embeddingDeployment, testQueries, temporaryFirewallRule }: Inputs): boolean {
+  const asksDeployments = testQueries && embeddingDeployment === undefined && given.some((each) => each.service === 'openai')
+  return (
+    mode !== 'verify' ||
+    database.password === undefined ||
+    database.user === undefined ||
+    asksDeployments ||
+    temporaryFirewallRule
+  )
+}
+
+function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Failure {
+  const said = error instanceof Error ? error.message : String(error)
+  const lacking = /ACTIONS_ID_TOKEN_REQUEST_(URL|TOKEN)/.test(said)
+  const dependabot = actor === 'dependabot[bot]'
+  const detail = !lacking
+    ? said
+    : fromFork
+      ? 'This run was started by a pull request from a fork, and such a run never gets one.'
+      : dependabot
+        ? 'This run was started by Dependabot, whose runs may only read unless the workflow says otherwise.'
+        : `The job lacks the permission for it (${said})`
+  const fix = fromFork
+    ? `Leave the step out for forks: if: github.event.pull_request.head.repo.full_name == github.repository`
+    : dependabot && event === 'pull_request'
+      ? `Leave the step out for Dependabot: if: github.actor != 'dependabot[bot]'; or say \`permissions: { id-token: write, contents: read }\` in the job`
+      : lacking
+        ? 'Let the job have it:\npermissions:\n  id-token: write\n  contents: read'
+        : "Run the job again; on a self-hosted runner check the way to GitHub's OIDC service (HTTPS_PROXY, NODE_EXTRA_CA_CERTS)."
+  return new Failure(
+    { reason: 'credentials', code: 'no-oidc-token', title: "The workflow's OIDC token cannot be had", detail, fix },
+    error,
+  )
+}
+
+/** Where and as whom to connect. `serverName` is what the certificate is to be valid for. */
+export async function connectorFor(
+  inputs: Inputs,
+  { cloud, tokens, workflow }: Session,
+  serverName: string,
+  administrators: readonly Administrator[],
+): Promise<{ readonly connector: Connector; readonly user: string; readonly host: string }> {
+  const { createConnector } = await import('./postgres/connection.ts')
+  const { password } = inputs.database
+  const host = inputs.database.host ?? serverName
+  const user =
+    inputs.database.user ??
+    administratorOf(inputs, administrators, password === undefined ? await tokens.get(cloud.postgresScope) : undefined)
+  const connector = createConnector(
+    {
+      host,
+      port: inputs.database.port,
+      serverName,
+      server: inputs.server.name,
+      resourceGroup: inputs.server.resourceGroup,
+      behindProxy: workflow.behindProxy,
+    },
+    { user, password: async () => password ?? tokens.get(cloud.postgresScope) },
+  )
+  return { connector, user, host }
+}
+
+/** The caller among the server's Entra administrators: found by the object id in its token. */
+function administratorOf(inputs: Inputs, administrators: readonly Administrator[], token: string | undefined): string {
+  const claim = token === undefined ? undefined : claimsOf(token).oid
+  const oid = typeof claim === 'string' ? claim : undefined
+  const own = administrators.find((each) => oid !== undefined && each.objectId.toLowerCase() === oid.toLowerCase())
+  if (own !== undefined) return own.principalName
+  const groups = administrators.filter((each) => each.principalType === 'Group').map((each) => each.principalName)
+  const { resourceGroup, name } = inputs.server
+  const hint =
+    groups.length === 0
+      ? ''
+      : ` Groups among them: ${groups.join(', ')}; a member connects with the group's name as \`database-user\`.`
+  throw new Failure({
+    reason: 'credentials',
+    code: 'not-an-administrator',
+    title: 'It is not known which role to connect as',
+    detail: `${oid === undefined ? 'The login names no object id' : `Object id ${oid} is not among the Entra administrators of ${name}`}, and \`database-user\` is not given.${hint}`,
+    fix:
+      oid === undefined
+        ? 'Give `database-user`.'
+        : `az postgres flexible-server microsoft-entra-admin create --resource-group ${resourceGroup} --server-name ${name} --object-id ${oid} --display-name NAME-OF-THE-APP --type ServicePrincipal   # or give \`database-user\``,
+  })
+}

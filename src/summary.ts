@@ -1,0 +1,404 @@
+/** The job summary: the report as GitHub Markdown. Every value is escaped; the whole stays below GitHub's 1 MiB. Pure. */
+import type { Finding } from './errors.ts'
+import type { QueryResult } from './journal.ts'
+import { differs } from './plan.ts'
+import type { Report } from './report.ts'
+import { type ServiceName, serviceNamed, services } from './services.ts'
+import { duration } from './waiting.ts'
+
+/** GitHub refuses more than 1 MiB for a step; other lines may stand in the file already. In bytes. */
+const limit = 900_000
+/** Most that one table or list may take of it, in bytes. */
+const partLimit = 170_000
+/** Longest value shown in a cell, in characters. */
+const longest = 1_000
+/** Longest SQL shown, in characters. */
+const longestSql = 4_000
+/** Rows of a table beyond which it is folded. */
+const foldedFrom = 24
+
+type ReportStep = Report['steps'][number]
+
+export function summary(report: Report): string {
+  const findings = findingsPart(report.findings)
+  const parts = [
+    headline(report),
+    // What went wrong is read first; what is merely worth knowing, last.
+    report.result === 'failed' ? findings : '',
+    picture(report),
+    stepsPart(report),
+    answersPart(report),
+    sqlPart(report),
+    report.result === 'failed' ? '' : findings,
+    footer(report),
+  ]
+  let text = ''
+  for (const part of parts.filter((each) => each !== '')) {
+    // Whole parts or none: half a table helps nobody.
+    const bytes = Buffer.byteLength(part)
+    text +=
+      Buffer.byteLength(text) + bytes > limit
+        ? `\n> A part of ${bytes} bytes is left out here; it stands in the report.\n`
+        : `${part}\n`
+  }
+  return text
+}
+
+const icons: Record<ReportStep['status'], string> = {
+  'in-sync': '✅',
+  created: '✨',
+  updated: '✏️',
+  missing: '❌',
+  different: '❌',
+  failed: '❌',
+  skipped: '⏭️',
+}
+const queryIcons: Record<QueryResult['status'], string> = { passed: '✅', failed: '❌', skipped: '⏭️' }
+const findingIcons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
+
+/** Whether every test query passed, and none of them with a key in reach. */
+function isKeyless(report: Report): boolean {
+  return report.verified && report.queries.every((query) => query.proof === 'keyless')
+}
+
+function headline(report: Report): string {
+  const name = report.server.name === '' ? 'The server' : code(report.server.name)
+  const passed = report.queries.filter((query) => query.status === 'passed').length
+  const total = report.queries.length
+  const mended = report.steps.filter((step) => step.status === 'created' || step.status === 'updated').length
+  const proof =
+    total === 0
+      ? 'no test query ran'
+      : report.verified
+        ? `all ${total} test queries passed`
+        : `${passed} of ${total} test queries passed`
+  const reason = report.findings.find((finding) => finding.severity === 'error')?.title ?? 'failed'
+  const lines: Record<Report['result'], string> = {
+    'in-sync': report.mode === 'verify' ? `## ✅ ${name}: ${proof}` : `## ✅ ${name} is in sync: nothing to do, ${proof}`,
+    changed: `## ✅ ${name} ${isKeyless(report) ? 'needs no secrets now' : 'is set up'}: ${count(mended, 'step')} done, ${proof}`,
+    drift: `## ⚠️ ${name} has drifted: ${count(report.steps.filter(differs).length, 'step')} differ, ${proof}`,
+    failed: `## ❌ ${report.server.name === '' ? '' : `${name}: `}${prose(reason)} (${code(report.failureReason)})`,
+  }
+  const why = isKeyless(report)
+    ? '\nEvery call from the database to these services is made with the identity of the server itself. No key was in reach when the queries below passed.\n'
+    : ''
+  return `${lines[report.result]}\n${why}`
+}
+
+const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`
+
+/** Server, identity, roles and resources. Labels hold letters, digits and a few signs only. */
+function picture(report: Report): string {
+  const roles = report.steps.filter((step) => step.kind === 'role')
+  if (report.server.name === '' || roles.length === 0) return ''
+  const label = (value: string): string => value.replaceAll(/[^\p{L}\p{N} ._:-]/gu, '·').slice(0, 60)
+  const identity = report.steps.find((step) => step.kind === 'identity')
+  const good = (step: ReportStep): boolean => !differs(step) && step.status !== 'skipped'
+  const on = identity === undefined || good(identity) || report.server.principalId !== ''
+  const lines = [
+    '%%{init: {"flowchart": {"nodeSpacing": 16, "rankSpacing": 40}}}%%',
+    'flowchart LR',
+    `  db[("${label(report.server.name)}<br/>azure_ai")] ${on ? '-->' : '-.->'} id{{"managed identity"}}${on ? '' : ':::bad'}`,
+  ]
+  // One account may serve several services: one box, an arrow for each role.
+  const resources = [...new Set(roles.map((step) => step.target.toLowerCase()))]
+  for (const [index, resource] of resources.entries()) {
+    const own = roles.filter((step) => step.target.toLowerCase() === resource)
+    const titles = own.map((step) => label(serviceOf(step).title)).join('<br/>')
+    const name = label(lastSegment(own[0]?.target ?? ''))
+    const answered = report.queries.filter((query) => own.some((step) => serviceOf(step).name === query.service))
+    const state =
+      answered.some((query) => query.status === 'failed') || own.some(differs)
+        ? 'bad'
+        : answered.length > 0 && answered.every((query) => query.status === 'passed')
+          ? 'proven'
+          : 'plain'
+    for (const [nth, step] of own.entries()) {
+      const [start, end] = good(step) ? ['--', '-->'] : ['-.', '.->']
+      lines.push(
+        `  id ${start} "${label(step.desired)}" ${end} r${index}${nth === 0 ? `["${titles}<br/>${name}"]:::${state}` : ''}`,
+      )
+    }
+  }
+  lines.push(
+    '  classDef proven fill:#1f883d,stroke:#1a7f37,color:#fff',
+    '  classDef bad fill:#cf222e,stroke:#a40e26,color:#fff',
+    '  classDef plain fill:#59636e,stroke:#454c54,color:#fff',
+  )
+  return `\n\`\`\`mermaid\n${lines.join('\n')}\n\`\`\`\n`
+}
+
+const serviceOf = (step: ReportStep) => serviceNamed(step.id.slice('role/'.length) as ServiceName)
+const lastSegment = (id: string): string => id.split('/').at(-1) ?? ''
+
+function stepsPart(report: Report): string {
+  const { steps } = report
+  if (steps.length === 0) return ''
+  const done = (step: ReportStep): boolean => step.status === 'created' || step.status === 'updated'
+  const bad = steps.filter(differs)
+  const mended = steps.filter(done)
+  const rest = steps.filter((step) => !differs(step) && !done(step))
+  const databases = new Set(steps.filter(inDatabase).map((step) => step.target)).size
+  const parts = ['### Steps\n']
+  if (bad.length > 0) parts.push(stepTable(bad, ['Found', 'Wanted'], count(bad.length, 'step'), false, databases))
+  if (mended.length > 0) parts.push(stepTable(mended, ['Before', 'After'], `✨ ${mended.length} done`, bad.length > 0, databases))
+  if (rest.length > 0) {
+    const inSync = rest.filter((step) => step.status === 'in-sync').length
+    const title = [inSync > 0 ? `✅ ${inSync} in sync` : '', rest.length > inSync ? `⏭️ ${rest.length - inSync} skipped` : '']
+      .filter((each) => each !== '')
+      .join(', ')
+    parts.push(stepTable(rest, ['Found', 'Wanted'], title, true, databases))
+  }
+  return parts.join('\n')
+}
+
+/** Steps of several databases that say the same stand in one row. */
+function stepTable(
+  steps: readonly ReportStep[],
+  [was, becomes]: readonly [string, string],
+  title: string,
+  fold: boolean,
+  databases: number,
+): string {
+  const groups = new Map<string, ReportStep[]>()
+  for (const step of steps) {
+    const key = inDatabase(step)
+      ? JSON.stringify([step.id.slice(step.target.length), step.current, step.desired, step.status, step.detail])
+      : step.id
+    groups.set(key, [...(groups.get(key) ?? []), step])
+  }
+  const rows = [...groups.values()].map((group) => {
+    const [step] = group as [ReportStep]
+    const detail = step.detail === '' ? '' : `<br/><sub>${prose(step.detail)}</sub>`
+    return `| ${icons[step.status]}&nbsp;${step.status.replace('-', '&#8209;')} | ${subject(step)}<br/><sub>${where(group, databases)}</sub> | ${state(step, step.current)} | ${state(step, step.desired)}${detail} |`
+  })
+  return table(`| | What | ${was} | ${becomes} |\n|:--|:--|:--|:--|`, rows, title, fold || rows.length > foldedFrom)
+}
+
+const inDatabase = (step: ReportStep): boolean => step.kind === 'setting' || step.kind === 'extension'
+
+function subject(step: ReportStep): string {
+  const subjects: Record<ReportStep['kind'], () => string> = {
+    identity: () => 'Managed identity',
+    restart: () => 'Restart',
+    firewall: () => 'Firewall rule',
+    replica: () => 'Read replica',
+    'allow-list': () => `Allow-list ${code('azure.extensions')}`,
+    role: () => `Role for ${text(serviceOf(step).title)}`,
+    extension: () => `Extension ${code('azure_ai')}`,
+    setting: () => wrapped(step.id.slice(step.target.length + 1)),
+  }
+  return subjects[step.kind]()
+}
+
+/** The place of a step, or of the same step in several databases. */
+function where(group: readonly ReportStep[], databases: number): string {
+  const [step] = group
+  if (step === undefined) return ''
+  if (step.kind === 'role') return `on ${named(step.target)}`
+  if (step.kind === 'replica') return code(step.target)
+  if (!inDatabase(step)) return 'of the server'
+  if (group.length > 3 && group.length === databases) return `in all ${databases} databases`
+  const shown = group.slice(0, 6).map((each) => code(each.target))
+  return `in ${shown.join(', ')}` + (group.length > shown.length ? ` and ${group.length - shown.length} more` : '')
+}
+
+/** What a step was or is to be: values as code, states in words. */
+function state(step: ReportStep, value: string): string {
+  if (/^\/subscriptions\//i.test(value)) return named(value)
+  const isValue = (step.kind === 'setting' && value !== 'not set' && value !== 'unknown') || step.kind === 'allow-list'
+  return isValue ? wrapped(value) : prose(value)
+}
+
+/** A resource by its name; the whole id shows under the pointer, and in the list of ids at the end. */
+function named(id: string): string {
+  return `<code title="${entities(cut(id))}">${entities(cut(lastSegment(id)))}</code>`
+}
+
+const order = (query: QueryResult): number => services.findIndex((service) => service.name === query.service)
+
+/** The answers, a row for each database, a column for each service. */
+function answersPart(report: Report): string {
+  const { queries } = report
+  if (queries.length === 0) return ''
+  const asked = services.filter((service) => queries.some((query) => query.service === service.name))
+  // In the order of the steps, which is that of the input; queries end when they end.
+  const planned = new Set(report.steps.filter(inDatabase).map((step) => step.target))
+  const databases = new Map<string, QueryResult[]>()
+  for (const database of planned) if (queries.some((query) => query.database === database)) databases.set(database, [])
+  for (const query of queries) databases.set(query.database, [...(databases.get(query.database) ?? []), query])
+  const rows = [...databases.entries()].map(([database, own]) => {
+    const bad = own.some((query) => query.status === 'failed')
+    const icon = bad ? '❌' : own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
+    const cells = asked.map((service) => answer(own.find((query) => query.service === service.name)))
+    return { bad, row: `| ${icon}&nbsp;${code(database)} | ${cells.join(' | ')} |` }
+  })
+  // What failed stands first.
+  const sorted = [...rows.filter((each) => each.bad), ...rows.filter((each) => !each.bad)].map((each) => each.row)
+  const head = `| Database | ${asked.map((service) => text(service.title)).join(' | ')} |\n|:--|${asked.map(() => ':--').join('|')}|`
+  const fold = sorted.length > foldedFrom && !rows.some((each) => each.bad)
+  return `### Test queries\n\n${table(head, sorted, `Answers of ${count(sorted.length, 'database')}`, fold)}`
+}
+
+function answer(query: QueryResult | undefined): string {
+  if (query === undefined) return ''
+  const { status, durationMs, attempts, proof } = query
+  const said =
+    status === 'passed'
+      ? wrapped(query.answer)
+      : `<sub>${soft(query.error.length > 160 ? `${query.error.slice(0, 160)}…` : query.error)}</sub>`
+  const notes = [
+    durationMs > 0 ? `${durationMs} ms` : '',
+    attempts > 1 ? `${attempts} tries` : '',
+    status === 'passed' && proof !== 'none' ? proof : '',
+  ].filter((note) => note !== '')
+  const line = notes.length === 0 ? '' : `<br/><sub>${notes.join(', ')}</sub>`
+  return `${status === 'passed' ? '' : `${queryIcons[status]} ${status}<br/>`}${said}${line}`
+}
+
+/** The queries as SQL, each once: most often they are the same in every database. */
+function sqlPart(report: Report): string {
+  const asked = report.queries.filter((query) => query.sql !== '').sort((a, b) => order(a) - order(b))
+  if (asked.length === 0) return ''
+  const all = new Set(asked.map((query) => query.database)).size
+  const groups = new Map<string, QueryResult[]>()
+  for (const query of asked) {
+    const key = JSON.stringify([query.service, query.sql])
+    groups.set(key, [...(groups.get(key) ?? []), query])
+  }
+  const rows = [...groups.values()].map((group) => {
+    const [query] = group as [QueryResult]
+    const some = group.slice(0, 6).map((each) => code(each.database))
+    const more = group.length > some.length ? ` and ${group.length - some.length} more` : ''
+    const only = new Set(group.map((each) => each.database)).size === all ? '' : `<br/><sub>in ${some.join(', ')}${more}</sub>`
+    return `| ${text(serviceNamed(query.service).title)}${only} | ${sqlBlock(query.sql)} |`
+  })
+  const title = 'The queries as SQL, as they ran; paste one into psql to see it again'
+  return `${table('| Query | SQL |\n|:--|:--|', rows, title, rows.length > foldedFrom)}`
+}
+
+/** SQL in a cell, an argument a line. A cell holds one line of Markdown: line breaks are entities. */
+function sqlBlock(sql: string): string {
+  const whole = sql.length > longestSql ? `${sql.slice(0, longestSql)}… -- cut; the whole stands in the report` : `${sql};`
+  const lines = whole
+    .split(/('(?:[^']|'')*')/)
+    .map((piece, index) => (index % 2 === 1 ? piece : piece.replaceAll(/(\(|, )(?=\w+ => )/g, (open) => `${open.trim()}\n  `)))
+    .join('')
+  const shown = entities(visible(lines)).replaceAll(/\r?\n/g, '&#10;')
+  // A block does not wrap: what is too wide for the page stands as code, which does.
+  const wide = lines.split('\n').some((line) => line.length > 95)
+  return wide ? `<code>${shown}</code>` : `<pre lang="sql"><code>${shown}</code></pre>`
+}
+
+function findingsPart(findings: readonly Finding[]): string {
+  if (findings.length === 0) return ''
+  const rows = findings.map((finding) => {
+    const title = `${findingIcons[finding.severity]} **${prose(finding.title)}** (${code(finding.code)})`
+    return `${title}\n\n${prose(finding.detail)}\n${finding.fix === '' ? '' : `\n${fix(finding.fix)}\n`}`
+  })
+  const { kept, left } = within(rows, partLimit)
+  const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it stands in the report.\n`]
+  return ['### Findings\n', ...kept, ...more].join('\n')
+}
+
+/** A fix: what is a command stands in a fence, for its copy button; what is a sentence stands as one, and wraps. */
+function fix(value: string): string {
+  if (value.includes('\n')) return fence(value)
+  const [, words = '', command = ''] =
+    /^(.*?)((?:(?<=^|[:;] )(?:az|curl|nslookup|SELECT|GRANT|ALTER|CREATE|CALL|SET) .*)?)$/s.exec(value) ?? []
+  const sentence = words.trim() === '' ? '' : `Fix: ${prose(words.trim())}`
+  return [sentence, command === '' ? '' : fence(command)].filter((each) => each !== '').join('\n\n')
+}
+
+function footer(report: Report): string {
+  const mode = report.mode === '' ? '' : `mode ${code(report.mode)} · `
+  const line = `<sub>${mode}${duration(report.durationMs)}</sub>`
+  const ids = [
+    report.server.id,
+    ...new Set(report.steps.filter((step) => step.kind === 'role').map((step) => step.target)),
+    report.server.principalId === '' ? '' : `${report.server.principalId}   (object id of the identity)`,
+  ].filter((id) => id !== '')
+  return ids.length === 0 ? line : `${folded('Ids', fence(ids.join('\n')))}\n${line}`
+}
+
+/** A table under the limit of a part, whole rows only; folded under its title. */
+function table(head: string, rows: readonly string[], title: string, fold: boolean): string {
+  const { kept, left } = within(rows, partLimit)
+  const more = left === 0 ? '' : `\n\n> The rest (${count(left, 'row')}) is left out here; it stands in the report.`
+  const body = `${[head, ...kept].join('\n')}${more}`
+  return fold ? folded(title, body) : `${body}\n`
+}
+
+/** As many of the texts, from the first, as stay below the limit in bytes. */
+function within(texts: readonly string[], bytes: number): { kept: readonly string[]; left: number } {
+  let sum = 0
+  let end = 0
+  for (const each of texts) {
+    sum += Buffer.byteLength(each) + 1
+    if (sum > bytes) break
+    end++
+  }
+  return { kept: texts.slice(0, end), left: texts.length - end }
+}
+
+function folded(title: string, body: string): string {
+  return `<details><summary>${title}</summary>\n\n${body}\n\n</details>\n`
+}
+
+/** A fence longer than any run of backticks inside; a value cannot end it. */
+function fence(body: string): string {
+  const runs = body.match(/`+/g) ?? []
+  const ticks = '`'.repeat(Math.max(3, ...runs.map((run) => run.length + 1)))
+  return `${ticks}\n${visible(body).slice(0, 4_000)}\n${ticks}`
+}
+
+/** A value as code. */
+export function code(value: string): string {
+  return value === '' ? '' : `<code>${entities(cut(value).replaceAll(/\s+/g, ' '))}</code>`
+}
+
+/** A value as text, its line breaks kept. */
+export function text(value: string): string {
+  return entities(cut(value)).replaceAll(/\r?\n/g, '<br/>')
+}
+
+/** A value as code that may wrap behind its separators; copied, it is what it was. */
+function wrapped(value: string): string {
+  return value === '' ? '' : `<code>${soft(value.replaceAll(/\s+/g, ' '))}</code>`
+}
+
+/** A value as text on one line that may wrap behind its separators. */
+function soft(value: string): string {
+  return cut(value)
+    .replaceAll(/\s+/g, ' ')
+    .split(/(?<=[./,:;=&?_-])(?=[^\s./,:;=&?_-])/)
+    .map(entities)
+    .join('<wbr>')
+}
+
+/** Our own sentences, with values of others inside: what stands between backticks becomes code, the rest text. */
+function prose(value: string): string {
+  return cut(value)
+    .split(/`([^`\n]+)`/)
+    .map((piece, index) => (index % 2 === 1 ? `<code>${entities(piece)}</code>` : entities(piece).replaceAll(/\r?\n/g, '<br/>')))
+    .join('')
+}
+
+function cut(value: string): string {
+  return visible(value.length > longest ? `${value.slice(0, longest)}…` : value)
+}
+
+/** Control characters and those that turn the direction of writing are shown as what they are. */
+function visible(value: string): string {
+  return value
+    .toWellFormed()
+    .replaceAll('\r\n', '\n')
+    .replaceAll(/[\p{Cc}\u200b-\u200f\u202a-\u202e\u2066-\u2069]/gu, (sign) =>
+      sign === '\n' || sign === '\t' ? sign : `\\u${(sign.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`,
+    )
+}
+
+/** What could begin markup, a mention, a reference or a link becomes an entity. */
+function entities(value: string): string {
+  return value.replaceAll(/[!"#$%&*+\-/:<>?@[\\\]^_`{|}~]/g, (sign) => `&#${sign.charCodeAt(0)};`)
+}

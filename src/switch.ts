@@ -1,0 +1,575 @@
+/**
+ * One attempt to switch a family in a database: the new settings are tried in a transaction, and only what the services
+ * accepted is committed; what fails afterwards is put back. Nothing stays open between attempts.
+ */
+import { Failure, outlook } from './errors.ts'
+import type { Journal, Proof } from './journal.ts'
+import { factsOf, judge } from './judge.ts'
+import { type Connection, sqlState } from './postgres/connection.ts'
+import {
+  askReadOnly,
+  type Call,
+  type CallOutcome,
+  type CallOutcomes,
+  forget,
+  restore,
+  type Setting,
+  trial,
+  write,
+} from './postgres/trial.ts'
+import { isConfigured } from './preconditions.ts'
+import { backoff, busy, pause, retrying, transient, type Verdict } from './retry.ts'
+import { type ServiceName, serviceNamed } from './services.ts'
+import { type ProveOptions, skipQuery, type Task, type Visibility } from './task.ts'
+import { duration } from './waiting.ts'
+
+/** Stands in for a stored key while a query runs: whoever is answered with this in place was not answered because of a key. */
+const notAKey = 'not-a-key-taken-out-of-reach'
+/** Leads nowhere, by RFC 2606. */
+const nowhere = 'https://trial.invalid'
+
+/** What came of an attempt: done, or not yet, or never. */
+export type Attempt = 'done' | { readonly failure: Failure; readonly final: boolean }
+
+/** One try of one family in one database. */
+export async function attempt(options: ProveOptions, task: Task): Promise<Attempt> {
+  const { journal, signal } = options
+  task.attempts++
+  try {
+    task.visibility ??= await settled(options, task, () => visibilityOf(options, task))
+    const visibility = task.visibility ?? 'unclear'
+    const result = await patiently(options, task.database.name, () => tryOnce(options, task, visibility))
+    if (result !== 'done') {
+      task.waitingFor = result.failure
+      if (result.final) giveUp(options, task, result.failure, journal)
+    }
+    return result
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    return { failure: databaseFailed(options, task, error), final: true }
+  }
+}
+
+async function tryOnce(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
+  const { inputs } = options
+  if (task.calls.length === 0) {
+    await commitAndCheck(options, task, 'none', () => true)
+    return task.blank === undefined ? 'done' : blankKey(options, task)
+  }
+  if (inputs.mode === 'verify') {
+    const outcomes = await askFreshly(options, task)
+    const verdict = judge(options, task, outcomes)
+    if (verdict !== 'passed') return verdict
+    record(options, task, outcomes, readOnlyProof(options, task))
+    return 'done'
+  }
+  const result = await prove(options, task, visibility)
+  return result === 'done' && task.blank !== undefined ? blankKey(options, task) : result
+}
+
+/** The trial as the extension allows it; what everybody has afterwards is checked on a connection of its own. */
+async function prove(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
+  if (visibility === 'hidden') return mayCommitNow(task) ? committedTrial(options, task) : tooSoon(task)
+  const keyed = options.inputs.authType === 'subscription-key'
+  const tried = keyed ? await keyTrial(options, task) : await hiddenKeyTrial(options, task)
+  if (tried.done !== undefined) {
+    if (tried.done === 'done' || tried.done.final || visibility !== 'unclear' || !differing(task)) return tried.done
+    if (!worksToday(task)) return committedTrial(options, task)
+    task.visibility = undefined
+    return tried.done
+  }
+  if (tried.accepted) {
+    const proof: Proof = task.keyStored && (tried.keyWins || !tried.keyOutOfReach) ? 'key-present' : 'keyless'
+    if (tried.keyWins) keyWins(options, task)
+    if (task.settings.length > 0) markWritten(options, task)
+    // What everybody sees from now on, read-only and on a connection of its own: these stand in the summary.
+    const after = await askFreshly(options, task)
+    const verdict = judge(options, task, after)
+    if (verdict === 'passed') {
+      record(options, task, after, proof)
+      return 'done'
+    }
+    if (task.settings.length > 0) await putBack(options, task, undefined)
+    return verdict
+  }
+  const verdict = judge(options, task, tried.outcomes)
+  if (verdict === 'passed') throw new Error('a trial that was accepted came to nothing')
+  // Nothing shows whether the trial's settings were seen: ask with committed ones before believing the failure.
+  if (visibility === 'unclear' && task.settings.length > 0) {
+    if (!worksToday(task)) return committedTrial(options, task)
+    // What answers users today may just have had a bad moment: look again in the next round.
+    task.visibility = undefined
+  }
+  return verdict
+}
+
+/** Whether there is anything to set; a key to blank is none, that comes after the proof. */
+const differing = (task: Task): boolean => task.settings.length > 0 || task.secrets.length > 0
+const worksToday = (task: Task): boolean => differing(task) && isConfigured(task.database, task.family)
+
+/** How long what answers users today is left alone between two trials that everybody sees, in milliseconds. */
+const committedTrialEveryMs = 60_000
+
+/** Settings that can be tried only by committing them: at once where nothing works today, else once a minute at most. */
+function mayCommitNow(task: Task): boolean {
+  const now = performance.now()
+  if (worksToday(task) && task.committedAt !== undefined && now - task.committedAt < committedTrialEveryMs) return false
+  task.committedAt = now
+  return true
+}
+
+function tooSoon(task: Task): Attempt {
+  if (task.waitingFor === undefined) throw new Error('a trial is too soon only after another')
+  return { failure: task.waitingFor, final: false }
+}
+
+function askFreshly(options: ProveOptions, task: Task): Promise<CallOutcomes> {
+  const { name, serverVersion } = task.database
+  return freshly(options, name, (connection) => askReadOnly(connection, serverVersion, task.calls))
+}
+
+interface Tried {
+  readonly accepted: boolean
+  readonly outcomes: CallOutcomes
+  readonly keyOutOfReach: boolean
+  /** The stored key is used although auth_type says otherwise. */
+  readonly keyWins: boolean
+  /** The attempt is over: what follows a trial was done with it. */
+  readonly done?: Attempt
+}
+
+/** The trial, with a stored key taken out of reach; a family that is set already is tried and rolled back only for that. */
+async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried> {
+  const { database, family } = task
+  const accept = (outcomes: CallOutcomes): boolean => judge(options, task, outcomes) === 'passed'
+  const run = (hide: { key: string; by: string } | undefined) =>
+    freshly(options, database.name, (connection) => {
+      return trial(connection, {
+        serverVersion: database.serverVersion,
+        settings: task.settings,
+        hide,
+        calls: task.calls,
+        commit: (outcomes) => {
+          const stays = task.settings.length > 0 && accept(outcomes)
+          if (stays) options.journal.writing()
+          return stays
+        },
+        log: options.log,
+      })
+    })
+  if (!task.keyStored) {
+    if (task.settings.length > 0) {
+      const { outcomes } = await run(undefined)
+      return { accepted: accept(outcomes), outcomes, keyOutOfReach: true, keyWins: false }
+    }
+    // In sync and no key: the read-only queries that follow say all there is to say.
+    return { accepted: true, outcomes: new Map(), keyOutOfReach: true, keyWins: false }
+  }
+  const wrong = await run({ key: family.key, by: notAKey })
+  if (wrong.hidden && accept(wrong.outcomes))
+    return { accepted: true, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
+  const refusal = [...wrong.outcomes.values()].find((each) => !each.ok)
+  const known =
+    refusal === undefined || refusal.ok ? 'unknown' : outlook({ origin: 'ai', code: refusal.code, text: refusal.text })
+  // The service refused the identity, not the stand-in: the key plays no part, and another try without it would hear the same.
+  if (wrong.hidden && !['final', 'unknown'].includes(known))
+    return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
+  const blank = await run({ key: family.key, by: '' })
+  if (blank.hidden)
+    return {
+      accepted: accept(blank.outcomes),
+      outcomes: blank.outcomes,
+      keyOutOfReach: true,
+      keyWins: wrong.hidden && accept(blank.outcomes),
+    }
+  if (wrong.hidden) return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
+  const within = await run(undefined)
+  return { accepted: accept(within.outcomes), outcomes: within.outcomes, keyOutOfReach: false, keyWins: false }
+}
+
+/** Commit, check at once on a fresh connection, put back what was when the check fails. */
+function committedTrial(options: ProveOptions, task: Task): Promise<Attempt> {
+  const keyed = options.inputs.authType === 'subscription-key'
+  return commitAndCheck(options, task, keyed ? 'key' : task.keyStored ? 'key-present' : 'keyless', undefined)
+}
+
+/** The trial of a key: it is stored as data, and the previous one, which nobody sees, can be put back by this connection only. */
+async function keyTrial(options: ProveOptions, task: Task): Promise<Tried> {
+  const accept = (outcomes: CallOutcomes): boolean => judge(options, task, outcomes) === 'passed'
+  const done = await commitAndCheck(options, task, 'key', accept)
+  return { accepted: done === 'done', outcomes: task.lastOutcomes, keyOutOfReach: true, keyWins: false, done }
+}
+
+/**
+ * Sets what differs and commits, when `accept` takes what the queries say inside the transaction, or unasked without it;
+ * then asks again on a fresh connection and puts back what was when that fails.
+ */
+async function commitAndCheck(
+  options: ProveOptions,
+  task: Task,
+  proof: Proof,
+  accept: ((outcomes: CallOutcomes) => boolean) | undefined,
+): Promise<Attempt> {
+  const { journal, log } = options
+  const { name, serverVersion } = task.database
+  const check = async (connection: Connection | undefined): Promise<Attempt> => {
+    if (task.calls.length === 0) return 'done'
+    let outcomes: CallOutcomes
+    try {
+      outcomes = await askFreshly(options, task)
+    } catch (error) {
+      // Cancelled before anything was proven: what worked is put back, on a line of its own.
+      if (options.signal.aborted && differing(task) && accept === undefined)
+        await putBack({ ...options, signal: AbortSignal.timeout(3_000) }, task, undefined).catch(() => undefined)
+      throw error
+    }
+    const verdict = judge(options, task, outcomes)
+    if (verdict === 'passed') {
+      if (connection !== undefined && task.secrets.length > 0) await forget(connection).catch(() => undefined)
+      record(options, task, outcomes, proof)
+      return 'done'
+    }
+    if (differing(task)) await putBack(options, task, connection)
+    return verdict
+  }
+  if (!differing(task)) return check(undefined)
+  return freshly(options, name, async (connection) => {
+    const { outcomes, committed } = await trial(connection, {
+      serverVersion,
+      settings: task.settings,
+      secrets: task.secrets,
+      keep: task.secrets.length > 0,
+      onExposed: () => exposed(options, task),
+      hide: undefined,
+      calls: accept === undefined ? [] : task.calls,
+      commit: (said) => {
+        const stays = accept === undefined || accept(said)
+        if (stays) journal.writing()
+        return stays
+      },
+      log,
+    })
+    if (!committed) {
+      const verdict = judge(options, task, outcomes)
+      return verdict === 'passed' ? 'done' : verdict
+    }
+    markWritten(options, task)
+    return check(connection)
+  })
+}
+
+/** Blanks the stored key now that the identity is proven; the queries have to pass without it, or it is put back. */
+async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
+  const { journal, log } = options
+  const { blank, database, family } = task
+  if (blank === undefined) return 'done'
+  const unable = (why: string): Attempt => {
+    journal.mark(blank.id, 'failed', why)
+    const failure = new Failure({
+      reason: 'database',
+      code: 'key-not-blanked',
+      title: 'A stored key could not be blanked',
+      detail: `${family.key} in "${database.name}": ${why}.`,
+      fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${database.name}"; if it is refused, DROP EXTENSION azure_ai and run this action again`,
+    })
+    journal.fail(failure)
+    return 'done'
+  }
+  // What is not seen before COMMIT, or has no time limit of its own, is not asked in the transaction.
+  const calls = task.visibility === 'hidden' ? [] : task.calls
+  return freshly(options, database.name, async (connection) => {
+    if (calls.length < task.calls.length) {
+      const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
+      if (may?.keep !== true)
+        return unable('it can be proven only once it is gone, and without the right to temporary tables it could not be put back')
+    }
+    for (let tries = 1; ; tries++) {
+      let refused = ''
+      let passing = false
+      const { committed } = await trial(connection, {
+        serverVersion: database.serverVersion,
+        settings: [[family.key, '']],
+        keep: true,
+        hide: undefined,
+        calls,
+        commit: (outcomes) => {
+          const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
+          passing = verdict !== 'passed' && !verdict.final
+          if (verdict === 'passed') journal.writing()
+          return verdict === 'passed'
+        },
+        log,
+      }).catch((error: unknown) => {
+        if (options.signal.aborted || verdictOnSql(error) !== false) throw error
+        refused = options.connector.failure(error, database.name, 'blanking the key').detail
+        return { committed: false }
+      })
+      if (committed) break
+      if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
+      await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
+    }
+    const outcomes = await askFreshly(options, task)
+    if (judge(options, task, outcomes) !== 'passed') {
+      const kept = await restore(connection, database.serverVersion, log)
+      return unable(`the test queries did not pass without it, and it ${kept ? 'was' : 'could not be'} put back`)
+    }
+    await forget(connection).catch(() => undefined)
+    journal.mark(blank.id, 'updated', '')
+    record(options, task, outcomes, 'keyless')
+    log.info(`Database "${database.name}": ${family.key} is blank`)
+    return 'done'
+  })
+}
+
+/** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
+function exposed({ journal, log }: ProveOptions, { database, family }: Task): void {
+  const settings = [...database.logging].map(([name, value]) => `${name} = ${value}`).join(', ')
+  const detail = `The role may not make temporary tables in "${database.name}", so ${family.key} travels as a bind parameter. Logging in force: ${settings || 'unknown'}.`
+  log.info(detail)
+  journal.finding({
+    severity: 'warning',
+    code: 'key-as-parameter',
+    title: 'A key may stand in the statement log',
+    detail,
+    fix: `GRANT TEMPORARY ON DATABASE "${database.name.replaceAll('"', '""')}" TO "${database.user.replaceAll('"', '""')}";   -- and rotate the key when statements are logged`,
+  })
+}
+
+function markWritten(options: ProveOptions, task: Task): void {
+  for (const step of task.steps) options.journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', '')
+}
+
+/** Puts the previous settings back; keys only on the connection that kept them. */
+async function putBack(options: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
+  const { journal, log } = options
+  const { name, serverVersion } = task.database
+  log.info(`… database "${name}": ${task.family.name} was committed and then failed; putting the previous settings back`)
+  const kept = connection !== undefined && task.secrets.length > 0 && (await restore(connection, serverVersion, log))
+  if (!kept)
+    await patiently(options, name, () => freshly(options, name, (other) => write(other, serverVersion, task.previous, log)))
+  if (!kept && task.secrets.length > 0) {
+    journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'key-not-put-back',
+        title: 'The previous key could not be put back',
+        detail: `${task.family.key} in "${name}" holds the new key, although its test query failed.`,
+        fix: `Run again with the right key as input, or set it: SELECT azure_ai.set_setting('${task.family.key}', 'KEY');   -- in "${name}"`,
+      }),
+    )
+  }
+  for (const step of task.steps) journal.mark(step.id, step.status, 'was set, failed its test query, and was put back')
+}
+
+/** What a read-only query proves: a stored key cannot be taken out of reach by reading, but a resource may refuse all keys. */
+export function readOnlyProof({ inputs, resources }: ProveOptions, { keyStored, calls, database, family }: Task): Proof {
+  if (inputs.authType === 'subscription-key') return 'key'
+  const asIdentity = database.settings.get(family.authType) === 'managed-identity'
+  // In a verify the endpoint is not held against the resource: what the resource refuses proves nothing then.
+  const refusesKeys =
+    inputs.mode !== 'verify' && calls.every((call) => resources.get(call.name as ServiceName)?.localAuthDisabled === true)
+  return !keyStored || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
+}
+
+/** Runs `body` with whatever the database does to us retried; a failure that stays belongs to the task. */
+async function settled<T>(options: ProveOptions, task: Task, body: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await patiently(options, task.database.name, body)
+  } catch (error) {
+    if (options.signal.aborted) throw options.signal.reason
+    // The attempt that follows meets the same failure and tells it; until then nothing is known.
+    options.log.debug(
+      `database "${task.database.name}": ${options.connector.failure(error, task.database.name, 'looking').message}`,
+    )
+    return undefined
+  }
+}
+
+export function patiently<T>(options: ProveOptions, database: string, body: () => Promise<T>): Promise<T> {
+  return retrying(body, {
+    signal: options.signal,
+    verdict: verdictOnSql,
+    onWait: (error, waitMs, leftMs) => {
+      const { title } = options.connector.failure(error, database, 'switching')
+      options.log.info(`… database "${database}": ${title}; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`)
+    },
+  })
+}
+
+/**
+ * Which failures of PostgreSQL are worth another try, each in a transaction of its own: 40P01, 40001, 55P03 another
+ * writer; 57P01, 57P02, 57P03, 08xxx and a broken line a restart or a failover; 53300 a moment without connections.
+ */
+function verdictOnSql(error: unknown): Verdict {
+  const code = sqlState(error)
+  if (['40P01', '40001', '55P03'].includes(code)) return { schedule: busy }
+  if (
+    [
+      '57P01',
+      '57P02',
+      '57P03',
+      '53300',
+      '08000',
+      '08003',
+      '08006',
+      '08001',
+      'ECONNRESET',
+      'ECONNREFUSED',
+      'EPIPE',
+      'CONNECTION_LOST',
+    ].includes(code)
+  ) {
+    return { schedule: transient }
+  }
+  return false
+}
+
+/** A fresh connection for each thing: a session may remember settings it saw. */
+export async function freshly<T>(
+  options: ProveOptions,
+  database: string,
+  body: (connection: Connection) => Promise<T>,
+): Promise<T> {
+  const connection = await options.connector.connect(database, options.signal)
+  try {
+    return await body(connection)
+  } finally {
+    await connection.close()
+  }
+}
+
+const first = (outcomes: CallOutcomes): CallOutcome | undefined => [...outcomes.values()][0]
+
+/**
+ * Whether a trial means anything here: with the endpoint set to nowhere inside a transaction the query must fail, and in
+ * another way than it does without; else what answers is what is committed.
+ */
+async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibility> {
+  const [call] = task.calls
+  // Nothing would be tried, neither a setting nor the absence of a key.
+  if (task.visibility !== undefined) return task.visibility
+  if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && !task.keyStored)) return 'visible'
+  const { name, serverVersion } = task.database
+  const { log } = options
+  const control = await freshly(options, name, (connection) =>
+    trial(connection, {
+      serverVersion,
+      settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
+      hide: undefined,
+      calls: [call],
+      commit: () => false,
+      log,
+    }),
+  )
+  const answered = first(control.outcomes)
+  if (answered?.ok === true) {
+    options.journal.finding({
+      severity: 'notice',
+      code: 'uncommitted-settings-not-seen',
+      title: 'The extension does not see uncommitted settings',
+      detail: `${task.family.name}: a query succeeded although the endpoint led nowhere in its transaction. What is set can be proven only once it is committed: it is checked at once then, and put back when it fails.`,
+      fix: '',
+    })
+    return 'hidden'
+  }
+  if (answered?.text.includes(new URL(nowhere).host) === true) return 'visible'
+  const before = first(await freshly(options, name, (connection) => askReadOnly(connection, serverVersion, [call])))
+  return before?.ok === false && answered?.ok === false && before.text === answered.text ? 'unclear' : 'visible'
+}
+
+/** The settings with one of them replaced or added, in the fixed order of their names. */
+function inOrder(settings: readonly Setting[], other: Setting): Setting[] {
+  return [...settings.filter(([key]) => key !== other[0]), other].sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
+/** The database itself failed, not what the queries ask. */
+export function databaseFailed(options: ProveOptions, task: Task, error: unknown): Failure {
+  const { journal } = options
+  const failure = options.connector.failure(error, task.database.name, `asking ${task.family.name}`)
+  for (const step of task.steps) journal.mark(step.id, 'failed', failure.title)
+  for (const call of task.calls) queryFailed(options, task, call, failure.title)
+  journal.fail(failure)
+  return failure
+}
+
+/** The queries as they stand in report and summary. */
+export function record(options: ProveOptions, task: Task, outcomes: CallOutcomes, proof: Proof): void {
+  for (const call of task.calls) {
+    const outcome = outcomes.get(call.name)
+    const service = serviceNamed(call.name as ServiceName)
+    options.journal.query({
+      database: task.database.name,
+      service: service.name,
+      sql: call.sql,
+      status: 'passed',
+      proof,
+      attempts: task.attempts,
+      durationMs: Math.round(outcome?.durationMs ?? 0),
+      answer: outcome?.ok === true ? service.test.answer(outcome.answer) : 'access granted (the model does not embed)',
+      error: '',
+    })
+  }
+}
+
+function queryFailed(options: ProveOptions, task: Task, call: Call, error: string): void {
+  options.journal.query({
+    database: task.database.name,
+    service: call.name as ServiceName,
+    sql: call.sql,
+    status: 'failed',
+    proof: 'none',
+    attempts: task.attempts,
+    durationMs: 0,
+    answer: '',
+    error,
+  })
+}
+
+function keyWins(options: ProveOptions, task: Task): void {
+  options.journal.finding({
+    severity: 'warning',
+    code: 'key-wins',
+    title: 'The stored key is used although the identity is asked for',
+    detail: `${task.family.name} in "${task.database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
+    fix: `SELECT azure_ai.set_setting('${task.family.key}', '');   -- in "${task.database.name}"`,
+  })
+}
+
+/** The time is up, or waiting cannot help: what was is still there. */
+export function giveUp(options: ProveOptions, task: Task, why: Failure | undefined, journal: Journal): void {
+  const failure =
+    why ??
+    new Failure({
+      reason: 'verification',
+      code: 'not-tried',
+      title: 'A test query was never asked',
+      detail: `${task.family.name} in "${task.database.name}"`,
+      fix: 'Raise `verify-timeout-minutes` and run again.',
+    })
+  const tried = task.attempts > 0
+  for (const call of task.calls) {
+    const outcome = task.lastOutcomes.get(call.name)
+    if (outcome?.ok === true && task.steps.length > 0) {
+      skipQuery(
+        journal,
+        task.database.name,
+        call.name as ServiceName,
+        'passed in the trial, which was rolled back because another test query of its family failed',
+      )
+    } else if (outcome?.ok === true)
+      record(options, { ...task, calls: [call] }, task.lastOutcomes, readOnlyProof(options, task))
+    else if (tried) queryFailed(options, task, call, outcome?.ok === false ? outcome.text : failure.detail)
+    else skipQuery(journal, task.database.name, call.name as ServiceName, 'waits for the same family in the first database')
+  }
+  const working = task.steps.length > 0
+  for (const step of task.steps) {
+    const now = journal.steps.find((each) => each.id === step.id)
+    if (now?.detail === '') journal.mark(step.id, step.status, 'left as it was: its test query did not pass')
+  }
+  if (tried)
+    journal.fail(
+      working
+        ? new Failure({ ...factsOf(failure), detail: `${failure.detail}\nThe settings were left as they were.` }, failure.cause)
+        : failure,
+    )
+}
