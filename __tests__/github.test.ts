@@ -1,0 +1,767 @@
+/**
+ * The drift issue and the pull request comment against the emulated REST API, over real HTTPS. The product's module runs in
+ * a process of its own, as NODE_EXTRA_CA_CERTS and the proxy variables are read when a process starts.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer, type Server } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { createAuthority } from '../emulator/certificates.ts'
+import { defaultWorld } from '../emulator/default-world.ts'
+import { createGitHubRest } from '../emulator/github-rest.ts'
+import { type HttpServer, listen } from '../emulator/http.ts'
+import type { Exchange, GitHubComment, GitHubIssue, World } from '../emulator/world.ts'
+import type { Finding } from '../src/errors.ts'
+import type { Place } from '../src/github/conversation.ts'
+import type { Report } from '../src/report.ts'
+
+type ReportStep = Report['steps'][number]
+interface Answer {
+  finding: Finding | null
+  log: string[]
+}
+
+/** Proxies are not asked for loopback names. Only the proxy of these tests knows where this one is. */
+const apiName = 'api.contoso.test'
+const world: World = defaultWorld()
+const { github } = world
+let folder = ''
+let http: HttpServer
+let url = ''
+let caFile = ''
+let run: Runner
+
+/** The module in a process of its own. */
+interface Runner {
+  issue(report: Report, place?: Partial<Place>, abortAfterMs?: number): Promise<Answer>
+  comment(report: Report, place?: Partial<Place>): Promise<Answer>
+  stop(): Promise<void>
+}
+
+const script = `
+const { keepDriftIssue, keepPullRequestComment } = await import(${JSON.stringify(new URL('../src/github/conversation.ts', import.meta.url).href)})
+process.on('message', async ({ id, what, report, place, abortAfterMs }) => {
+  const log = []
+  const say = (text) => log.push(text)
+  const controller = new AbortController()
+  if (abortAfterMs !== undefined) setTimeout(() => controller.abort(new Error('The run was cancelled')), abortAfterMs)
+  const options = { signal: controller.signal, log: { debug: say, info: say, secret: say, group: (_, body) => body() } }
+  const finding = await (what === 'issue' ? keepDriftIssue : keepPullRequestComment)({ ...report }, { ...place }, options)
+    .catch((error) => ({ code: 'rejected', detail: String(error?.stack) }))
+  process.send({ id, finding: finding ?? null, log })
+})
+process.send({ ready: true })`
+
+async function runner(env: Record<string, string> = {}): Promise<Runner> {
+  const child: ChildProcess = spawn(process.execPath, ['--input-type=module', '--eval', script], {
+    env: { PATH: process.env['PATH'] ?? '', NODE_EXTRA_CA_CERTS: caFile, GITHUB_API_URL: `${url}/github/api`, ...env },
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  const waiting = new Map<number, (answer: Answer) => void>()
+  let count = 0
+  await new Promise<void>((resolve, reject) => {
+    child.on('message', (message: { ready?: boolean; id: number } & Answer) => {
+      if (message.ready) resolve()
+      else waiting.get(message.id)?.(message)
+    })
+    child.on('exit', (code) => reject(new Error(`the process ended with ${code}`)))
+  })
+  const call = (what: string, report: Report, place: Partial<Place>, abortAfterMs?: number): Promise<Answer> =>
+    new Promise((resolve) => {
+      const id = ++count
+      waiting.set(id, resolve)
+      // An absent number does not survive the way as `undefined`, but is absent again.
+      child.send({ id, what, report, place: { ...here(), ...place }, abortAfterMs })
+    })
+  return {
+    issue: (report, place = {}, abortAfterMs) => call('issue', report, place, abortAfterMs),
+    comment: (report, place = {}) => call('comment', report, { pullRequest: 7, ...place }),
+    stop: () =>
+      new Promise((resolve) => {
+        child.on('exit', () => resolve())
+        child.kill()
+      }),
+  }
+}
+
+function here(): Omit<Place, 'pullRequest'> {
+  return {
+    apiUrl: `${url}/github/api`,
+    serverUrl: 'https://github.com',
+    owner: 'contoso',
+    repository: 'shop',
+    runUrl: 'https://github.com/contoso/shop/actions/runs/4711',
+    token: github.token ?? '',
+    fromFork: false,
+  }
+}
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'github-'))
+  const authority = await createAuthority(folder)
+  caFile = authority.caFile
+  const handlers = {} as Parameters<typeof listen>[0]['handlers']
+  http = await listen({ world, authority, names: ['localhost', '127.0.0.1', '::1', apiName], planeOf: () => 'github', handlers })
+  url = `https://localhost:${http.port}`
+  handlers.github = createGitHubRest(world, url)
+  run = await runner()
+})
+
+afterAll(async () => {
+  await run.stop()
+  await http.stop()
+  await rm(folder, { recursive: true, force: true })
+})
+
+const bot = { login: 'github-actions[bot]', type: 'Bot', association: 'NONE' } as const
+const stranger = { login: 'mallory', type: 'User', association: 'NONE' } as const
+
+beforeEach(() => {
+  issues().length = 0
+  issues().push(issueOf({ number: 7, title: 'A change', isPullRequest: true, author: stranger }))
+  world.exchanges.length = 0
+  world.delays.latency = 0
+  delete world.fault
+  for (const name of ['permissions', 'actor', 'visibility', 'issuesEnabled', 'archived', 'dropsLabels'] as const)
+    delete github[name]
+})
+
+function issues(): GitHubIssue[] {
+  github.issues ??= []
+  return github.issues
+}
+const drifts = (): GitHubIssue[] => issues().filter((issue) => /azure-ai-postgres-identity drift/.test(issue.body))
+function theIssue(): GitHubIssue {
+  const [issue, ...others] = drifts()
+  if (issue === undefined || others.length > 0) throw new Error(`${drifts().length} drift issues`)
+  return issue
+}
+const comments = (): string[] => theIssue().comments.map((comment) => comment.body)
+const pullRequestComments = (): GitHubComment[] => issues().find((issue) => issue.number === 7)?.comments ?? []
+const writes = (): Exchange[] => world.exchanges.filter((exchange) => exchange.method !== 'GET')
+
+function issueOf(given: Partial<GitHubIssue> & { number: number }): GitHubIssue {
+  const at = '2026-01-05T08:00:00Z'
+  const common = {
+    body: '',
+    state: 'open',
+    stateReason: null,
+    labels: [],
+    author: bot,
+    isPullRequest: false,
+    comments: [],
+  } as const
+  return { title: `Issue ${given.number}`, createdAt: at, updatedAt: at, ...structuredClone(common), ...given } as GitHubIssue
+}
+
+const serverId =
+  '/subscriptions/0f5ae1b2-77c3-4b52-9d6e-2f6f3f6ad101/resourceGroups/shop/providers/Microsoft.DBforPostgreSQL/flexibleServers/contoso-db'
+const principal = '5f0c6a7e-1111-4222-8333-c0ffee000001'
+const account = `${serverId.split('/providers')[0]}/providers/Microsoft.CognitiveServices/accounts/contoso-openai`
+
+const steps: Record<string, ReportStep> = {
+  identity: step('identity', 'identity', `on (${principal})`, 'system-assigned identity on', 'in-sync'),
+  role: { ...step('role/openai', 'role', 'not assigned', 'Cognitive Services OpenAI User', 'missing'), target: account },
+  allowList: step('allow-list', 'allow-list', 'postgis', 'postgis, azure_ai', 'different'),
+  endpoint: step(
+    'app/azure_openai.endpoint',
+    'setting',
+    'https://old.openai.azure.com',
+    'https://contoso-openai.openai.azure.com',
+    'different',
+  ),
+  key: step('app/azure_openai.subscription_key', 'setting', 'sk-must-never-show', 'not set', 'different'),
+}
+
+function step(id: string, kind: ReportStep['kind'], current: string, desired: string, status: ReportStep['status']): ReportStep {
+  return { id, kind, target: id.split('/')[0] ?? id, current, desired, status, detail: '' }
+}
+
+function mended(from: ReportStep | undefined): ReportStep {
+  if (from === undefined) throw new Error('no such step')
+  return { ...from, status: 'in-sync', current: from.desired }
+}
+
+/** A check's report; `drift` when one of the steps differs. */
+function reportOf(given: readonly (ReportStep | undefined)[], more: Partial<Report> = {}): Report {
+  const own = given.filter((each) => each !== undefined)
+  const drift = own.some((each) => ['missing', 'different', 'failed'].includes(each.status))
+  return {
+    schemaVersion: 1,
+    mode: 'check',
+    part: 'all',
+    result: drift ? 'drift' : 'in-sync',
+    failureReason: drift ? 'drift' : 'none',
+    changed: false,
+    drift,
+    verified: !drift,
+    planId: 'p1-3c0ffee',
+    startedAt: '2026-01-05T08:00:00.000Z',
+    durationMs: 4_000,
+    server: { id: serverId, name: 'contoso-db', host: 'contoso-db.postgres.database.azure.com', principalId: principal },
+    steps: own,
+    queries: [],
+    findings: [],
+    ...more,
+  }
+}
+
+const drifted = (): Report => reportOf([steps['identity'], steps['role'], steps['endpoint']])
+const inSync = (): Report => reportOf([steps['identity'], mended(steps['role']), mended(steps['endpoint'])])
+
+async function kept(answer: Promise<Answer>): Promise<string[]> {
+  const { finding, log } = await answer
+  expect(finding).toBeNull()
+  return log
+}
+
+describe('the drift issue', () => {
+  test('lives: opened, left alone, edited, closed, opened again', async () => {
+    await kept(run.issue(inSync()))
+    expect(writes(), 'nothing to open').toEqual([])
+
+    const log = await kept(run.issue(drifted()))
+    expect(log.join('\n')).toContain(`Drift issue: opened ${url}/contoso/shop/issues/8`)
+    expect(theIssue()).toMatchObject({
+      state: 'open',
+      labels: ['azure-ai-drift'],
+      title: 'Drift: contoso-db is not as its workflow asks',
+    })
+    const first = theIssue().body
+    expect(first).toContain('2 of 3 steps differ')
+    expect(first).toContain('[this run](https://github.com/contoso/shop/actions/runs/4711)')
+    expect(first.indexOf('role&#47;openai'), 'what differs stands first').toBeLessThan(first.indexOf('<code>identity</code>'))
+    expect(first).not.toContain('/subscriptions/')
+
+    world.exchanges.length = 0
+    await kept(run.issue(drifted(), { runUrl: 'https://github.com/contoso/shop/actions/runs/4712' }))
+    expect(writes(), 'the same drift is not written again').toEqual([])
+
+    const another = { ...steps['endpoint'], current: 'https://third.openai.azure.com' } as ReportStep
+    await kept(run.issue(reportOf([steps['identity'], steps['role'], another])))
+    expect(theIssue().body).toContain('third')
+    expect(comments(), 'the same steps with other values are no news').toEqual([])
+
+    await kept(run.issue(reportOf([steps['identity'], mended(steps['role']), another, steps['allowList']])))
+    expect(comments()).toHaveLength(1)
+    expect(comments()[0]).toMatch(/Differs now: <code>allow&#45;list<\/code>\n- As asked again: <code>role&#47;openai<\/code>/)
+
+    await kept(run.issue(reportOf([steps['identity'], another, steps['allowList']])))
+    expect(comments(), 'what is no longer asked for and did not differ is no news').toHaveLength(1)
+    await kept(run.issue(reportOf([steps['identity'], steps['allowList']])))
+    expect(comments()[1]).toContain('No longer asked for: 1 step')
+
+    await kept(run.issue(reportOf([steps['identity'], mended(steps['allowList'])])))
+    expect(theIssue()).toMatchObject({ state: 'closed', stateReason: 'completed' })
+    expect(theIssue().body).toContain('is as its workflow asks')
+    expect(comments()[2]).toContain('Nothing differs any more')
+    world.exchanges.length = 0
+    await kept(run.issue(inSync()))
+    expect(writes(), 'closed is closed').toEqual([])
+
+    await kept(run.issue(drifted()))
+    expect(theIssue()).toMatchObject({ number: 8, state: 'open', stateReason: 'reopened' })
+    expect(comments()[3]).toMatch(/differs again.*\n\n- Differs now: <code>role/s)
+
+    await kept(run.issue({ ...inSync(), mode: 'apply', result: 'changed', changed: true }))
+    expect(theIssue().state).toBe('closed')
+    expect(comments()[4]).toContain('Mended by [this run]')
+  })
+
+  test('is left alone by a run that failed, and by one that looked at test queries only', async () => {
+    await kept(run.issue(drifted()))
+    world.exchanges.length = 0
+    const failed = { result: 'failed', drift: true, failureReason: 'permission' } as const
+    await kept(run.issue({ ...drifted(), ...failed }))
+    await kept(run.issue({ ...inSync(), ...failed, failureReason: 'verification' }))
+    await kept(run.issue({ ...inSync(), mode: 'verify', steps: [] }))
+    expect(world.exchanges).toEqual([])
+  })
+
+  test('keeps what a run of the other part did not look at', async () => {
+    await kept(run.issue({ ...drifted(), part: 'all' }))
+    const notSeen = { ...steps['endpoint'], status: 'skipped', detail: 'part: azure runs no SQL' } as ReportStep
+    await kept(run.issue({ ...reportOf([steps['identity'], mended(steps['role']), notSeen]), part: 'azure' }))
+    expect(theIssue().state).toBe('open')
+    expect(theIssue().body).toContain('differed, not looked at since')
+    expect(comments()[0]).toBe(
+      'The drift changed, seen by [this run](https://github.com/contoso/shop/actions/runs/4711).\n\n- As asked again: <code>role&#47;openai</code>',
+    )
+    const role = { ...steps['role'], status: 'skipped', detail: 'part: database' } as ReportStep
+    await kept(run.issue({ ...reportOf([role, mended(steps['endpoint'])]), part: 'database' }))
+    expect(theIssue().state).toBe('closed')
+  })
+
+  test('two servers have one each', async () => {
+    const other = drifted()
+    await kept(run.issue(drifted()))
+    await kept(
+      run.issue({ ...other, server: { ...other.server, id: serverId.replace('contoso-db', 'second-db'), name: 'second-db' } }),
+    )
+    await kept(run.issue({ ...drifted(), server: { ...other.server, id: serverId.toUpperCase() } }))
+    expect(drifts().map((issue) => issue.title)).toEqual([
+      expect.stringContaining('contoso-db'),
+      expect.stringContaining('second-db'),
+    ])
+  })
+
+  test('there is one after a race of several runs', async () => {
+    world.delays.latency = 60
+    await Promise.all([1, 2, 3].map(async () => kept(run.issue(drifted()))))
+    const created = writes().filter((exchange) => exchange.method === 'POST' && exchange.url.endsWith('/issues'))
+    expect(created.length, 'they did race').toBe(3)
+    const [first, ...others] = drifts()
+    expect(first).toMatchObject({ number: 8, state: 'open', comments: [] })
+    for (const other of others) {
+      expect(other).toMatchObject({ state: 'closed', stateReason: 'not_planned', comments: [{ body: 'Duplicate of #8' }] })
+    }
+    world.delays.latency = 0
+    await kept(run.issue(inSync()))
+    await kept(run.issue(drifted()))
+    expect(
+      drifts()
+        .filter((issue) => issue.state === 'open')
+        .map((issue) => issue.number),
+    ).toEqual([8])
+  })
+
+  test('closes open duplicates, whatever left them there', async () => {
+    await kept(run.issue(drifted()))
+    const { body } = theIssue()
+    issues().push(
+      issueOf({ number: 9, body, labels: ['azure-ai-drift'] }),
+      issueOf({ number: 10, body, labels: ['azure-ai-drift'] }),
+    )
+    await kept(run.issue(drifted()))
+    expect(drifts().map((issue) => issue.state)).toEqual(['open', 'closed', 'closed'])
+    expect(drifts()[2]?.comments[0]?.body).toBe('Duplicate of #8')
+  })
+
+  test('is found among 250 others, on later pages and without its label', async () => {
+    await kept(run.issue(drifted()))
+    for (let number = 9; number < 259; number++) issues().push(issueOf({ number, labels: ['azure-ai-drift'] }))
+    await kept(run.issue(drifted()))
+    expect(world.exchanges.filter((exchange) => exchange.url.includes('page=3')).length).toBe(1)
+    for (const issue of issues()) issue.labels = []
+    await kept(run.issue(inSync()))
+    expect(theIssue()).toMatchObject({ number: 8, state: 'closed' })
+    await kept(run.issue(drifted()))
+    expect(theIssue()).toMatchObject({ number: 8, state: 'open' })
+  })
+
+  test('goes without a label that is dropped', async () => {
+    github.dropsLabels = true
+    await kept(run.issue(drifted()))
+    await kept(run.issue(drifted()))
+    await kept(run.issue(inSync()))
+    expect(theIssue()).toMatchObject({ labels: [], state: 'closed' })
+  })
+
+  test('does not take over what a stranger wrote, nor a pull request', async () => {
+    github.visibility = 'public'
+    await kept(run.issue(drifted()))
+    const { body } = theIssue()
+    issues().length = 0
+    issues().push(
+      issueOf({ number: 3, body, labels: ['azure-ai-drift'], author: stranger }),
+      issueOf({ number: 4, body, labels: ['azure-ai-drift'], isPullRequest: true }),
+    )
+    await kept(run.issue(drifted()))
+    expect(drifts().map((issue) => issue.number)).toEqual([3, 4, 5])
+    expect(drifts()[0]).toMatchObject({ body, state: 'open', comments: [] })
+    const member = { login: 'ada', type: 'User', association: 'MEMBER' } as const
+    issues().length = 0
+    github.actor = member
+    await kept(run.issue(drifted()))
+    await kept(run.issue(inSync()))
+    expect(theIssue(), 'a personal token of a member is as good').toMatchObject({ state: 'closed', author: member })
+  })
+
+  test('stays below the limit of GitHub', async () => {
+    const many = Array.from({ length: 5_000 }, (_, index) =>
+      step(
+        `database-${index} <with> @a/lengthy#name/azure_openai.endpoint`,
+        'setting',
+        '&'.repeat(900),
+        `https://${index}`,
+        'different',
+      ),
+    )
+    const rest = Array.from({ length: 3_000 }, (_, index) =>
+      step(`quiet-${index}/extension`, 'extension', 'azure_ai 1.1.0', 'azure_ai', 'in-sync'),
+    )
+    for (const report of [reportOf(many), reportOf([...rest, ...many]), reportOf([...many.slice(0, 3), ...rest])]) {
+      issues().length = 0
+      await kept(run.issue(report))
+      const { body } = theIssue()
+      expect(body.length).toBeLessThanOrEqual(65_000)
+      expect(body).toMatch(/\d+ more rows left out here; the run's report has them all\./)
+      expect(body).toMatch(/ -->\n$/)
+      world.exchanges.length = 0
+      await kept(run.issue(report))
+      expect(writes()).toEqual([])
+      await kept(run.issue(reportOf([...report.steps.slice(0, -1), steps['allowList']])))
+      await kept(run.issue(reportOf(report.steps.map(mended))))
+      expect(theIssue().state).toBe('closed')
+      issues().push(issueOf({ number: 7, isPullRequest: true }))
+      await kept(run.comment(report))
+      expect(pullRequestComments()[0]?.body.length).toBeLessThanOrEqual(65_000)
+    }
+  })
+})
+
+describe('what strangers may read', () => {
+  const outside = 'FATAL: password authentication failed for user "ada"'
+  const all = (): Report => {
+    const endpoint = { ...steps['endpoint'], detail: outside } as ReportStep
+    const finding = {
+      severity: 'warning',
+      code: 'key-stored',
+      title: `Trouble at ${account}`,
+      detail: outside,
+      fix: `az ${account}`,
+    } as const
+    return reportOf([steps['identity'], steps['role'], steps['allowList'], endpoint, steps['key']], { findings: [finding] })
+  }
+
+  test.each(['public', undefined, 'private', 'internal'] as const)('%s repository', async (visibility) => {
+    if (visibility === undefined) {
+      // GitHub does not say.
+      world.fault = ({ url: path }) =>
+        path.endsWith('/repos/contoso/shop') ? { kind: 'answer', status: 404, body: '{"message":"Not Found"}' } : undefined
+    } else github.visibility = visibility
+    await kept(run.issue(all()))
+    await kept(run.comment(all()))
+    for (const body of [theIssue().body, pullRequestComments()[0]?.body ?? '']) {
+      const seen = decoded(body)
+      expect(seen).toContain('contoso-db')
+      expect(seen).toContain('app/azure_openai.endpoint')
+      expect(seen).toContain('Cognitive Services OpenAI User')
+      expect(seen).toContain('key-stored')
+      expect(seen).not.toContain('sk-must-never-show')
+      const restricted = [principal, 'openai.azure.com', 'contoso-openai', 'postgis', 'FATAL', 'Trouble']
+      if (visibility === 'private' || visibility === 'internal') {
+        for (const value of restricted) expect(seen).toContain(value)
+      } else {
+        for (const value of [...restricted, 'subscriptions', '0f5ae1b2']) expect(seen).not.toContain(value)
+        expect(seen).toMatch(/app\/azure_openai\.endpoint<\/code> \| <code>another value<\/code> \| <code>as asked<\/code>/)
+        expect(seen).toContain('<code>without azure_ai</code> | <code>with azure_ai</code>')
+      }
+    }
+  })
+
+  test('an issue is written anew when the repository becomes public', async () => {
+    await kept(run.issue(all()))
+    github.visibility = 'public'
+    await kept(run.issue(all()))
+    expect(decoded(theIssue().body)).not.toContain('openai.azure.com')
+    expect(comments()).toEqual([])
+  })
+})
+
+describe('values from outside', () => {
+  test.each([
+    'a|b\n# @octocat #1 GH-2 contoso/shop#3 <script>alert(1)</script>',
+    '--> <!-- azure-ai-postgres-identity drift 0123456789abcdef0123456789abcdef 0123456789abcdef  -->',
+    '`</code>` [x](https://evil.example) ![i](https://evil.example/i.png) https://evil.example @contoso/team',
+    '\u202e\u2066\u200b\u0007 *b* _i_ ~s~ $x$ &commat;octocat :tada: 7f0c3a1d5be94a2c8e6f01b2d3c4e5f601728394',
+  ])('form no markup: %j', async (hostile) => {
+    const one = step(`${hostile}/azure_openai.endpoint`, 'setting', hostile, hostile, 'different')
+    const role = { ...step('role/openai', 'role', hostile, hostile, 'missing'), target: `${account}/${hostile}`, detail: hostile }
+    const report = reportOf([one, { ...role, detail: hostile }], {
+      planId: hostile,
+      server: { id: serverId, name: hostile, host: hostile, principalId: hostile },
+      findings: [{ severity: 'error', code: hostile, title: hostile, detail: hostile, fix: hostile }],
+    })
+    const runUrl = `https://github.com/contoso/shop/actions/runs/1)@octocat<script>`
+    await kept(run.issue(report, { runUrl }))
+    await kept(run.issue(reportOf([one, steps['allowList']], { server: report.server }), { runUrl }))
+    await kept(run.issue(reportOf([mended(one)], { server: report.server }), { runUrl }))
+    await kept(run.issue(report, { runUrl }))
+    await kept(run.comment(report, { runUrl }))
+    const texts = [theIssue().body, ...comments(), ...pullRequestComments().map((each) => each.body)]
+    expect(texts).toHaveLength(5)
+    for (const body of texts) {
+      // What is left without code, our own tags and our own links is our own words.
+      const left = body
+        .replaceAll(/<code>(?:[^<>@#&|`\n]|&#\d+;)*<\/code>/g, 'VALUE')
+        .replaceAll(
+          /\[(this run|the run)\]\(https:\/\/github\.com\/contoso\/shop\/actions\/runs\/1%29@octocat%3Cscript%3E\)/g,
+          'LINK',
+        )
+        .replace(/<!-- azure-ai-postgres-identity (drift|plan) [0-9a-f. ]+ -->\n$/, '')
+        .replaceAll(/<\/?(br\/|sub|details|summary)>/g, '')
+      expect(left).not.toMatch(/[<>@`\\[\]!$~*]|evil|octocat|script|#\d|[0-9a-f]{7,}/)
+      expect(left).toMatch(/VALUE|LINK/)
+    }
+    expect(theIssue().title).not.toMatch(/[^\w. :-]/)
+  })
+})
+
+/** Entities as what they stand for. */
+function decoded(markdown: string): string {
+  return markdown.replaceAll(/&#(\d+);/g, (_, number: string) => String.fromCharCode(Number(number)))
+}
+
+describe('what GitHub refuses', () => {
+  const answer = (status: number, message: string, headers: Record<string, string> = {}) =>
+    ({ kind: 'answer', status, headers, body: JSON.stringify({ message }) }) as const
+
+  test('a token without issues: write, private and public', async () => {
+    github.permissions = { issues: 'none' }
+    const { finding } = await run.issue(drifted())
+    expect(finding).toMatchObject({ severity: 'warning', code: 'drift-issue-permission' })
+    expect(finding?.detail).toContain('GitHub answered 403: Resource not accessible by integration')
+    expect(finding?.fix).toContain('issues: write')
+    github.permissions = { issues: 'read' }
+    github.visibility = 'public'
+    expect((await run.issue(drifted())).finding?.code).toBe('drift-issue-permission')
+    expect((await run.issue(drifted(), { repository: 'elsewhere' })).finding?.code).toBe('drift-issue-permission')
+    expect(drifts()).toEqual([])
+  })
+
+  test('a wrong token, and none', async () => {
+    const { finding, log } = await run.issue(drifted(), { token: 'ghs_wrong' })
+    expect(finding).toMatchObject({ severity: 'warning', code: 'github-token-refused' })
+    expect((await run.comment(drifted(), { token: 'ghs_wrong' })).finding?.code).toBe('github-token-refused')
+    expect(JSON.stringify([finding, log])).not.toContain('ghs_wrong')
+    expect((await run.issue(drifted(), { token: '' })).finding).toMatchObject({ severity: 'warning' })
+  })
+
+  test('a repository without issues, an archived one', async () => {
+    github.issuesEnabled = false
+    expect((await run.issue(drifted())).finding?.code).toBe('drift-issue-disabled')
+    expect((await run.comment(drifted())).finding, 'comments on pull requests need no issues').toBeNull()
+    github.issuesEnabled = true
+    github.archived = true
+    const { finding } = await run.issue(drifted())
+    expect(finding).toMatchObject({ code: 'drift-issue-failed', detail: expect.stringContaining('archived') })
+  })
+
+  test('passing faults of every kind, without making anything twice', async () => {
+    const faults = [
+      answer(502, 'Bad Gateway'),
+      { kind: 'reset-before' },
+      { kind: 'reset-after' },
+      { kind: 'truncate' },
+      answer(403, 'You have exceeded a secondary rate limit', { 'retry-after': '0' }),
+      answer(429, 'Too Many Requests', { 'retry-after': '0' }),
+    ] as const
+    for (const fault of faults) {
+      issues().length = 0
+      // Each kind of write meets it once, and so does the first read.
+      const met = new Set<string>()
+      world.fault = ({ method, url: path }) => {
+        const what = method === 'GET' ? method : `${method} ${path.replace(/\d+/g, 'N')}`
+        if (met.has(what)) return undefined
+        met.add(what)
+        return fault
+      }
+      await kept(run.issue(drifted()))
+      await kept(run.issue(inSync()))
+      expect(theIssue(), JSON.stringify(fault)).toMatchObject({ state: 'closed' })
+      expect(comments(), JSON.stringify(fault)).toHaveLength(1)
+      issues().push(issueOf({ number: 7, isPullRequest: true }))
+      met.clear()
+      await kept(run.comment(drifted()))
+      await kept(run.comment(inSync()))
+      expect(pullRequestComments(), JSON.stringify(fault)).toHaveLength(1)
+      expect([...met].sort()).toEqual(['GET', expect.stringMatching('PATCH'), expect.stringMatching('POST')])
+    }
+  })
+
+  test.each([
+    ['secondary', { 'retry-after': '2' }],
+    ['primary', { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': String(Math.ceil(Date.now() / 1_000) - 5) }],
+  ])('a %s rate limit is waited for as long as GitHub says', async (_, headers) => {
+    let refused = 0
+    world.fault = ({ method }) => {
+      if (method !== 'POST' || refused > 0) return undefined
+      refused = performance.now()
+      return answer(403, 'Wait', headers)
+    }
+    const { finding, log } = await run.issue(drifted())
+    expect(finding).toBeNull()
+    expect(log.join('\n')).toMatch(/POST \/issues: 403 Wait.*again in [12] s/)
+    expect(performance.now() - refused).toBeGreaterThan('retry-after' in headers ? 1_900 : 900)
+    expect(theIssue().state).toBe('open')
+  })
+
+  test('a limit that lasts is not waited for', async () => {
+    world.fault = () => answer(403, 'You have exceeded a secondary rate limit', { 'retry-after': '3600' })
+    const { finding } = await run.issue(drifted())
+    expect(finding).toMatchObject({ code: 'drift-issue-failed', detail: expect.stringContaining('secondary rate limit') })
+    expect(world.exchanges).toHaveLength(1)
+  })
+
+  test('an answer that will not change', async () => {
+    world.fault = ({ method }) => (method === 'POST' ? answer(422, 'Validation Failed') : undefined)
+    const { finding } = await run.issue(drifted())
+    expect(finding).toMatchObject({ code: 'drift-issue-failed', detail: 'GitHub answered 422: Validation Failed' })
+    expect(writes()).toHaveLength(1)
+  })
+
+  test('a run that is cancelled while it waits', async () => {
+    world.fault = () => ({ kind: 'hang' })
+    const started = performance.now()
+    const { finding } = await run.issue(drifted(), {}, 300)
+    expect(finding).toMatchObject({ severity: 'warning', code: 'drift-issue-failed', detail: 'The run was cancelled' })
+    expect(performance.now() - started).toBeLessThan(5_000)
+  })
+
+  test('a token goes to no host but the API, whatever a page links to', async () => {
+    const next = `<https://127.0.0.1:${http.port}/github/api/repos/contoso/shop/issues?page=2>; rel="next"`
+    world.fault = ({ url: path }) =>
+      path.includes('/issues?') ? { kind: 'answer', status: 200, headers: { link: next }, body: '[]' } : undefined
+    await kept(run.issue(inSync()))
+    expect(world.exchanges.map((exchange) => exchange.host)).not.toContain('127.0.0.1')
+  })
+})
+
+describe('the comment on a pull request', () => {
+  test('lives: written once, then edited', async () => {
+    pullRequestComments().push({ id: 1, body: 'Looks good', author: stranger, createdAt: '', updatedAt: '' })
+    const checked: Report = {
+      ...drifted(),
+      queries: [
+        {
+          ...{ database: 'app', service: 'openai', sql: '', status: 'passed', proof: 'keyless' },
+          ...{ attempts: 1, durationMs: 40, answer: '', error: '' },
+        } as const,
+      ],
+      findings: ['warning', 'warning', 'notice'].map(
+        (severity, index) => ({ severity, code: `code-${index}`, title: 'T', detail: '', fix: '' }) as Finding,
+      ),
+    }
+    await kept(run.comment(checked))
+    const [, comment] = pullRequestComments()
+    expect(comment?.body).toContain('2 of 3 steps would change')
+    expect(decoded(comment?.body ?? '')).toContain('plan-id: <code>p1-3c0ffee</code>')
+    expect(comment?.body).toContain('test queries: 1 of 1 passed')
+    expect(comment?.body).toContain('findings: 2 warnings, 1 notice')
+    world.exchanges.length = 0
+    await kept(run.comment(checked))
+    expect(writes()).toEqual([])
+    const texts: [Report, string][] = [
+      [inSync(), 'nothing differs'],
+      [{ ...drifted(), result: 'failed', failureReason: 'network' }, 'the run failed (<code>network</code>)'],
+      [
+        { ...inSync(), mode: 'apply', result: 'changed', steps: [{ ...steps['role'], status: 'created' } as ReportStep] },
+        '1 step changed',
+      ],
+      [{ ...inSync(), mode: 'verify', steps: [] }, 'the test queries passed'],
+      [{ ...drifted(), mode: 'apply' }, '2 of 3 steps still differ'],
+    ]
+    for (const [report, words] of texts) {
+      await kept(run.comment(report, { runUrl: 'https://github.com/contoso/shop/actions/runs/4720' }))
+      expect(pullRequestComments()).toHaveLength(2)
+      expect(comment?.body).toContain(words)
+      expect(comment?.body).toContain('runs/4720')
+    }
+  })
+
+  test('is found behind 250 others, is one for each server, and one after a race', async () => {
+    for (let id = 1; id <= 250; id++) pullRequestComments().push({ id, body: `${id}`, author: bot, createdAt: '', updatedAt: '' })
+    const other = drifted()
+    const second = { ...other, server: { ...other.server, id: `${serverId}2` } }
+    await kept(run.comment(drifted()))
+    await kept(run.comment(second))
+    await kept(run.comment(inSync()))
+    expect(pullRequestComments()).toHaveLength(252)
+    pullRequestComments().length = 0
+    world.delays.latency = 60
+    await Promise.all([1, 2, 3].map(async () => kept(run.comment(drifted()))))
+    expect(pullRequestComments()).toHaveLength(1)
+    expect(writes().filter((exchange) => exchange.method === 'DELETE')).toHaveLength(2)
+  })
+
+  test("does not take over a stranger's", async () => {
+    await kept(run.comment(drifted()))
+    const [own] = pullRequestComments()
+    if (own === undefined) throw new Error('no comment')
+    own.author = stranger
+    const { body } = own
+    await kept(run.comment(inSync()))
+    expect(pullRequestComments().map((each) => each.body === body)).toEqual([true, false])
+  })
+
+  test('needs one of two permissions; on a fork a missing one is told as what it is', async () => {
+    github.permissions = { issues: 'none', pullRequests: 'write' }
+    await kept(run.comment(drifted()))
+    github.permissions = { issues: 'write', pullRequests: 'none' }
+    await kept(run.comment(inSync()))
+    expect(pullRequestComments()).toHaveLength(1)
+    github.permissions = { issues: 'read', pullRequests: 'read' }
+    const { finding } = await run.comment(drifted())
+    expect(finding).toMatchObject({ severity: 'warning', code: 'pull-request-comment-permission' })
+    expect(finding?.fix).toContain('pull-requests: write')
+    const fork = (await run.comment(drifted(), { fromFork: true })).finding
+    expect(fork).toMatchObject({
+      severity: 'warning',
+      code: 'pull-request-comment-permission',
+      detail: expect.stringContaining('fork'),
+    })
+    expect(fork?.fix).not.toContain('write')
+  })
+
+  test('without a pull request is a notice, without a server nothing', async () => {
+    const answer = await run.comment(drifted(), { pullRequest: undefined })
+    expect(answer.finding).toMatchObject({ severity: 'notice', code: 'pull-request-absent' })
+    await kept(run.comment({ ...drifted(), result: 'failed', server: { id: '', name: '', host: '', principalId: '' } }))
+    expect(world.exchanges).toEqual([])
+  })
+})
+
+describe('the line to GitHub', () => {
+  let proxy: Server
+  const tunnels: string[] = []
+  beforeAll(async () => {
+    proxy = createServer().on('connect', (request, socket) => {
+      tunnels.push(request.url ?? '')
+      const [, port] = (request.url ?? '').split(':')
+      const there = connect(Number(port), 'localhost', () => {
+        socket.write('HTTP/1.1 200 Connection established\r\n\r\n')
+        there.pipe(socket)
+        socket.pipe(there)
+      })
+      for (const end of [there, socket]) end.on('error', () => there.destroy())
+    })
+    await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
+  })
+  afterAll(() => {
+    proxy.closeAllConnections()
+    proxy.close()
+  })
+
+  test('goes through a proxy, and past it where NO_PROXY says so', async () => {
+    const apiUrl = `https://${apiName}:${http.port}/github/api`
+    const env = { GITHUB_API_URL: apiUrl, HTTPS_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}` }
+    const through = await runner(env)
+    const past = await runner({ ...env, NO_PROXY: '.contoso.test' })
+    try {
+      await kept(through.issue(drifted(), { apiUrl }))
+      await kept(through.issue(inSync(), { apiUrl }))
+      expect(theIssue().state).toBe('closed')
+      expect(new Set(tunnels)).toEqual(new Set([`${apiName}:${http.port}`]))
+      tunnels.length = 0
+      expect((await past.issue(drifted(), { apiUrl }, 1_500)).finding?.code).toBe('drift-issue-failed')
+      expect(tunnels).toEqual([])
+    } finally {
+      await Promise.all([through.stop(), past.stop()])
+    }
+  })
+
+  test('is not trusted without the CA, and says so at once', async () => {
+    const without = await runner({ NODE_EXTRA_CA_CERTS: '' })
+    try {
+      const { finding } = await without.issue(drifted())
+      expect(finding).toMatchObject({ severity: 'warning', code: 'drift-issue-failed' })
+      expect(finding?.detail).toMatch(/could not be reached.*certificate/)
+    } finally {
+      await without.stop()
+    }
+  })
+})
