@@ -16,6 +16,7 @@ const vitest = [join(modules, 'vitest', 'vitest.mjs'), 'run', '--configLoader', 
 const tasks = {
   test: (args) => [[...vitest, ...args]],
   conformance: (args) => [[...vitest, join('__tests__', 'conformance.test.ts'), ...args]],
+  docs: (args) => [[join(root, 'scripts', 'docs.ts'), ...args]],
   demo: (args) => [[join(root, 'scripts', 'demo.ts'), ...args]],
   emulator: (args) => [[join(root, 'emulator', 'index.ts'), ...args]],
   build: (args) => [[join(root, 'scripts', 'build.ts'), ...args]],

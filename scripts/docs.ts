@@ -1,0 +1,45 @@
+/** `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml. */
+import { readFile, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { parse } from 'yaml'
+
+interface ActionFile {
+  readonly inputs: Readonly<Record<string, { description: string; default?: string; required?: boolean }>>
+  readonly outputs: Readonly<Record<string, { description: string }>>
+}
+
+const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', ' ')
+const code = (text: string): string => `\`${cell(text)}\``
+
+/** The tables by the names of their markers. */
+export function tables(actionFile: string): Readonly<Record<string, string>> {
+  const { inputs, outputs } = parse(actionFile) as ActionFile
+  const inputRows = Object.entries(inputs).map(([name, { description, default: value, required }]) => {
+    const given = required === true ? 'required' : value === undefined || value === '' ? '' : code(String(value))
+    return `| ${code(name)} | ${given} | ${cell(description)} |`
+  })
+  const outputRows = Object.entries(outputs).map(([name, { description }]) => `| ${code(name)} | ${cell(description)} |`)
+  return {
+    inputs: ['| input | default | meaning |', '|---|---|---|', ...inputRows].join('\n'),
+    outputs: ['| output | values |', '|---|---|', ...outputRows].join('\n'),
+  }
+}
+
+/** The text with everything between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Throws where a marker is missing. */
+export function withTables(readme: string, actionFile: string): string {
+  return Object.entries(tables(actionFile)).reduce((text, [name, table]) => {
+    const [start, end] = [`<!-- ${name} -->`, `<!-- /${name} -->`]
+    const [from, to] = [text.indexOf(start), text.indexOf(end)]
+    if (from === -1 || to < from) throw new Error(`README.md lacks ${start} .. ${end}`)
+    return `${text.slice(0, from + start.length)}\n${table}\n${text.slice(to)}`
+  }, readme)
+}
+
+if (import.meta.main) {
+  const root = dirname(import.meta.dirname)
+  const readme = join(root, 'README.md')
+  const [before, actionFile] = await Promise.all([readFile(readme, 'utf8'), readFile(join(root, 'action.yml'), 'utf8')])
+  const after = withTables(before, actionFile)
+  if (after !== before) await writeFile(readme, after)
+  console.log(after === before ? 'README.md says what action.yml says.' : 'README.md was brought up to date with action.yml.')
+}
