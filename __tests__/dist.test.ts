@@ -33,6 +33,21 @@ test('the committed dist/ is what the sources build to, from another folder too'
   expect(stdout).toContain('dist/ is what the sources build to')
 })
 
+test('dist/ starts on a machine that has nothing else, as a runner has', async () => {
+  const alone = await mkdtemp(join(tmpdir(), 'dist alone '))
+  try {
+    await cp(join(root, 'dist'), alone, { recursive: true })
+    const env = { PATH: process.env['PATH'] ?? '', HOME: alone, RUNNER_TEMP: alone, GITHUB_OUTPUT: '', GITHUB_STATE: '' }
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, [join(alone, 'index.js')], { env, cwd: alone }).catch(
+      (error: { stdout: string; stderr: string }) => error,
+    )
+    expect(stderr).toBe('')
+    expect(stdout).toContain('Result: failed, verified: false, reason: input')
+  } finally {
+    await rm(alone, { recursive: true, force: true })
+  }
+})
+
 test('a changed source makes the check fail, naming the file and the fix', async () => {
   await appendFile(join(folder, 'src', 'main.ts'), `\nprocess.stdout.write('changed')\n`)
   const { code, stderr } = await checkDist()

@@ -3,10 +3,20 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse } from 'yaml'
-import { defaultWorld, readerName } from '../emulator/default-world.ts'
+import { builtInRoles, defaultWorld, readerName } from '../emulator/default-world.ts'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import { type Job, type JobResult, runJob, startJob } from '../emulator/runner.ts'
-import type { Account, Delays, Exchange, Principal, RoleAssignment, Server, Switches, World } from '../emulator/world.ts'
+import type {
+  Account,
+  Delays,
+  Exchange,
+  OnlineEndpoint,
+  Principal,
+  RoleAssignment,
+  Server,
+  Switches,
+  World,
+} from '../emulator/world.ts'
 import { type InputName, type Inputs, inputNames, parseInputs } from '../src/inputs.ts'
 import type { Observed, ObservedDatabase, ObservedServer } from '../src/observed.ts'
 import type { Resource } from '../src/services.ts'
@@ -361,6 +371,133 @@ export function tablesOf(markdown: string): string[][][] {
   }
   if (table !== undefined) tables.push(table)
   return tables
+}
+
+/** Numbers in [0, 1) that the seed decides (mulberry32). */
+export function seeded(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/** Waits until it is so; throws when it is not within 10 seconds. */
+export async function until(such: () => boolean | Promise<boolean>): Promise<void> {
+  const end = performance.now() + 10_000
+  while (!(await such())) {
+    if (performance.now() > end) throw new Error('it did not come to pass within 10 s')
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+/** The roles of the server's identity on what the emulator's inputs name. `createdAt`: an hour ago when absent. */
+export function giveRoles(emulator: Emulator, createdAt: number = Date.now() - 3_600_000): void {
+  const { world, inputs } = emulator
+  const principalId = serverOf(emulator).identity?.principalId ?? ''
+  const roles = {
+    openai: builtInRoles.cognitiveServicesOpenAIUser,
+    cognitive: builtInRoles.cognitiveServicesUser,
+    translator: builtInRoles.cognitiveServicesUser,
+    'machine-learning': builtInRoles.dataScientist,
+  }
+  for (const [service, role] of Object.entries(roles)) {
+    const scope = inputs[service] ?? ''
+    const name = randomUUID()
+    world.roleAssignments.push({
+      id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
+      name,
+      scope,
+      principalId,
+      principalType: 'ServicePrincipal',
+      roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`,
+      createdAt,
+      createdBy: 'somebody',
+    })
+  }
+}
+
+/** An online endpoint that takes a key, beside the first one, which takes tokens. */
+export function addKeyedEndpoint(world: World): OnlineEndpoint {
+  const [first] = world.workspaces[0]?.onlineEndpoints ?? []
+  if (first === undefined) throw new Error('the world has no online endpoint')
+  const name = `${first.name}-by-key`
+  const keyed: OnlineEndpoint = {
+    ...structuredClone(first),
+    id: first.id.replace(/[^/]+$/, name),
+    name,
+    authMode: 'Key',
+    scoringUri: first.scoringUri.replace(first.name, name),
+  }
+  world.workspaces[0]?.onlineEndpoints.push(keyed)
+  return keyed
+}
+
+/** Puts the rows in the place of what the settings table of the database holds. */
+export async function putSettings(emulator: Emulator, database: string, rows: Readonly<Record<string, string>>): Promise<void> {
+  const { postgres } = emulator
+  await postgres.query(database, 'CREATE EXTENSION IF NOT EXISTS azure_ai')
+  await postgres.query(database, 'DELETE FROM azure_ai.settings')
+  await postgres.query(database, 'INSERT INTO azure_ai.settings SELECT * FROM unnest($1::text[], $2::text[])', [
+    Object.keys(rows),
+    Object.values(rows),
+  ])
+}
+
+/** The settings with which Azure OpenAI, Language and Machine Learning work with the identity. */
+export function identitySettings(world: World): Record<string, string> {
+  return {
+    'azure_cognitive.auth_type': 'managed-identity',
+    'azure_cognitive.endpoint': 'https://contoso-language.cognitiveservices.azure.com',
+    'azure_ml.auth_type': 'managed-identity',
+    'azure_ml.scoring_endpoint': world.workspaces[0]?.onlineEndpoints[0]?.scoringUri ?? '',
+    'azure_openai.auth_type': 'managed-identity',
+    'azure_openai.endpoint': 'https://contoso-openai.openai.azure.com',
+  }
+}
+
+/** Inputs for one service alone, in one database. */
+export function onlyService(emulator: Emulator, service: string, database: string): Record<string, string> {
+  const none = { openai: '', cognitive: '', translator: '', 'machine-learning': '', 'machine-learning-input': '' }
+  const own = Object.fromEntries(
+    Object.entries(emulator.inputs).filter(([name]) => name === service || name === `${service}-input`),
+  )
+  return { ...none, ...own, databases: database }
+}
+
+/** What an application asks of each family. */
+export const questions = {
+  azure_openai: `SELECT cardinality(azure_openai.create_embeddings('text-embedding-3-small', 'hello', timeout_ms => 10000))`,
+  azure_cognitive: `SELECT (azure_cognitive.analyze_sentiment('good', 'en', timeout_ms => 10000)).sentiment`,
+  azure_ml: `SELECT azure_ml.invoke('{"data": [[1, 2]]}'::jsonb, timeout_ms => 10000)`,
+} as const
+
+/** An application that asks every 50 ms, or as soon as it has its answer; the function stops it and tells how it went. */
+export function application(
+  emulator: Emulator,
+  database: string,
+  family: keyof typeof questions,
+): () => Promise<{ asked: number; failed: string[] }> {
+  let over = false
+  let asked = 0
+  const failed: string[] = []
+  const work = (async () => {
+    while (!over) {
+      const next = performance.now() + 50
+      await emulator.postgres.query(database, questions[family]).then(
+        () => asked++,
+        (error: unknown) => failed.push(String(error)),
+      )
+      await new Promise((resolve) => setTimeout(resolve, Math.max(next - performance.now(), 0)))
+    }
+  })()
+  return async () => {
+    over = true
+    await work
+    return { asked, failed }
+  }
 }
 
 // ---- pieces for tests without a run

@@ -70,6 +70,7 @@ export async function createEntra(options: {
     'https://graph.microsoft.com',
   ].map(withoutSlash)
   const postgresTokens = new Map<string, Promise<IssuedToken>>()
+  const acceptedGroups = new Map<string, string>()
 
   const sign = async (principal: Principal, audience: string): Promise<IssuedToken> => {
     const issuedAt = Math.floor(Date.now() / 1000)
@@ -101,9 +102,18 @@ export async function createEntra(options: {
     // A second token would replace the password, and so invalidate the first.
     const pending = postgresTokens.get(principal.objectId)
     const known = await pending?.catch(() => undefined)
-    if (known && known.expiresAt.getTime() > Date.now()) return known
+    const groups = (principal.memberOf ?? []).join()
+    if (known && known.expiresAt.getTime() > Date.now()) {
+      // It opens the roles of groups that were joined since, too.
+      if (groups !== acceptedGroups.get(principal.objectId)) {
+        acceptedGroups.set(principal.objectId, groups)
+        await options.acceptToken(principal.objectId, known.token, known.expiresAt)
+      }
+      return known
+    }
     if (postgresTokens.get(principal.objectId) !== pending) return issue(principal, audience)
     const made = sign(principal, audience).then(async (issued) => {
+      acceptedGroups.set(principal.objectId, groups)
       await options.acceptToken(principal.objectId, issued.token, issued.expiresAt)
       return issued
     })
@@ -284,7 +294,7 @@ export async function createEntra(options: {
       if (thumbprint !== sha1 && thumbprint !== sha256) continue
       try {
         const audience = [`${url}/${world.tenantId}/oauth2/v2.0/token`, `${url}/${world.tenantId}/v2.0`]
-        await jwtVerify(assertion, certificate.publicKey, { algorithms: ['RS256', 'PS256'], audience })
+        await jwtVerify(assertion, certificate.publicKey, { algorithms: ['RS256', 'PS256'], audience, clockTolerance: 300 })
         return
       } catch {
         throw refused(401, 'invalid_client', 700027, 'Client assertion failed signature validation.')

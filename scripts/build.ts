@@ -24,11 +24,15 @@ const require = createRequire(import.meta.url)
 
 /** Modules that the bundle imports at run time instead of containing them. */
 const externals = {
-  // Opens a browser for an interactive login, which no runner has: never loaded, so not shipped.
-  open: 'open',
+  // Opens a browser for an interactive login, which no runner has. See `open` below.
+  open: './open.js',
   // See `undici` below.
   undici: './undici.js',
 }
+
+/** Imported at the start although it is never called: a runner has no node_modules, so the name must lead to a file of the bundle. */
+const open = `export default () => Promise.reject(new Error('There is no browser on a runner'))
+`
 
 /**
  * Half of the start-up time of @actions/core goes into undici, which its HTTP client imports for a proxy class that only Octokit asks for.
@@ -63,6 +67,7 @@ export async function bundle(root: string): Promise<Bundle> {
     const second = await ncc(join(folder, 'undici.cjs'), 'undici.cjs')
 
     const files: Bundle = new Map([...second, ...main])
+    files.set('open.js', Buffer.from(open))
     files.set('undici.js', Buffer.from(undici))
     files.set(
       'licenses.txt',

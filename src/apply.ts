@@ -38,13 +38,16 @@ function due<K extends Change['kind']>(journal: Journal, kind: K): { step: Step;
   return journal.steps.flatMap((step) => (step.change?.kind === kind ? [{ step, change: step.change as ChangeOf<K> }] : []))
 }
 
+/** A missing permission: nothing was written for sure. */
+const isRefusal = (error: unknown): boolean => error instanceof Failure && error.reason === 'permission'
+
 /** Identity, then role assignments and allow-list at once. A failing identity ends the run; a failing role costs its service. */
 export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
   const { journal, observed, azure, log, signal } = options
   let { principalId } = observed.server
   for (const { step } of due(journal, 'identity')) {
     log.info(`Turning on the system-assigned identity of ${observed.server.name}`)
-    journal.writing()
+    const refused = journal.writing()
     try {
       principalId = await azure.enableIdentity(observed.server)
       options.known({ principalId })
@@ -52,6 +55,7 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
       log.info(`Identity is on: ${principalId}`)
     } catch (error) {
       if (signal.aborted) throw signal.reason
+      if (isRefusal(error)) refused()
       journal.mark(step.id, 'failed')
       for (const { step: role } of due(journal, 'role')) journal.mark(role.id, 'skipped', 'waits for identity')
       throw error
@@ -59,29 +63,40 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
   }
 
   const withoutRole = new Set<ServiceName>()
+  const assigned = new Map<string, Promise<boolean>>()
+  // Two services on one account may want the same role: it is given once.
+  const assign = (scope: string, roleId: string, principal: string): Promise<boolean> => {
+    const key = `${scope} ${roleId}`.toLowerCase()
+    const known = assigned.get(key)
+    if (known !== undefined) return known
+    const assigning = azure.assignRole(scope, roleId, principal, assignmentDescription(observed.server.id))
+    assigned.set(key, assigning)
+    return assigning
+  }
   const roles = due(journal, 'role').map(async ({ step, change }) => {
     if (principalId === undefined) return
-    journal.writing()
+    const refused = journal.writing()
     try {
-      const description = assignmentDescription(observed.server.id)
-      const created = await azure.assignRole(change.scope, change.roleId, principalId, description)
+      const created = await assign(change.scope, change.roleId, principalId)
       journal.mark(step.id, created ? 'created' : 'in-sync', created ? step.detail : 'was there already')
       log.info(`Role ${step.desired} on ${change.scope.split('/').at(-1)}: ${created ? 'assigned' : 'was there already'}`)
     } catch (error) {
       if (signal.aborted) throw signal.reason
       withoutRole.add(change.service)
+      if (isRefusal(error)) refused()
       journal.mark(step.id, 'failed')
       for (const failure of failuresOf(error)) journal.fail(failure)
     }
   })
   const allowList = due(journal, 'allow-list').map(async ({ step, change }) => {
-    journal.writing()
+    const refused = journal.writing()
     try {
       await azure.setAllowList(change.entries)
       journal.mark(step.id, 'updated')
       log.info(`Allow-list azure.extensions: ${change.entries.join(', ')}`)
     } catch (error) {
       if (signal.aborted) throw signal.reason
+      if (isRefusal(error)) refused()
       journal.mark(step.id, 'failed')
       for (const failure of failuresOf(error)) journal.fail(failure)
     }

@@ -42,8 +42,7 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
       (each) => each.principalId.toLowerCase() === server.principalId?.toLowerCase() && !needed.includes(each.roleId),
     )
     const byGroup = assignments.find(
-      (each) =>
-        each.reaches !== undefined && server.principalId !== undefined && holds(each, server.principalId, roleId, scope),
+      (each) => each.reaches !== undefined && server.principalId !== undefined && holds(each, server.principalId, roleId, scope),
     )
     const former = at.filter((each) => formerAssignment([each], server, undefined, scope) !== undefined)
     const name = scope.split('/').at(-1) ?? scope

@@ -37,8 +37,11 @@ export interface Journal {
   expect(databases: readonly string[]): void
   /** The new state of a step. */
   mark(id: string, status: StepStatus, detail?: string): void
-  /** Called right before a write is sent: from then on the run counts as one that changed something. */
-  writing(): void
+  /**
+   * Called right before a write is sent: from then on the run counts as one that changed something. What it returns is
+   * called when the write was refused, so that nothing was written.
+   */
+  writing(): () => void
   query(result: QueryResult): void
   finding(finding: Finding): void
   fail(failure: Failure): void
@@ -51,7 +54,7 @@ export function createJournal(onChanged: () => void): Journal {
   const findings: Finding[] = []
   const failures: Failure[] = []
   const databases: string[] = []
-  let changed = false
+  let writes = 0
   let fingerprint = ''
   return {
     steps,
@@ -63,7 +66,7 @@ export function createJournal(onChanged: () => void): Journal {
     findings,
     failures,
     get changed() {
-      return changed
+      return writes > 0
     },
     plan(planned, planId) {
       const doors = steps.filter((step) => step.kind === 'firewall')
@@ -83,9 +86,13 @@ export function createJournal(onChanged: () => void): Journal {
       steps[index] = { ...step, status, detail: detail ?? step.detail }
     },
     writing() {
-      if (changed) return
-      changed = true
-      onChanged()
+      writes++
+      if (writes === 1) onChanged()
+      let counted = true
+      return () => {
+        if (counted) writes--
+        counted = false
+      }
     },
     query(result) {
       const index = queries.findIndex((each) => each.database === result.database && each.service === result.service)

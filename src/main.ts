@@ -258,5 +258,6 @@ if (core.getState(states.isPost) === '') {
   await post()
   process.exitCode = 0
 }
-// Open sockets of keep-alive connections have nothing left to say.
+// Open sockets of keep-alive connections have nothing left to say; what was printed has to be out first.
+await new Promise((printed) => process.stdout.write('', printed))
 process.exit(process.exitCode)

@@ -1,7 +1,7 @@
 /** Looks at everything at once: the server and its surroundings, the resources, the role assignments, then the databases. */
 import type { ResourceManager } from './azure/resource-manager.ts'
 import { type Failure, Failures, failuresOf } from './errors.ts'
-import type { Inputs } from './inputs.ts'
+import type { Given, Inputs } from './inputs.ts'
 import {
   type Administrator,
   holds,
@@ -38,12 +38,14 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
   }
   const withRoles = inputs.part !== 'database' && inputs.authType === 'managed-identity'
   const withSql = inputs.part !== 'azure'
-  const perService = inputs.given.map(async ({ service, resource }) => {
-    const deployments = service === 'openai' && withSql && inputs.testQueries && inputs.embeddingDeployment === undefined
-    const [found, assignments] = await Promise.all([
-      collected(azure.resource(resource, deployments)),
-      withRoles ? collected(azure.roleAssignments(resource.id)) : [],
-    ])
+  // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
+  const wantsDeployments = withSql && inputs.testQueries && inputs.embeddingDeployment === undefined
+  const openai = wantsDeployments ? inputs.given.find((each) => each.service === 'openai')?.resource.id.toLowerCase() : undefined
+  const resourceOf = once(inputs, ({ resource }) => collected(azure.resource(resource, resource.id.toLowerCase() === openai)))
+  const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
+  const perService = inputs.given.map(async (given) => {
+    const { service } = given
+    const [found, assignments] = await Promise.all([resourceOf(given), assignmentsAt(given)])
     return { service, found, assignments }
   })
   const [server, administrators, allowList, replicas, ...services] = await Promise.all([
@@ -85,6 +87,16 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
       restarted: running.get(replica.id),
     })),
   }
+}
+
+/** Asks for each named resource once, however many services name it. */
+function once<T>(inputs: Inputs, ask: (given: Given) => Promise<T>): (given: Given) => Promise<T> {
+  const asked = new Map<string, Promise<T>>()
+  for (const given of inputs.given) {
+    const id = given.resource.id.toLowerCase()
+    if (!asked.has(id)) asked.set(id, ask(given))
+  }
+  return (given) => asked.get(given.resource.id.toLowerCase()) ?? ask(given)
 }
 
 /** A role may be held through a group: asked only where none is held directly. */

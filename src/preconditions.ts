@@ -2,7 +2,7 @@
 import { Failure } from './errors.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { Observed, ObservedDatabase } from './observed.ts'
-import { desiredSettings, givenFamilies, type Step } from './plan.ts'
+import { desiredSettings, givenFamilies, isOlder, type Step } from './plan.ts'
 import { type families, type Resource, serviceNamed } from './services.ts'
 
 export function preconditions(inputs: Inputs, observed: Observed, steps: readonly Step[]): readonly Failure[] {
@@ -215,7 +215,7 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
       `GRANT azure_ai_settings_manager TO ${user};`,
     )
   }
-  const updates = inputs.updateExtension && available !== undefined && available !== installed
+  const updates = inputs.updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
   if (writes && updates && !database.mayCreateExtension) {
     told(
       'permission',

@@ -151,7 +151,7 @@ async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried>
         calls: task.calls,
         commit: (outcomes) => {
           const stays = task.settings.length > 0 && accept(outcomes)
-          if (stays) options.journal.writing()
+          if (stays) task.wrote = options.journal.writing()
           return stays
         },
         log: options.log,
@@ -244,7 +244,7 @@ async function commitAndCheck(
       calls: accept === undefined ? [] : task.calls,
       commit: (said) => {
         const stays = accept === undefined || accept(said)
-        if (stays) journal.writing()
+        if (stays) task.wrote = journal.writing()
         return stays
       },
       log,
@@ -358,6 +358,8 @@ async function putBack(options: ProveOptions, task: Task, connection: Connection
       }),
     )
   }
+  // All is as it was: nothing of this stays.
+  if (kept || task.secrets.length === 0) task.wrote?.()
   for (const step of task.steps) journal.mark(step.id, step.status, 'was set, failed its test query, and was put back')
 }
 
@@ -556,8 +558,7 @@ export function giveUp(options: ProveOptions, task: Task, why: Failure | undefin
         call.name as ServiceName,
         'passed in the trial, which was rolled back because another test query of its family failed',
       )
-    } else if (outcome?.ok === true)
-      record(options, { ...task, calls: [call] }, task.lastOutcomes, readOnlyProof(options, task))
+    } else if (outcome?.ok === true) record(options, { ...task, calls: [call] }, task.lastOutcomes, readOnlyProof(options, task))
     else if (tried) queryFailed(options, task, call, outcome?.ok === false ? outcome.text : failure.detail)
     else skipQuery(journal, task.database.name, call.name as ServiceName, 'waits for the same family in the first database')
   }

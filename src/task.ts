@@ -29,6 +29,8 @@ export interface Task {
   attempts: number
   /** Found out in each database: another one may have another version, and a key stored that would answer. */
   visibility: Visibility | undefined
+  /** Takes back that something was written, when it is put back. */
+  wrote: (() => void) | undefined
   /** When settings were last committed to be tried, by `performance.now()`. */
   committedAt: number | undefined
   /** What the last try came to while it may still become better. */
@@ -137,6 +139,7 @@ export function taskOf(
     attempts: 0,
     // Without a time limit of its own a query would hold the locks of its transaction.
     visibility: endless ? 'hidden' : undefined,
+    wrote: undefined,
     committedAt: undefined,
     waitingFor: undefined,
     lastOutcomes: new Map(),

@@ -75,7 +75,9 @@ export async function discoverCloud(url: string, http: Http, signal: AbortSignal
     'asking the Resource Manager about its cloud',
     signal,
   )
-  const documents = (Array.isArray(answer) ? answer : [answer]) as MetadataDocument[]
+  const documents = (Array.isArray(answer) ? answer : [answer]).filter(
+    (each): each is MetadataDocument => typeof each === 'object' && each !== null,
+  )
   const own = (document: MetadataDocument): boolean =>
     document.resourceManager !== undefined && hostOf(document.resourceManager) === hostOf(url)
   const document = documents.find(own) ?? documents[0]
