@@ -114,7 +114,7 @@ test('wording and restarts that are allowed or not are no part of it, what is do
     ...state,
     databases: state.databases.toReversed(),
     resources: new Map([...state.resources].toReversed()),
-    allowList: state.allowList.toReversed(),
+    allowList: state.allowList?.toReversed(),
   }
   expect(planId(plan(parsed({ databases: 'sales\napp' }), backwards))).toBe(id)
   expect(planId(plan(parsed({ databases: 'app, sales', 'allow-restart': 'true' }), state))).toBe(id)

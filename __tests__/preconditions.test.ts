@@ -243,6 +243,7 @@ describe('a missing permission names the action, the scope and the role that has
         'Microsoft.DBforPostgreSQL/flexibleServers/write',
         'Microsoft.DBforPostgreSQL/flexibleServers/configurations/write',
         'Microsoft.Authorization/roleAssignments/write',
+        'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action',
       ],
       notActions: [],
       dataActions: [],

@@ -598,6 +598,7 @@ export function observed(given: Partial<Observed> = {}): Observed {
     server: observedServer(),
     administrators: [],
     allowList: ['vector'],
+    failures: [],
     replicas: [],
     resources: new Map([
       ['openai', resource(ids.openai, { endpoints: ['https://ai-one.openai.azure.com/'] })],

@@ -70,7 +70,6 @@ export async function createEntra(options: {
     'https://graph.microsoft.com',
   ].map(withoutSlash)
   const postgresTokens = new Map<string, Promise<IssuedToken>>()
-  const acceptedGroups = new Map<string, string>()
 
   const sign = async (principal: Principal, audience: string): Promise<IssuedToken> => {
     const issuedAt = Math.floor(Date.now() / 1000)
@@ -102,18 +101,13 @@ export async function createEntra(options: {
     // A second token would replace the password, and so invalidate the first.
     const pending = postgresTokens.get(principal.objectId)
     const known = await pending?.catch(() => undefined)
-    const groups = (principal.memberOf ?? []).join()
     if (known && known.expiresAt.getTime() > Date.now()) {
-      // It opens the roles of groups that were joined since, too.
-      if (groups !== acceptedGroups.get(principal.objectId)) {
-        acceptedGroups.set(principal.objectId, groups)
-        await options.acceptToken(principal.objectId, known.token, known.expiresAt)
-      }
+      // It opens roles that were made since, and those of groups that were joined since.
+      await options.acceptToken(principal.objectId, known.token, known.expiresAt)
       return known
     }
     if (postgresTokens.get(principal.objectId) !== pending) return issue(principal, audience)
     const made = sign(principal, audience).then(async (issued) => {
-      acceptedGroups.set(principal.objectId, groups)
       await options.acceptToken(principal.objectId, issued.token, issued.expiresAt)
       return issued
     })

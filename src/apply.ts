@@ -7,7 +7,7 @@ import type { Log } from './log.ts'
 import { assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
 import type { Change, Step } from './plan.ts'
 import { activity, type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
-import { type Connector, messageOf, sqlState } from './postgres/connection.ts'
+import { begin, type Connector, messageOf, sqlState } from './postgres/connection.ts'
 import { mapLimited, replication, retrying } from './retry.ts'
 import type { ServiceName } from './services.ts'
 import { duration } from './waiting.ts'
@@ -49,7 +49,7 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
     log.info(`Turning on the system-assigned identity of ${observed.server.name}`)
     const refused = journal.writing()
     try {
-      principalId = await azure.enableIdentity(observed.server)
+      principalId = await azure.enableIdentity()
       options.known({ principalId })
       journal.mark(step.id, 'created')
       log.info(`Identity is on: ${principalId}`)
@@ -88,12 +88,12 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
       for (const failure of failuresOf(error)) journal.fail(failure)
     }
   })
-  const allowList = due(journal, 'allow-list').map(async ({ step, change }) => {
+  const allowList = due(journal, 'allow-list').map(async ({ step }) => {
     const refused = journal.writing()
     try {
-      await azure.setAllowList(change.entries)
+      const entries = await azure.allowExtension('azure_ai')
       journal.mark(step.id, 'updated')
-      log.info(`Allow-list azure.extensions: ${change.entries.join(', ')}`)
+      log.info(`Allow-list azure.extensions: ${entries.join(', ')}`)
     } catch (error) {
       if (signal.aborted) throw signal.reason
       if (isRefusal(error)) refused()
@@ -127,8 +127,20 @@ export async function applyExtensions(
     try {
       const connection = await connector.connect(database.name, signal)
       try {
-        journal.writing()
-        await retrying(() => connection.query(statement, undefined, 60_000), {
+        const refused = journal.writing()
+        const run = async (): Promise<void> => {
+          // Readers queue behind a statement that waits for its lock: it does not wait long.
+          await connection.query(begin('READ WRITE', database.serverVersion))
+          try {
+            await connection.query(`SET LOCAL statement_timeout = '60s'`)
+            await connection.query(statement, undefined, 60_000)
+            await connection.query('COMMIT')
+          } catch (error) {
+            await connection.query('ROLLBACK').catch(() => undefined)
+            throw error
+          }
+        }
+        await retrying(run, {
           signal,
           // The server obeys a new allow-list a moment after Resource Manager has it; two runs may create it at once (23505).
           verdict: (error) =>
@@ -137,6 +149,9 @@ export async function applyExtensions(
               : false,
           onWait: (error, waitMs) =>
             log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`),
+        }).catch((error: unknown) => {
+          if (['42501', '0A000', '55P03'].includes(sqlState(error))) refused()
+          throw error
         })
         journal.mark(step.id, change.statement === 'create' ? 'created' : 'updated')
         log.info(`Database "${database.name}": ${statement}`)
@@ -154,12 +169,21 @@ export async function applyExtensions(
   })
 }
 
-/** Restarts the server where the plan says so. True when it was restarted. */
+/** Restarts the server where the plan says so, and where somebody can then use its identity. */
 export async function applyRestart(options: ApplyOptions, connector: Connector | undefined): Promise<void> {
   const { journal } = options
   for (const { step } of due(journal, 'restart')) {
-    if (journal.failures.some((failure) => failure.reason === 'permission')) {
-      journal.mark(step.id, 'skipped', 'not restarted: an earlier step failed')
+    const failed = (kind: Step['kind']): boolean => {
+      const own = journal.steps.filter((each) => each.kind === kind && each.status !== 'skipped')
+      return own.length > 0 && own.every((each) => each.status === 'failed')
+    }
+    // Nobody could use the identity: what failed has to be mended first, and the next run restarts.
+    if (
+      failed('role') ||
+      failed('extension') ||
+      journal.steps.some((each) => each.kind === 'allow-list' && each.status === 'failed')
+    ) {
+      journal.mark(step.id, 'skipped', 'not restarted: the steps before it failed')
     } else await restartServer(options, connector, step.id)
   }
 }

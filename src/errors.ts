@@ -626,7 +626,7 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'ai',
-    text: /\b429\b|too many requests|rate limit/i,
+    text: /(?:status|code|http)\D{0,12}429\b|too many requests|rate limit/i,
     reason: 'verification',
     code: 'throttled',
     title: 'The service is throttling: access is granted, capacity is not',
@@ -636,7 +636,7 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'ai',
-    text: /managed.?identity|identity not found|access token for|acquire.*token|IMDS|169\.254\.169\.254/i,
+    text: /(?:fail|unable|could not|cannot)\w*\b.{0,40}(?:get|acquir|obtain|fetch|request)\w*\b.{0,30}token|identity not found|managed identity.{0,20}not (?:found|available|enabled)|IMDS|169\.254\.169\.254/i,
     reason: 'verification',
     code: 'no-token',
     title: "The server's identity gives no token yet",
@@ -644,6 +644,17 @@ export const known: readonly Known[] = [
     cause: ({ text }) => text,
     fix: (_, at) =>
       `A newly enabled identity needs a restart of the server, then two or three minutes: az postgres flexible-server restart --resource-group ${at.resourceGroup ?? 'GROUP'} --name ${at.server ?? 'SERVER'}   # or give \`allow-restart: true\``,
+  },
+  {
+    origin: 'ai',
+    text: /(?:status|code|http)\D{0,12}(?:40[013489]|422)\b|\b40[134] (?:unauthorized|forbidden|not found)/i,
+    reason: 'verification',
+    code: 'service-refused',
+    title: 'The AI service refused the request',
+    outlook: 'unknown',
+    cause: ({ text }) => text,
+    fix: () =>
+      'The message above is what the service said, word for word. Right after a change it may still be settling: run again in some minutes.',
   },
 ]
 

@@ -115,6 +115,20 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
     })
   }
   for (const { family } of givenFamilies(inputs)) {
+    if (
+      inputs.authType === 'subscription-key' &&
+      inputs.mode !== 'verify' &&
+      keysSet.has(family.key) &&
+      !database.keyStates.has(family.key)
+    ) {
+      found.push({
+        severity: 'warning',
+        code: 'key-not-comparable',
+        title: 'A stored key could not be compared',
+        detail: `${family.key} in "${name}": the connecting role may not read it, so a rotated key would not be noticed.`,
+        fix: 'GRANT azure_ai_settings_manager TO the role of this check, or rely on its test query.',
+      })
+    }
     if (database.keyStates.get(family.key) === 'second') {
       found.push({
         severity: 'notice',

@@ -1,6 +1,6 @@
 /** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
 import { randomBytes } from 'node:crypto'
-import type { ResourceManager } from './azure/resource-manager.ts'
+import type { FirewallRule, ResourceManager } from './azure/resource-manager.ts'
 import { Failure } from './errors.ts'
 import type { Inputs } from './inputs.ts'
 import type { Log } from './log.ts'
@@ -27,32 +27,38 @@ export interface DoorOptions {
 }
 
 /**
- * Opens the server to this runner when it keeps it out, and waits until it is let in.
+ * Opens the server to this runner when it keeps it out, or lets it in only by the temporary rule of another run, and waits
+ * until it is let in.
  * @returns the step for the report
  * @throws {Failure} when the server is not public, the address is unknown or the rule cannot be made
  */
 export async function openDoor(options: DoorOptions): Promise<Step> {
   const { inputs, server, azure, connector, log, signal } = options
-  const database = inputs.databases === '*' ? 'postgres' : (inputs.databases[0] ?? 'postgres')
-  const knock = async (): Promise<void> => (await connector.connect(database, signal)).close()
   const isPublic = server.publicAccess && !server.inVirtualNetwork
-  // Before anything else: an expired rule may be what lets this runner in.
-  if (isPublic) await sweep(options)
-  const refusal = await refusalOf(knock, signal)
   const step = { id: 'firewall', kind: 'firewall', target: server.name } as const
-  if (refusal === undefined)
-    return { ...step, current: 'open', desired: 'open to this runner', status: 'in-sync', detail: 'no rule was needed' }
-
-  if (!isPublic) {
-    throw new Failure({
-      reason: 'azure',
-      code: 'no-public-access',
-      title: 'A server without public access is not opened',
-      detail: `${server.name} ${server.inVirtualNetwork ? 'lies in a virtual network' : 'has public access Disabled'}; a firewall rule would not help, and this action changes neither.`,
-      fix: 'Run this job on a self-hosted runner (or a GitHub-hosted one with private networking) in a network that reaches the server, without `temporary-firewall-rule`.',
-    })
+  const before = isPublic ? azure.firewallRules() : Promise.resolve([])
+  const [first, rulesBefore] = await Promise.all([knock(options), before])
+  let address: string
+  if (first.refusal === undefined) {
+    // Rules come and go while the door is knocked at: what was there at either end counts.
+    const rules = isPublic ? [...rulesBefore, ...(await azure.firewallRules())] : []
+    if (first.seen === undefined || !leansOnOthers(first.seen, rules)) {
+      await sweep(options, rules)
+      return { ...step, current: 'open', desired: 'open to this runner', status: 'in-sync', detail: 'no rule was needed' }
+    }
+    address = first.seen
+  } else {
+    if (!isPublic) {
+      throw new Failure({
+        reason: 'azure',
+        code: 'no-public-access',
+        title: 'A server without public access is not opened',
+        detail: `${server.name} ${server.inVirtualNetwork ? 'lies in a virtual network' : 'has public access Disabled'}; a firewall rule would not help, and this action changes neither.`,
+        fix: 'Run this job on a self-hosted runner (or a GitHub-hosted one with private networking) in a network that reaches the server, without `temporary-firewall-rule`.',
+      })
+    }
+    address = addressOf(inputs, first.refusal)
   }
-  const address = addressOf(inputs, refusal)
   const expiry = Math.ceil((Date.now() + inputs.verifyTimeoutMs) / 1_000) + graceSeconds
   const rule = `gha-aipg-${expiry}-${randomBytes(6).toString('hex')}`
   options.remember(rule, 'asked')
@@ -60,39 +66,66 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
   await azure.createFirewallRule(rule, address)
   options.remember(rule, 'made')
   const opened = new Date().toISOString()
-  await retrying(knock, {
-    signal,
-    verdict: (error) => (isRefusal(error) ? { schedule: opening } : false),
-    onWait: (_, waitMs, leftMs) =>
-      log.info(
-        `… waiting for the firewall rule to take effect; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
-      ),
-  }).catch((error: unknown) => {
-    // The door is open when something else than the firewall says no: that is told where the databases are looked at.
-    if (signal.aborted || isRefusal(error)) throw error
-  })
+  // Only now: one of them may be what let this runner in.
+  await sweep(options, rulesBefore)
+  await retrying(
+    async () => {
+      const { refusal } = await knock(options)
+      if (refusal !== undefined) throw refusal
+    },
+    {
+      signal,
+      verdict: () => ({ schedule: opening }),
+      onWait: (_, waitMs, leftMs) =>
+        log.info(
+          `… waiting for the firewall rule to take effect; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
+        ),
+    },
+  )
   return {
     ...step,
-    current: 'closed to this runner',
+    current: first.refusal === undefined ? 'open by a rule of another run' : 'closed to this runner',
     desired: `open to ${address}`,
     status: 'created',
     detail: `rule ${rule}, opened ${opened}, removed by the post step`,
   }
 }
 
-const isRefusal = (error: unknown): error is Failure =>
-  error instanceof Failure && (error.code === 'firewall' || error.code === 'connection-timeout')
+interface Answer {
+  /** The firewall's; undefined when it lets us in, whatever the server then says. */
+  readonly refusal: Failure | undefined
+  /** The address that the server sees. */
+  readonly seen: string | undefined
+}
 
-/** The firewall's refusal; undefined when it lets us in, whatever the server then says. */
-async function refusalOf(knock: () => Promise<void>, signal: AbortSignal): Promise<Failure | undefined> {
+async function knock({ inputs, connector, signal }: DoorOptions): Promise<Answer> {
+  const database = inputs.databases === '*' ? 'postgres' : (inputs.databases[0] ?? 'postgres')
   try {
-    await knock()
-    return undefined
+    const connection = await connector.connect(database, signal)
+    try {
+      const [row] = await connection.query('SELECT host(inet_client_addr()) AS address')
+      return { refusal: undefined, seen: typeof row?.address === 'string' ? row.address : undefined }
+    } finally {
+      await connection.close()
+    }
   } catch (error) {
     if (signal.aborted) throw signal.reason
-    return isRefusal(error) ? error : undefined
+    // What something else than the firewall says is told where the databases are looked at.
+    return { refusal: isRefusal(error) ? error : undefined, seen: undefined }
   }
 }
+
+/** Whether this runner is let in by nothing but temporary rules of other runs, which close when those are done. */
+function leansOnOthers(address: string, rules: readonly FirewallRule[]): boolean {
+  const number = numberOf(address)
+  const covering = rules.filter((rule) => numberOf(rule.start) <= number && number <= numberOf(rule.end))
+  return covering.length > 0 && covering.every((rule) => ruleName.test(rule.name))
+}
+
+const numberOf = (address: string): number => address.split('.').reduce((sum, part) => sum * 256 + Number(part), 0)
+
+const isRefusal = (error: unknown): error is Failure =>
+  error instanceof Failure && (error.code === 'firewall' || error.code === 'connection-timeout')
 
 /** The address that the server itself saw; one that does not answer leaves it to `runner-ip`. No third party is asked. */
 function addressOf(inputs: Inputs, refusal: Failure): string {
@@ -120,13 +153,13 @@ function addressOf(inputs: Inputs, refusal: Failure): string {
 }
 
 /** Rules of this action whose time is over belong to runs that could not remove them. Others are never touched. */
-async function sweep({ azure, log, signal }: DoorOptions): Promise<void> {
-  for (const rule of await azure.firewallRules()) {
-    const expiry = ruleName.exec(rule)?.[1]
+async function sweep({ azure, log, signal }: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
+  for (const name of new Set(rules.map((rule) => rule.name))) {
+    const expiry = ruleName.exec(name)?.[1]
     if (expiry === undefined || Number(expiry) * 1_000 > Date.now()) continue
     signal.throwIfAborted()
-    log.info(`Removing the expired temporary firewall rule ${rule}`)
-    await azure.deleteFirewallRule(rule)
+    log.info(`Removing the expired temporary firewall rule ${name}`)
+    await azure.deleteFirewallRule(name)
   }
 }
 

@@ -90,6 +90,9 @@ export interface Inputs {
   readonly server: ResourceId
   /** As given, or `'*'`. */
   readonly databases: readonly string[] | '*'
+  /** Role inputs that are given without their service, and an audience without the app it is for. */
+  readonly rolesWithoutService: readonly InputName[]
+  readonly audienceUnused: boolean
   /** In the order of the services table. */
   readonly given: readonly Given[]
   readonly authType: AuthType
@@ -152,7 +155,7 @@ export function parseResourceId(text: string): ResourceId | undefined {
   if (subscription === undefined || resourceGroup === undefined || provider === undefined || rest === undefined) return undefined
   const parts = rest.split('/')
   if (parts.length % 2 !== 0 || parts.includes('')) return undefined
-  if (!guid.test(subscription) || !/^[\w.()-]+$/u.test(resourceGroup) || !parts.every((part) => /^[\w.-]+$/u.test(part)))
+  if (!guid.test(subscription) || !/^[\p{L}\p{N}_.()-]+$/u.test(resourceGroup) || !parts.every((part) => /^[\w.-]+$/u.test(part)))
     return undefined
   const names = parts.filter((_, index) => index % 2 === 1)
   const type = [provider, ...parts.filter((_, index) => index % 2 === 0)].join('/')
@@ -280,6 +283,10 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     databases,
     given,
     authType,
+    rolesWithoutService: services.flatMap(({ name }) =>
+      raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
+    ),
+    audienceUnused: raw.audience !== '' && clientId === undefined,
     keys: new Map(
       (Object.entries(keyInputs) as [FamilyName, InputName][]).flatMap(([family, input]) =>
         raw[input] === '' ? [] : [[family, raw[input]] as const],
@@ -403,9 +410,26 @@ export function unusedInputs(inputs: Inputs): readonly InputName[] {
   const unused: InputName[] = []
   if (inputs.runnerIp !== undefined && !inputs.temporaryFirewallRule) unused.push('runner-ip')
   if (inputs.planId !== undefined && inputs.mode !== 'apply') unused.push('plan-id')
-  if (inputs.embeddingDeployment !== undefined && !has('openai')) unused.push('embedding-deployment')
-  if (inputs.machineLearningInput !== undefined && !has('machine-learning')) unused.push('machine-learning-input')
-  if (inputs.machineLearningDeployment !== undefined && !has('machine-learning')) unused.push('machine-learning-deployment')
+  const asks = inputs.testQueries && inputs.part !== 'azure'
+  if (inputs.embeddingDeployment !== undefined && !(asks && has('openai'))) unused.push('embedding-deployment')
+  if (inputs.machineLearningInput !== undefined && !(asks && has('machine-learning'))) unused.push('machine-learning-input')
+  if (
+    inputs.machineLearningDeployment !== undefined &&
+    !(asks && has('machine-learning') && inputs.machineLearningInput !== undefined)
+  ) {
+    unused.push('machine-learning-deployment')
+  }
+  for (const name of inputs.rolesWithoutService) unused.push(name)
+  if (inputs.audienceUnused) unused.push('audience')
+  if (inputs.mode === 'verify') {
+    if (inputs.part !== 'all') unused.push('part')
+    if (inputs.driftIssue) unused.push('drift-issue')
+  }
+  if (inputs.mode !== 'apply' && inputs.allowRestart) unused.push('allow-restart')
+  if (inputs.part === 'azure') {
+    if (inputs.clearKeys) unused.push('clear-keys')
+    if (inputs.database.user !== undefined) unused.push('database-user')
+  }
   return unused
 }
 

@@ -207,6 +207,15 @@ function cancelled(signal: string): Failure {
 /** Whatever was thrown, an Error or not, by anybody: the step never stays green. */
 async function ended(error: unknown): Promise<void> {
   process.exitCode = 1
+  if (finishing !== undefined) {
+    // It was reported already, or is being reported: what is thrown now still makes the run a failed one.
+    await finishing.catch(() => undefined)
+    setOutput('result', 'failed')
+    setOutput('verified', 'false')
+    setOutput('failure-reason', 'internal')
+    core.setFailed(`After the report: ${describe(error)}`)
+    return
+  }
   try {
     await finish(failuresOf(controller.signal.aborted ? controller.signal.reason : error))
   } catch (second) {

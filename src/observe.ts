@@ -52,41 +52,59 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     collected(azure.server()),
     withSql && inputs.database.user === undefined ? collected(azure.administrators()) : ([] as readonly Administrator[]),
     collected(azure.allowList()),
-    withSql ? collected(azure.replicas()) : ([] as readonly ObservedServer[]),
+    collected(azure.replicas()),
     ...perService,
   ])
-  if (
-    failures.length > 0 ||
-    server === undefined ||
-    administrators === undefined ||
-    allowList === undefined ||
-    replicas === undefined
-  ) {
-    throw new Failures(failures)
-  }
+  // A check tells of everything else, too, as long as there is a server to tell of.
+  const goesOn = inputs.mode === 'check' && server !== undefined
+  if (server === undefined || (failures.length > 0 && !goesOn)) throw new Failures(failures)
   const resources = new Map<ServiceName, Resource>()
   const roleAssignments = new Map<ServiceName, readonly RoleAssignment[]>()
   for (const { service, found, assignments } of services) {
     if (found !== undefined) resources.set(service, found)
-    roleAssignments.set(service, assignments ?? [])
+    if (assignments !== undefined) roleAssignments.set(service, assignments)
   }
   if (withRoles && server.principalId !== undefined) {
-    await addGroupAssignments(inputs, azure, server.principalId, resources, roleAssignments)
+    await collected(addGroupAssignments(inputs, azure, server.principalId, resources, roleAssignments))
   }
-  const running =
-    inputs.mode === 'check' && withRoles && replicas.length > 0 ? await runningIdentities(azure, server, replicas) : new Map()
+  // What a switch would break on a replica matters in every part.
+  const byIdentity = inputs.authType === 'managed-identity'
+  const known = replicas ?? []
+  const [assignments, running] =
+    byIdentity && known.length > 0
+      ? await Promise.all([
+          withRoles ? roleAssignments : assignmentsOf(inputs, azure, collected),
+          collected(runningIdentities(azure, server, known)),
+        ])
+      : [roleAssignments, undefined]
+  if (failures.length > 0 && !goesOn) throw new Failures(failures)
   return {
     server,
-    administrators,
+    administrators: administrators ?? [],
     allowList,
     resources,
     roleAssignments,
-    replicas: replicas.map((replica) => ({
+    replicas: known.map((replica) => ({
       server: replica,
-      missingRoles: withRoles ? missingRoles(inputs, replica, resources, roleAssignments) : [],
-      restarted: running.get(replica.id),
+      missingRoles: byIdentity ? missingRoles(inputs, replica, resources, assignments) : [],
+      restarted: running?.get(replica.id),
     })),
+    failures,
   }
+}
+
+/** The assignments at each named resource, for replicas in a part that does not look at roles otherwise. */
+async function assignmentsOf(
+  inputs: Inputs,
+  azure: ResourceManager,
+  collected: <T>(promise: Promise<T>) => Promise<T | undefined>,
+): Promise<ReadonlyMap<ServiceName, readonly RoleAssignment[]>> {
+  const found = await Promise.all(
+    inputs.given.map(
+      async ({ service, resource }) => [service, (await collected(azure.roleAssignments(resource.id))) ?? []] as const,
+    ),
+  )
+  return new Map(found)
 }
 
 /** Asks for each named resource once, however many services name it. */

@@ -91,12 +91,14 @@ export interface ObservedReplica {
 export interface Observed {
   readonly server: ObservedServer
   readonly administrators: readonly Administrator[]
-  /** Entries of `azure.extensions`. */
-  readonly allowList: readonly string[]
+  /** Entries of `azure.extensions`; undefined when they could not be read. */
+  readonly allowList: readonly string[] | undefined
   readonly replicas: readonly ObservedReplica[]
   readonly resources: ReadonlyMap<ServiceName, Resource>
-  /** At each named resource and its ancestors. */
+  /** At each named resource and its ancestors; a service whose assignments could not be read is missing. */
   readonly roleAssignments: ReadonlyMap<ServiceName, readonly RoleAssignment[]>
+  /** What could not be read; only a check goes on without it. */
+  readonly failures: readonly Failure[]
   /** Empty for `part: azure`. */
   readonly databases: readonly ObservedDatabase[]
 }

@@ -193,6 +193,10 @@ function azureSteps(inputs: Inputs, observed: Observed): Step[] {
   // The way back to keys leaves identity and roles as they are: something else may use them.
   const steps = inputs.authType === 'managed-identity' ? identitySteps(inputs, observed) : []
   const { allowList } = observed
+  if (allowList === undefined) {
+    const unknown = { current: 'unknown', desired: 'azure_ai', status: 'failed', detail: 'it could not be read' } as const
+    return [...steps, { id: 'allow-list', kind: 'allow-list', target: 'azure.extensions', ...unknown }]
+  }
   const listed = allowList.some((entry) => entry.toLowerCase() === 'azure_ai')
   const entries = listed ? allowList : [...allowList, 'azure_ai']
   steps.push({
@@ -236,6 +240,11 @@ function identitySteps(inputs: Inputs, observed: Observed): Step[] {
       principal === undefined
         ? undefined
         : (observed.roleAssignments.get(given.service) ?? []).find((each) => holds(each, principal, given.roleId, scope))
+    const assignments = observed.roleAssignments.get(given.service)
+    if (assignments === undefined && principal !== undefined) {
+      steps.push({ ...step, current: 'unknown', status: 'failed', detail: 'the role assignments could not be read' })
+      continue
+    }
     const former = formerAssignment(observed.roleAssignments.get(given.service) ?? [], server, given.roleId, scope)
     if (assigned === undefined) {
       steps.push({
@@ -387,6 +396,12 @@ function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | und
     const state = database?.keyStates.get(family.key)
     const unknown = database === undefined || database.failure !== undefined
     const inSync = store ? isSet && state !== 'other' : !isSet
+    if (store && isSet && state === undefined && !unknown) {
+      // A role that may not read the key cannot have it compared.
+      const detail = 'the connecting role cannot have it compared with that of the resource'
+      const same = { current: 'set', desired: 'set', status: 'skipped', detail } as const
+      return { id: `${name}/${family.key}`, kind: 'setting', target: name, ...same }
+    }
     const change = {
       kind: 'key',
       database: name,

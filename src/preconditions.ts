@@ -13,7 +13,9 @@ export function preconditions(inputs: Inputs, observed: Observed, steps: readonl
       return resource === undefined ? [] : resourceProblems(inputs, service, resource)
     }),
     ...replicaProblems(inputs, observed),
-    ...(observed.server.isReplica ? [] : observed.databases.flatMap((database) => databaseProblems(inputs, observed, database))),
+    ...(observed.server.isReplica
+      ? []
+      : observed.databases.flatMap((database) => databaseProblems(inputs, observed, database, steps))),
   ]
 }
 
@@ -133,6 +135,8 @@ function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service
 
 /** Whether the database has, for this family, a configuration that may be answering users today. */
 export function isConfigured(database: ObservedDatabase, family: (typeof families)[keyof typeof families]): boolean {
+  // What else obeys the same auth_type may be answering although the endpoint itself is not set.
+  if (family.alsoServes.some((setting) => database.settings.has(setting))) return true
   return (
     database.settings.has(family.endpoint) &&
     (database.keysSet.has(family.key) || database.settings.get(family.authType) === 'managed-identity')
@@ -152,10 +156,14 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
     ),
   )
   if (!switched) return []
-  return observed.replicas.flatMap(({ server, missingRoles }) => {
-    if (server.principalId !== undefined && missingRoles.length === 0) return []
+  return observed.replicas.flatMap(({ server, missingRoles, restarted }) => {
+    if (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false) return []
     const lacks =
-      server.principalId === undefined ? 'has no identity' : `lacks the role for ${missingRoles.map(titleOf).join(', ')}`
+      server.principalId === undefined
+        ? 'has no identity'
+        : missingRoles.length > 0
+          ? `lacks the role for ${missingRoles.map(titleOf).join(', ')}`
+          : 'was not restarted since its identity was turned on'
     return [
       new Failure({
         reason: 'azure',
@@ -168,7 +176,7 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
   })
 }
 
-function databaseProblems(inputs: Inputs, observed: Observed, database: ObservedDatabase): Failure[] {
+function databaseProblems(inputs: Inputs, observed: Observed, database: ObservedDatabase, steps: readonly Step[]): Failure[] {
   if (database.failure !== undefined) return []
   const { installed, available } = database.extension
   const problems: Failure[] = []
@@ -177,6 +185,11 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
   }
   const user = `"${database.user.replaceAll('"', '""')}"`
   const writes = inputs.mode === 'apply'
+  // Who may only read succeeds while there is nothing to set.
+  const sets =
+    writes &&
+    (!database.mayRead ||
+      steps.some(({ change }) => (change?.kind === 'setting' || change?.kind === 'key') && change.database === database.name))
   if (writes && database.isReadOnly) {
     told(
       'database',
@@ -206,11 +219,11 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
       `GRANT azure_pg_admin TO ${user};   -- as an administrator; or have one run: CREATE EXTENSION azure_ai;`,
     )
   }
-  if (installed !== undefined && !(writes ? database.maySet && database.mayRead : database.mayRead)) {
+  if (installed !== undefined && !(database.mayRead && (!sets || database.maySet))) {
     told(
       'permission',
-      writes ? 'may-not-set' : 'may-not-read',
-      `The connecting role may not ${writes ? 'read or write' : 'read'} the settings`,
+      sets ? 'may-not-set' : 'may-not-read',
+      `The connecting role may not ${sets ? 'read or write' : 'read'} the settings`,
       `User ${user} is not a member of azure_ai_settings_manager in "${database.name}".`,
       `GRANT azure_ai_settings_manager TO ${user};`,
     )
@@ -238,7 +251,7 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
   if (
     installed === undefined &&
     inputs.part === 'database' &&
-    !observed.allowList.some((entry) => entry.toLowerCase() === 'azure_ai')
+    observed.allowList?.some((entry) => entry.toLowerCase() === 'azure_ai') !== true
   ) {
     told(
       'database',

@@ -40,9 +40,9 @@ export interface Facts {
 /** Derives the report. An error outranks drift, in a check drift outranks a failing query. */
 export function report(facts: Facts): Report {
   const { inputs, journal } = facts
-  const failures = [...facts.thrown, ...journal.failures]
+  const failures = ranked([...facts.thrown, ...journal.failures])
   const drift = inputs === undefined || facts.thrown.length > 0 || journal.steps.some(differs)
-  const first = ranking(failures)
+  const [first] = failures
   // In a check the drift explains the query; in apply the query explains why the drift was not mended.
   const failure = inputs?.mode === 'check' && first?.reason === 'verification' && drift ? undefined : first
   const result: Result = failure !== undefined ? 'failed' : drift ? 'drift' : journal.changed ? 'changed' : 'in-sync'
@@ -69,11 +69,11 @@ export function report(facts: Facts): Report {
   }
 }
 
-/** The failure that names the reason: being told to restart or stopped first, then errors, then what the queries said. */
-function ranking(failures: readonly Failure[]): Failure | undefined {
+/** The failure that names the reason first: being told to restart or stopped, then errors, then what the queries said. */
+function ranked(failures: readonly Failure[]): Failure[] {
   const rank = ({ reason }: Failure): number =>
     reason === 'cancelled' ? 0 : reason === 'restart-required' ? 1 : reason === 'verification' ? 3 : 2
-  return [...failures].sort((a, b) => rank(a) - rank(b))[0]
+  return [...failures].sort((a, b) => rank(a) - rank(b))
 }
 
 /** Every test query of every named service passed in every database, and no stored key can have answered instead. */

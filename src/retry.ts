@@ -1,6 +1,6 @@
 /**
  * The one retry policy: how long between tries, for HTTP requests, SQL statements and test queries alike. What is worth
- * another try is decided beside the protocol (azure/pipeline.ts, postgres/connection.ts); when and how often, here.
+ * another try is decided beside the protocol (azure/pipeline.ts, switch.ts); when and how often, here.
  */
 
 export interface Schedule {
@@ -16,6 +16,8 @@ export interface Schedule {
 export const transient: Schedule = { baseMs: 500, capMs: 20_000, budgetMs: 120_000 }
 /** Somebody else's operation has to end first (ServerIsBusy, a lock): patient, at a steady pace. */
 export const busy: Schedule = { baseMs: 1_000, capMs: 10_000, budgetMs: 300_000 }
+/** The service says how long to wait (429): as long as it says, up to a minute. */
+export const throttled: Schedule = { baseMs: 2_000, capMs: 60_000, budgetMs: 300_000 }
 /** Replication inside Azure (a new principal, a new allow-list entry): short steps. */
 export const replication: Schedule = { baseMs: 500, capMs: 5_000, budgetMs: 180_000 }
 

@@ -8,7 +8,7 @@ import {
   restartServer,
   untilSettled,
 } from './apply.ts'
-import { Failure, Failures } from './errors.ts'
+import { Failure, Failures, failuresOf } from './errors.ts'
 import { databaseFindings, findings } from './findings.ts'
 import { openDoor } from './firewall.ts'
 import { type Inputs, unusedInputs } from './inputs.ts'
@@ -64,7 +64,8 @@ async function observe(inputs: Inputs, journal: Journal, session: Session, outsi
   // The token for the databases is on its way while Resource Manager answers.
   if (withSql && inputs.database.password === undefined) session.tokens.get(session.cloud.postgresScope).catch(() => undefined)
   let surroundings = await observeSurroundings(inputs, session.azure)
-  if (inputs.mode === 'apply' && passingStates.includes(surroundings.server.state)) {
+  // Another job's temporary firewall rule shows as Updating: a check that opens one of its own waits as well.
+  if ((inputs.mode === 'apply' || inputs.temporaryFirewallRule) && passingStates.includes(surroundings.server.state)) {
     await untilSettled(surroundings.server.name, { azure: session.azure, log, signal })
     surroundings = await observeSurroundings(inputs, session.azure)
   }
@@ -81,7 +82,12 @@ async function observe(inputs: Inputs, journal: Journal, session: Session, outsi
   const [{ connector, user, host }, keys] = await Promise.all([
     connectorFor(inputs, session, server.host, surroundings.administrators),
     observeKeys(inputs, session.azure, surroundings.resources),
-  ])
+  ]).catch((error: unknown) => {
+    // What could not be read may be why: it is told first.
+    throw surroundings.failures.length === 0 || signal.aborted
+      ? error
+      : new Failures([...surroundings.failures, ...failuresOf(error)])
+  })
   if (inputs.temporaryFirewallRule) await admit(inputs, journal, session, outside, server, connector)
   const databases = await look(inputs, journal, connector, user, keys, signal)
   log.info(`Databases at ${host} as "${user}":`)
@@ -125,6 +131,17 @@ async function look(
     journal.fail(error)
   }
   journal.expect(databases.map((database) => database.name))
+  if (inputs.databases === '*' && databases.length === 0 && journal.failures.length === 0) {
+    journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'no-database',
+        title: 'No database has azure_ai',
+        detail: `\`databases\` is \`*\`, and azure_ai is installed in none of ${inputs.server.name}: DROP EXTENSION loses its settings as well.`,
+        fix: 'Name the databases that are to have it, and run with `mode: apply`.',
+      }),
+    )
+  }
   return databases
 }
 
@@ -149,6 +166,7 @@ async function check(inputs: Inputs, journal: Journal, outside: Outside, { obser
   const steps = plan(inputs, observed)
   journal.plan(withWaits(steps), planId(steps))
   await tellPlan(journal, outside)
+  for (const failure of observed.failures) journal.fail(failure)
   for (const problem of preconditions(inputs, observed, steps)) journal.fail(problem)
   for (const { failure } of observed.databases) if (failure !== undefined) journal.fail(failure)
   if (connector === undefined) explainMissingQueries(inputs, observed, journal)
@@ -428,6 +446,8 @@ function restartOutcome(inputs: Inputs, journal: Journal): void {
   const tokenWasHad =
     refusals.length > 0 && refusals.every((failure) => !['no-token', 'ai-error', 'not-tried'].includes(failure.code))
   if (tokenWasHad) return
+  // It was allowed: what failed before it kept this run from it, and is told.
+  if (inputs.allowRestart) return
   journal.fail(restartRequired(inputs, 'This run turned the identity on, and `allow-restart` is false.'))
 }
 

@@ -16,6 +16,8 @@ export interface Family {
   readonly key: string
   /** Non-secret settings that show what else the family is used for. */
   readonly others: readonly string[]
+  /** Those of them that something answers by, whether or not the endpoint is set. */
+  readonly alsoServes: readonly string[]
 }
 
 export const families: Readonly<Record<FamilyName, Family>> = {
@@ -25,6 +27,7 @@ export const families: Readonly<Record<FamilyName, Family>> = {
     endpoint: 'azure_openai.endpoint',
     key: 'azure_openai.subscription_key',
     others: [],
+    alsoServes: [],
   },
   azure_cognitive: {
     name: 'azure_cognitive',
@@ -32,6 +35,7 @@ export const families: Readonly<Record<FamilyName, Family>> = {
     endpoint: 'azure_cognitive.endpoint',
     key: 'azure_cognitive.subscription_key',
     others: ['azure_cognitive.region', 'azure_cognitive.translator_resource_id'],
+    alsoServes: [],
   },
   azure_ml: {
     name: 'azure_ml',
@@ -39,6 +43,7 @@ export const families: Readonly<Record<FamilyName, Family>> = {
     endpoint: 'azure_ml.scoring_endpoint',
     key: 'azure_ml.endpoint_key',
     others: ['azure_ml.serverless_ranking_endpoint'],
+    alsoServes: ['azure_ml.serverless_ranking_endpoint'],
   },
 }
 
@@ -219,7 +224,7 @@ export const services: readonly Service[] = [
         value: (resource, authType) => endpointOf(resource, 'cognitiveservices', authType),
         leftTo: 'cognitive',
       },
-      { setting: 'azure_cognitive.region', value: (resource) => resource.location },
+      { setting: 'azure_cognitive.region', value: (resource) => resource.location.toLowerCase().replaceAll(' ', '') },
       { setting: 'azure_cognitive.translator_resource_id', value: (resource) => resource.id, onlyFor: 'managed-identity' },
     ],
     test: {

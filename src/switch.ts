@@ -15,7 +15,7 @@ import {
   restore,
   type Setting,
   trial,
-  write,
+  writeBack,
 } from './postgres/trial.ts'
 import { isConfigured } from './preconditions.ts'
 import { backoff, busy, pause, retrying, transient, type Verdict } from './retry.ts'
@@ -70,37 +70,75 @@ async function tryOnce(options: ProveOptions, task: Task, visibility: Visibility
 /** The trial as the extension allows it; what everybody has afterwards is checked on a connection of its own. */
 async function prove(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
   if (visibility === 'hidden') return mayCommitNow(task) ? committedTrial(options, task) : tooSoon(task)
+  if (visibility === 'unclear' && worksToday(task)) {
+    // What answered may be what is committed: nothing is committed on such an answer. The next round looks again.
+    task.visibility = undefined
+    return { failure: unclearTrial(task), final: false }
+  }
   const keyed = options.inputs.authType === 'subscription-key'
   const tried = keyed ? await keyTrial(options, task) : await hiddenKeyTrial(options, task)
   if (tried.done !== undefined) {
     if (tried.done === 'done' || tried.done.final || visibility !== 'unclear' || !differing(task)) return tried.done
-    if (!worksToday(task)) return committedTrial(options, task)
-    task.visibility = undefined
-    return tried.done
+    return committedTrial(options, task)
   }
   if (tried.accepted) {
-    const proof: Proof = task.keyStored && (tried.keyWins || !tried.keyOutOfReach) ? 'key-present' : 'keyless'
+    const outOfReach = tried.keyOutOfReach && !tried.keyWins && visibility === 'visible'
+    const proof: Proof = task.keyStored && !outOfReach ? 'key-present' : 'keyless'
     if (tried.keyWins) keyWins(options, task)
     if (task.settings.length > 0) markWritten(options, task)
     // What everybody sees from now on, read-only and on a connection of its own: these stand in the summary.
-    const after = await askFreshly(options, task)
-    const verdict = judge(options, task, after)
-    if (verdict === 'passed') {
-      record(options, task, after, proof)
-      return 'done'
-    }
-    if (task.settings.length > 0) await putBack(options, task, undefined)
-    return verdict
+    return settle(options, task, proof, undefined)
   }
   const verdict = judge(options, task, tried.outcomes)
   if (verdict === 'passed') throw new Error('a trial that was accepted came to nothing')
   // Nothing shows whether the trial's settings were seen: ask with committed ones before believing the failure.
-  if (visibility === 'unclear' && task.settings.length > 0) {
-    if (!worksToday(task)) return committedTrial(options, task)
-    // What answers users today may just have had a bad moment: look again in the next round.
-    task.visibility = undefined
+  return visibility === 'unclear' && task.settings.length > 0 ? committedTrial(options, task) : verdict
+}
+
+function unclearTrial({ family, database, lastOutcomes }: Task): Failure {
+  const said = first(lastOutcomes)
+  return new Failure({
+    reason: 'verification',
+    code: 'trial-unclear',
+    title: 'It cannot be told whether the extension sees uncommitted settings',
+    detail: `${family.name} in "${database.name}": a query whose endpoint leads nowhere was answered in a way that shows neither${said?.ok === false ? `: ${said.text}` : '.'}`,
+    fix: 'Run again: a service that is throttling or failing just now looks like this.',
+  })
+}
+
+/**
+ * Asks on a fresh connection what everybody has now, after a COMMIT, and puts back what was when the queries fail or cannot
+ * be asked. Never lets a failure of the line lead to another COMMIT.
+ */
+async function settle(options: ProveOptions, task: Task, proof: Proof, connection: Connection | undefined): Promise<Attempt> {
+  if (task.calls.length === 0) return 'done'
+  let outcomes: CallOutcomes
+  try {
+    outcomes = await askTwice(options, task)
+  } catch (error) {
+    if (differing(task)) await putBack(options, task, connection)
+    if (options.signal.aborted) throw options.signal.reason
+    const failure = options.connector.failure(error, task.database.name, `checking ${task.family.name}`)
+    throw new Failure(factsOf(failure))
   }
+  const verdict = judge(options, task, outcomes)
+  if (verdict === 'passed') {
+    if (connection !== undefined && task.secrets.length > 0) await forget(connection).catch(() => undefined)
+    record(options, task, outcomes, proof)
+    return 'done'
+  }
+  if (differing(task)) await putBack(options, task, connection)
   return verdict
+}
+
+/** A line that breaks is not an answer: asked once more, at once. */
+async function askTwice(options: ProveOptions, task: Task): Promise<CallOutcomes> {
+  try {
+    return await askFreshly(options, task)
+  } catch (error) {
+    if (options.signal.aborted || verdictOnSql(error) === false) throw error
+    return askFreshly(options, task)
+  }
 }
 
 /** Whether there is anything to set; a key to blank is none, that comes after the proof. */
@@ -119,8 +157,7 @@ function mayCommitNow(task: Task): boolean {
 }
 
 function tooSoon(task: Task): Attempt {
-  if (task.waitingFor === undefined) throw new Error('a trial is too soon only after another')
-  return { failure: task.waitingFor, final: false }
+  return { failure: task.waitingFor ?? unclearTrial(task), final: false }
 }
 
 function askFreshly(options: ProveOptions, task: Task): Promise<CallOutcomes> {
@@ -157,6 +194,10 @@ async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried>
         log: options.log,
       })
     })
+  // A role that may only read cannot take the key out of reach, and nothing has to be set.
+  if (task.keyStored && task.settings.length === 0 && !database.maySet) {
+    return { accepted: true, outcomes: new Map(), keyOutOfReach: false, keyWins: false }
+  }
   if (!task.keyStored) {
     if (task.settings.length > 0) {
       const { outcomes } = await run(undefined)
@@ -212,49 +253,37 @@ async function commitAndCheck(
 ): Promise<Attempt> {
   const { journal, log } = options
   const { name, serverVersion } = task.database
-  const check = async (connection: Connection | undefined): Promise<Attempt> => {
-    if (task.calls.length === 0) return 'done'
-    let outcomes: CallOutcomes
-    try {
-      outcomes = await askFreshly(options, task)
-    } catch (error) {
-      // Cancelled before anything was proven: what worked is put back, on a line of its own.
-      if (options.signal.aborted && differing(task) && accept === undefined)
-        await putBack({ ...options, signal: AbortSignal.timeout(3_000) }, task, undefined).catch(() => undefined)
-      throw error
-    }
-    const verdict = judge(options, task, outcomes)
-    if (verdict === 'passed') {
-      if (connection !== undefined && task.secrets.length > 0) await forget(connection).catch(() => undefined)
-      record(options, task, outcomes, proof)
-      return 'done'
-    }
-    if (differing(task)) await putBack(options, task, connection)
-    return verdict
-  }
-  if (!differing(task)) return check(undefined)
+  if (!differing(task)) return settle(options, task, proof, undefined)
   return freshly(options, name, async (connection) => {
-    const { outcomes, committed } = await trial(connection, {
-      serverVersion,
-      settings: task.settings,
-      secrets: task.secrets,
-      keep: task.secrets.length > 0,
-      onExposed: () => exposed(options, task),
-      hide: undefined,
-      calls: accept === undefined ? [] : task.calls,
-      commit: (said) => {
-        const stays = accept === undefined || accept(said)
-        if (stays) task.wrote = journal.writing()
-        return stays
-      },
-      log,
-    })
-    if (!committed) {
-      const verdict = judge(options, task, outcomes)
-      return verdict === 'passed' ? 'done' : verdict
+    let committing = false
+    try {
+      const { outcomes, committed } = await trial(connection, {
+        serverVersion,
+        settings: task.settings,
+        secrets: task.secrets,
+        keep: task.secrets.length > 0,
+        onExposed: () => exposed(options, task),
+        hide: undefined,
+        calls: accept === undefined ? [] : task.calls,
+        commit: (said) => {
+          committing = accept === undefined || accept(said)
+          if (committing) task.wrote = journal.writing()
+          return committing
+        },
+        log,
+      })
+      if (!committed) {
+        const verdict = judge(options, task, outcomes)
+        return verdict === 'passed' ? 'done' : verdict
+      }
+    } catch (error) {
+      if (!committing) throw error
+      // The line broke at COMMIT: whether it came about shows on another connection; treated as if it did.
+      markWritten(options, task)
+      return settle(options, task, proof, undefined)
     }
     markWritten(options, task)
-    return check(connection)
+    return settle(options, task, proof, connection)
   })
 }
 
@@ -276,7 +305,8 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
     return 'done'
   }
   // What is not seen before COMMIT, or has no time limit of its own, is not asked in the transaction.
-  const calls = task.visibility === 'hidden' ? [] : task.calls
+  const calls = task.visibility === 'visible' ? task.calls : []
+  let wrote: (() => void) | undefined
   return freshly(options, database.name, async (connection) => {
     if (calls.length < task.calls.length) {
       const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
@@ -295,7 +325,7 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
         commit: (outcomes) => {
           const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
           passing = verdict !== 'passed' && !verdict.final
-          if (verdict === 'passed') journal.writing()
+          if (verdict === 'passed') wrote = journal.writing()
           return verdict === 'passed'
         },
         log,
@@ -308,10 +338,19 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
       if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
       await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
     }
-    const outcomes = await askFreshly(options, task)
-    if (judge(options, task, outcomes) !== 'passed') {
-      const kept = await restore(connection, database.serverVersion, log)
-      return unable(`the test queries did not pass without it, and it ${kept ? 'was' : 'could not be'} put back`)
+    let outcomes: CallOutcomes | undefined
+    try {
+      outcomes = await askTwice(options, task)
+    } catch (error) {
+      log.debug(`blanking ${family.key}: ${options.connector.failure(error, database.name, 'checking').message}`)
+    }
+    if (outcomes === undefined || judge(options, task, outcomes) !== 'passed') {
+      // Cancelled or not: the connection that kept the key is the only one that can put it back.
+      const kept = await restore(connection, database.serverVersion, log).catch(() => false)
+      if (kept) wrote?.()
+      const attempted = unable(`the test queries did not pass without it, and it ${kept ? 'was' : 'could not be'} put back`)
+      if (options.signal.aborted) throw options.signal.reason
+      return attempted
     }
     await forget(connection).catch(() => undefined)
     journal.mark(blank.id, 'updated', '')
@@ -339,28 +378,49 @@ function markWritten(options: ProveOptions, task: Task): void {
   for (const step of task.steps) options.journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', '')
 }
 
-/** Puts the previous settings back; keys only on the connection that kept them. */
-async function putBack(options: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
+/** How long putting back may take when the run was cancelled, in milliseconds: the runner waits a few seconds only. */
+const lastActMs = 4_000
+
+/** Puts the previous settings back, also when the run was cancelled; keys only on the connection that kept them. Says so when it cannot. */
+async function putBack(given: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
+  const options = given.signal.aborted ? { ...given, signal: AbortSignal.timeout(lastActMs) } : given
   const { journal, log } = options
   const { name, serverVersion } = task.database
-  log.info(`… database "${name}": ${task.family.name} was committed and then failed; putting the previous settings back`)
-  const kept = connection !== undefined && task.secrets.length > 0 && (await restore(connection, serverVersion, log))
-  if (!kept)
-    await patiently(options, name, () => freshly(options, name, (other) => write(other, serverVersion, task.previous, log)))
+  log.info(`… database "${name}": ${task.family.name} was committed and is not proven; putting the previous settings back`)
+  const kept =
+    connection !== undefined && task.secrets.length > 0 && (await restore(connection, serverVersion, log).catch(() => false))
+  try {
+    if (!kept)
+      await patiently(options, name, () => freshly(options, name, (other) => writeBack(other, serverVersion, task.previous, log)))
+  } catch (error) {
+    const { detail } = options.connector.failure(error, name, 'putting settings back')
+    journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'settings-not-put-back',
+        title: 'The previous settings could not be put back',
+        detail: `${task.family.name} in "${name}" was set and not proven: ${detail}`,
+        fix: task.previous
+          .map(([key, value]) => `SELECT azure_ai.set_setting('${key}', '${value.replaceAll("'", "''")}');`)
+          .join(' '),
+      }),
+    )
+    return
+  }
   if (!kept && task.secrets.length > 0) {
     journal.fail(
       new Failure({
         reason: 'database',
         code: 'key-not-put-back',
         title: 'The previous key could not be put back',
-        detail: `${task.family.key} in "${name}" holds the new key, although its test query failed.`,
+        detail: `${task.family.key} in "${name}" holds the new key, although it is not proven.`,
         fix: `Run again with the right key as input, or set it: SELECT azure_ai.set_setting('${task.family.key}', 'KEY');   -- in "${name}"`,
       }),
     )
   }
   // All is as it was: nothing of this stays.
   if (kept || task.secrets.length === 0) task.wrote?.()
-  for (const step of task.steps) journal.mark(step.id, step.status, 'was set, failed its test query, and was put back')
+  for (const step of task.steps) journal.mark(step.id, step.status, 'was set, was not proven, and was put back')
 }
 
 /** What a read-only query proves: a stored key cannot be taken out of reach by reading, but a resource may refuse all keys. */
@@ -450,21 +510,27 @@ async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibili
   const [call] = task.calls
   // Nothing would be tried, neither a setting nor the absence of a key.
   if (task.visibility !== undefined) return task.visibility
-  if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && !task.keyStored)) return 'visible'
+  if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && (!task.keyStored || !task.database.maySet)))
+    return 'visible'
   const { name, serverVersion } = task.database
   const { log } = options
-  const control = await freshly(options, name, (connection) =>
-    trial(connection, {
-      serverVersion,
-      settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
-      hide: undefined,
-      calls: [call],
-      commit: () => false,
-      log,
-    }),
-  )
-  const answered = first(control.outcomes)
-  if (answered?.ok === true) {
+  const control = async (): Promise<CallOutcome | undefined> =>
+    first(
+      (
+        await freshly(options, name, (connection) =>
+          trial(connection, {
+            serverVersion,
+            settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
+            hide: undefined,
+            calls: [call],
+            commit: () => false,
+            log,
+          }),
+        )
+      ).outcomes,
+    )
+  const answered = await control()
+  if (isAnswer(answered)) {
     options.journal.finding({
       severity: 'notice',
       code: 'uncommitted-settings-not-seen',
@@ -474,10 +540,34 @@ async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibili
     })
     return 'hidden'
   }
-  if (answered?.text.includes(new URL(nowhere).host) === true) return 'visible'
+  if (namesNowhere(answered)) return 'visible'
+  // What it said is told when it stays unclear.
+  if (answered !== undefined) task.lastOutcomes = new Map([[call.name, answered]])
   const before = first(await freshly(options, name, (connection) => askReadOnly(connection, serverVersion, [call])))
-  return before?.ok === false && answered?.ok === false && before.text === answered.text ? 'unclear' : 'visible'
+  // A service that is throttling, failing or refusing answers for the committed endpoint just as well: that shows nothing.
+  const telling = (outcome: CallOutcome | undefined): boolean =>
+    outlookOf(outcome) === 'no-token' || (outlookOf(outcome) === 'unknown' && !isServiceText(outcome))
+  if (!telling(answered)) return 'unclear'
+  if (isAnswer(before)) return telling(await control()) ? 'visible' : 'unclear'
+  return outlookOf(answered) === 'no-token' && outlookOf(before) !== 'no-token'
+    ? 'visible'
+    : differ(before, answered) && !isServiceText(answered)
+      ? 'visible'
+      : 'unclear'
 }
+
+function outlookOf(outcome: CallOutcome | undefined): ReturnType<typeof outlook> {
+  return outcome === undefined || outcome.ok ? 'unknown' : outlook({ origin: 'ai', code: outcome.code, text: outcome.text })
+}
+
+/** A service answered: with a result, or with a refusal that shows access. */
+const isAnswer = (outcome: CallOutcome | undefined): boolean => outcome?.ok === true || outlookOf(outcome) === 'proves-access'
+const namesNowhere = (outcome: CallOutcome | undefined): boolean =>
+  outcome?.ok === false && outcome.text.includes(new URL(nowhere).host)
+const differ = (a: CallOutcome | undefined, b: CallOutcome | undefined): boolean =>
+  a?.ok === false && b?.ok === false && a.text !== b.text
+/** Looks like what a service says: it carries an HTTP status. */
+const isServiceText = (outcome: CallOutcome | undefined): boolean => outcome?.ok === false && /\b[45]\d\d\b/.test(outcome.text)
 
 /** The settings with one of them replaced or added, in the fixed order of their names. */
 function inOrder(settings: readonly Setting[], other: Setting): Setting[] {

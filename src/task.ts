@@ -121,7 +121,7 @@ export function taskOf(
       fix: 'Name what it is used for and let its test query run (see the reason), or give `allow-unproven: true` to blank it without proof.',
     })
     journal.fail(failure)
-    journal.mark(blank.id, 'skipped', 'not blanked: the test queries cannot prove all that its family is used for')
+    journal.mark(blank.id, blank.status, 'not blanked: the test queries cannot prove all that its family is used for')
     blank = undefined
   }
   const task: Task = {
@@ -153,7 +153,7 @@ export function taskOf(
       fix: 'Name what it is used for and let its test query run (see the reason), or give `allow-unproven: true` to switch without proof.',
     })
     journal.fail(failure)
-    for (const step of steps) journal.mark(step.id, 'skipped', 'not switched: its test queries cannot prove all it is used for')
+    for (const step of steps) journal.mark(step.id, step.status, 'not switched: its test queries cannot prove all it is used for')
     for (const call of calls)
       skipQuery(
         journal,

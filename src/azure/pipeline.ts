@@ -15,8 +15,14 @@ import {
 } from '@azure/core-rest-pipeline'
 import { type Circumstances, describe, explain, Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
-import { busy, retrying, transient, type Verdict } from '../retry.ts'
+import { busy, retrying, throttled, transient, type Verdict } from '../retry.ts'
 import type { Tokens } from './credential.ts'
+
+/**
+ * A header that never leaves: the request is not repeated when the server is busy, because what it says was read before and
+ * has to be read again.
+ */
+export const readAgainWhenBusy = 'x-read-again-when-busy'
 
 /** Longest time one request may take, in milliseconds. */
 const requestTimeoutMs = 30_000
@@ -66,12 +72,14 @@ export function createPipeline(options: PipelineOptions): Pipeline {
             ? options.signal
             : AbortSignal.any([options.signal, request.abortSignal as AbortSignal])
         const signal = request.abortSignal as AbortSignal
+        const once = request.headers.has(readAgainWhenBusy)
+        request.headers.delete(readAgainWhenBusy)
         let refreshed = false
         try {
           return await retrying(
             async () => {
               const response = await next(request)
-              const verdict = verdictOnAnswer(request, response)
+              const verdict = verdictOnAnswer(request, response, once)
               if (verdict !== false) throw new Retriable(response, verdict, `${response.status} ${codeOf(response)}`)
               if (response.status === 401 && options.tokens !== undefined && !refreshed) {
                 refreshed = true
@@ -165,11 +173,11 @@ function repeatable(request: PipelineRequest): boolean {
  * 408, 500, 502, 503, 504: a fault of the service (501 and 505 will not change); a success whose body is not JSON: an
  * answer of something in between.
  */
-function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse): Verdict {
+function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse, once: boolean): Verdict {
   const { status } = response
   const afterMs = retryAfterMs(response)
-  if (status === 409 && /^(ServerIsBusy|AnotherOperationInProgress)$/i.test(codeOf(response))) return { schedule: busy, afterMs }
-  if (status === 429) return { schedule: busy, afterMs }
+  if (status === 409 && isBusy(codeOf(response))) return once ? false : { schedule: busy, afterMs }
+  if (status === 429) return { schedule: throttled, afterMs }
   if (status === 503 && afterMs !== undefined) return { schedule: transient, afterMs }
   if ([408, 500, 502, 503, 504].includes(status)) return repeatable(request) ? { schedule: transient, afterMs } : false
   if (status === 200 && request.method === 'GET' && !isJson(response.bodyAsText)) return { schedule: transient }
@@ -183,6 +191,11 @@ function verdictOnBreak(request: PipelineRequest, error: unknown): Verdict {
   if (/CERT|SIGNATURE|ALTNAME|UNABLE_TO/.test(code)) return false
   if (['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'].includes(code)) return { schedule: { ...transient, budgetMs: 30_000 } }
   return repeatable(request) ? { schedule: transient } : false
+}
+
+/** Another operation is under way on the server, by its code or in the text of a failed operation. */
+export function isBusy(text: string): boolean {
+  return /\b(ServerIsBusy|AnotherOperationInProgress)\b/i.test(text)
 }
 
 function retryAfterMs(response: PipelineResponse): number | undefined {

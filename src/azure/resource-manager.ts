@@ -1,16 +1,16 @@
 /** Resource Manager as this action uses it: the server, its surroundings, role assignments and AI resources. */
 import { createHash } from 'node:crypto'
 import type { Circumstances, FailureFacts } from '../errors.ts'
-import { Failure } from '../errors.ts'
+import { describe, Failure } from '../errors.ts'
 import type { ResourceId } from '../inputs.ts'
 import type { Log } from '../log.ts'
 import type { Administrator, ObservedServer, RoleAssignment } from '../observed.ts'
-import { replication, retrying } from '../retry.ts'
+import { busy, replication, retrying, transient } from '../retry.ts'
 import type { Deployment, Resource } from '../services.ts'
 import { waiting } from '../waiting.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
-import { azureFailure, createHttp, createPipeline } from './pipeline.ts'
+import { azureFailure, createHttp, createPipeline, isBusy, readAgainWhenBusy } from './pipeline.ts'
 
 /** How often a long-running operation is asked about when the service does not say, in milliseconds. */
 const pollMs = 1_500
@@ -24,15 +24,16 @@ export interface ResourceManager {
   allowList(): Promise<readonly string[]>
   /** The identity that the running server says it knows (`azure.service_principal_id`); '' when it knows none, undefined when it does not say. */
   runningIdentity(server: ObservedServer): Promise<string | undefined>
-  /** Turns on the system-assigned identity, keeping the user-assigned ones; gives its object id. */
-  enableIdentity(server: ObservedServer): Promise<string>
-  setAllowList(entries: readonly string[]): Promise<void>
+  /** Turns on the system-assigned identity, keeping the user-assigned ones that are there at that moment; gives its object id. */
+  enableIdentity(): Promise<string>
+  /** Adds an extension to the allow-list as it is at that moment; gives its entries. */
+  allowExtension(extension: string): Promise<readonly string[]>
   restart(): Promise<void>
   /** Assignments at the scope and above it. */
   roleAssignments(scope: string): Promise<readonly RoleAssignment[]>
   /** Assignments that reach the principal through its groups, at the scope and above it. */
   groupAssignments(scope: string, principalId: string): Promise<readonly RoleAssignment[]>
-  firewallRules(): Promise<readonly string[]>
+  firewallRules(): Promise<readonly FirewallRule[]>
   createFirewallRule(rule: string, address: string): Promise<void>
   /** True when there was one to delete. */
   deleteFirewallRule(rule: string): Promise<boolean>
@@ -43,6 +44,13 @@ export interface ResourceManager {
   keys(resource: Resource): Promise<readonly string[]>
   /** An AI account with its deployments (asked for only when `withDeployments`), or an online endpoint. */
   resource(id: ResourceId, withDeployments: boolean): Promise<Resource>
+}
+
+/** IPv4 addresses, both ends included. */
+export interface FirewallRule {
+  readonly name: string
+  readonly start: string
+  readonly end: string
 }
 
 export interface ResourceManagerOptions {
@@ -140,6 +148,24 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
     return found
   }
 
+  const once = { requestOptions: { customHeaders: { [readAgainWhenBusy]: 'true' } } }
+  /** A read and the write that follows from it, both again when another operation came in between or Azure failed inside. */
+  const mending = <T>(body: () => Promise<T>): Promise<T> =>
+    retrying(body, {
+      signal,
+      verdict: (error) => {
+        const told = `${String((error as { code?: unknown }).code)} ${describe(error)}`
+        return isBusy(told)
+          ? { schedule: busy }
+          : /operation has failed\. *InternalServerError/i.test(told)
+            ? { schedule: transient }
+            : false
+      },
+      onWait: (_, waitMs, leftMs) =>
+        log.info(
+          `… the server is busy with another operation; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
+        ),
+    })
   let directoryToldAt = Number.NEGATIVE_INFINITY
   const listAssignments = (scope: string, filter: string): Promise<readonly RoleAssignment[]> =>
     call(
@@ -209,32 +235,48 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       }
     },
 
-    enableIdentity: (observed) =>
-      operation("the server's identity to be turned on", minutes(15), async (abortSignal) => {
-        const userAssigned = observed.userAssignedIdentities
-        const identity =
-          userAssigned.length === 0
-            ? { type: 'SystemAssigned' as const }
-            : {
-                type: 'SystemAssigned,UserAssigned' as const,
-                userAssignedIdentities: Object.fromEntries(userAssigned.map((id) => [id, {}])),
-              }
-        const client = await servers()
-        await client.servers.beginUpdateAndWait(resourceGroup, name, { identity }, { abortSignal, updateIntervalInMs: pollMs })
-        // The operation's own answer may be the operation: the server itself is what counts.
-        const after = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
-        if (after.principalId === undefined) throw new Error('the operation succeeded, and the server shows no principal id')
-        return after.principalId
-      }),
+    enableIdentity: () =>
+      operation("the server's identity to be turned on", minutes(15), (abortSignal) =>
+        mending(async () => {
+          const client = await servers()
+          // Somebody else may have given it an identity since: what is kept is what is there now.
+          const before = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
+          if (before.principalId !== undefined) return before.principalId
+          const userAssigned = before.userAssignedIdentities
+          const identity =
+            userAssigned.length === 0
+              ? { type: 'SystemAssigned' as const }
+              : {
+                  type: 'SystemAssigned,UserAssigned' as const,
+                  userAssignedIdentities: Object.fromEntries(userAssigned.map((id) => [id, {}])),
+                }
+          await client.servers.beginUpdateAndWait(
+            resourceGroup,
+            name,
+            { identity },
+            { ...once, abortSignal, updateIntervalInMs: pollMs },
+          )
+          // The operation's own answer may be the operation: the server itself is what counts.
+          const after = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
+          if (after.principalId === undefined) throw new Error('the operation succeeded, and the server shows no principal id')
+          return after.principalId
+        }),
+      ),
 
-    setAllowList: (entries) =>
-      operation('the allow-list to be written', minutes(10), async (abortSignal) => {
-        const value = { value: entries.join(','), source: 'user-override' }
-        await (await servers()).configurations.beginPutAndWait(resourceGroup, name, 'azure.extensions', value, {
-          abortSignal,
-          updateIntervalInMs: pollMs,
-        })
-      }),
+    allowExtension: (extension) =>
+      operation('the allow-list to be written', minutes(10), (abortSignal) =>
+        mending(async () => {
+          const { configurations } = await servers()
+          // Writing replaces the list: it is read right before, also when another operation came in between.
+          const before = entriesOf((await configurations.get(resourceGroup, name, 'azure.extensions', { abortSignal })).value)
+          if (before.some((entry) => entry.toLowerCase() === extension.toLowerCase())) return before
+          const entries = [...before, extension]
+          const value = { value: entries.join(','), source: 'user-override' }
+          const options = { ...once, abortSignal, updateIntervalInMs: pollMs }
+          await configurations.beginPutAndWait(resourceGroup, name, 'azure.extensions', value, options)
+          return entries
+        }),
+      ),
 
     restart: () =>
       operation('the server to restart', minutes(20), async (abortSignal) => {
@@ -253,8 +295,9 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
 
     firewallRules: () =>
       call('listing firewall rules', async () => {
-        const found: string[] = []
-        for await (const each of (await servers()).firewallRules.listByServer(resourceGroup, name)) found.push(each.name ?? '')
+        const found: FirewallRule[] = []
+        for await (const each of (await servers()).firewallRules.listByServer(resourceGroup, name))
+          found.push({ name: each.name ?? '', start: each.startIpAddress ?? '', end: each.endIpAddress ?? '' })
         return found
       }),
 

@@ -1,4 +1,7 @@
 /** Connections to PostgreSQL: verified TLS, a time limit for each statement, nothing that a transaction-pooling PgBouncer refuses. */
+import { randomBytes } from 'node:crypto'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { checkServerIdentity, getCACertificates } from 'node:tls'
 import type { QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
@@ -31,6 +34,8 @@ export interface Login {
 export type Row = Readonly<Record<string, unknown>>
 
 export interface Connection {
+  /** Its own among all connections of all runs: eight hex digits. */
+  readonly id: string
   readonly database: string
   readonly user: string
   /** Runs one statement. Without values several may stand in one text. */
@@ -135,15 +140,12 @@ export function createConnector(address: Address, login: Login): Connector {
         drop()
       }
       return {
+        id: randomBytes(4).toString('hex'),
         database,
         user: login.user,
         close,
         async copyIn(statement, rows) {
-          const [{ copyFrom }, { pipeline }, { Readable }] = await Promise.all([
-            import('./driver.ts'),
-            import('node:stream/promises'),
-            import('node:stream'),
-          ])
+          const { copyFrom } = await import('./driver.ts')
           signal.throwIfAborted()
           const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
           const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])

@@ -2,6 +2,7 @@
  * The switch of a family inside a transaction: set what differs, ask the test queries, commit only when they are accepted.
  * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order they are given.
  */
+import { Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { begin, type Connection, messageOf, type Row, readOnly, statementTimeoutMs } from './connection.ts'
 
@@ -96,27 +97,54 @@ export async function trial(connection: Connection, request: TrialRequest): Prom
   }
 }
 
-/** Writes settings and commits; for putting values back and for extensions that do not see uncommitted settings. */
-export async function write(
+/** Puts settings back and commits. One that was not set is blanked, by whichever of '' and NULL the version takes. */
+export async function writeBack(
   connection: Connection,
   serverVersion: number,
   settings: readonly Setting[],
   log: Log,
 ): Promise<void> {
-  await trial(connection, { serverVersion, settings, hide: undefined, calls: [], commit: () => true, log })
+  await connection.query(begin('READ WRITE', serverVersion))
+  try {
+    await takeLock(connection, log)
+    for (const [key, value] of settings) {
+      // A version that takes neither has had a key: that is what it falls back to.
+      const values = value !== '' ? [value] : ['', null, ...(key.endsWith('auth_type') ? ['subscription-key'] : [])]
+      await setFirst(connection, key, values)
+    }
+    await connection.query('COMMIT')
+  } catch (error) {
+    await connection.query('ROLLBACK').catch(() => undefined)
+    throw error
+  }
 }
+
+/** Sets the first of the values that is taken. */
+async function setFirst(connection: Connection, key: string, values: readonly (string | null)[]): Promise<void> {
+  for (const [index, value] of values.entries()) {
+    await connection.query('SAVEPOINT put_back')
+    try {
+      await connection.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
+      return
+    } catch (error) {
+      if (index === values.length - 1 || messageOf(error).code === 'CONNECTION_LOST') throw error
+      await connection.query('ROLLBACK TO SAVEPOINT put_back')
+    }
+  }
+}
+
+/** The table is this connection's own: behind a pooler another connection may be given its session. */
+const previousOf = (connection: Connection): string => `aipg_previous_${connection.id}`
 
 /** Keeps what the settings are in a temporary table of the session: keys do not leave the server. */
 async function keepPrevious(connection: Connection, settings: readonly Setting[]): Promise<void> {
   const keys = settings.map(([key]) => key)
-  // A pooler may give us a session that an earlier run has used.
-  await forget(connection)
   await withTemporaryTable(
     connection,
-    'CREATE TEMPORARY TABLE aipg_previous (key text, value text) ON COMMIT PRESERVE ROWS',
+    `CREATE TEMPORARY TABLE ${previousOf(connection)} (key text, value text) ON COMMIT PRESERVE ROWS`,
     () =>
       connection.query(
-        `INSERT INTO pg_temp.aipg_previous SELECT key, coalesce(azure_ai.get_setting(key), '') FROM unnest($1::text[]) AS key`,
+        `INSERT INTO pg_temp.${previousOf(connection)} SELECT key, coalesce(azure_ai.get_setting(key), '') FROM unnest($1::text[]) AS key`,
         [keys],
       ),
     async () => undefined,
@@ -125,14 +153,15 @@ async function keepPrevious(connection: Connection, settings: readonly Setting[]
 
 /** Puts back what `keep` kept, on the same connection. False when there is nothing kept: no right to temporary tables, or a pooler. */
 export async function restore(connection: Connection, serverVersion: number, log: Log): Promise<boolean> {
-  const [kept] = await connection.query(`SELECT to_regclass('pg_temp.aipg_previous') IS NOT NULL AS kept`)
+  const table = previousOf(connection)
+  const [kept] = await connection.query(`SELECT to_regclass('pg_temp.${table}') IS NOT NULL AS kept`)
   if (kept?.kept !== true) return false
   await connection.query(begin('READ WRITE', serverVersion))
   try {
     await takeLock(connection, log)
     const put = (which: string) =>
       connection.query(
-        `SELECT azure_ai.set_setting(key, value) FROM (SELECT key, value FROM pg_temp.aipg_previous WHERE ${which} ORDER BY key) AS previous`,
+        `SELECT azure_ai.set_setting(key, value) FROM (SELECT key, value FROM pg_temp.${table} WHERE ${which} ORDER BY key) AS previous`,
       )
     const unsetKey = String.raw`value = '' AND key LIKE '%\_key'`
     await put(`NOT (${unsetKey})`)
@@ -143,6 +172,7 @@ export async function restore(connection: Connection, serverVersion: number, log
       // Not every version lets a key be blanked: the other settings are back, and with them it is of no use.
       await connection.query('ROLLBACK TO SAVEPOINT unset_key')
     }
+    await connection.query(`DROP TABLE pg_temp.${table}`)
     await connection.query('COMMIT')
     return true
   } catch (error) {
@@ -153,7 +183,7 @@ export async function restore(connection: Connection, serverVersion: number, log
 
 /** Drops what `keep` kept: with a pooler, the session outlives the connection. */
 export async function forget(connection: Connection): Promise<void> {
-  await connection.query('DROP TABLE IF EXISTS pg_temp.aipg_previous')
+  await connection.query(`DROP TABLE IF EXISTS pg_temp.${previousOf(connection)}`)
 }
 
 /** Stores keys by way of a temporary table; without the right to one, as bind parameters. */
@@ -217,8 +247,8 @@ async function ask(connection: Connection, call: Call): Promise<CallOutcome> {
     return { ok: true, answer, durationMs }
   } catch (error) {
     const { text, code } = messageOf(error)
-    // A lost connection says nothing about the service.
-    if (['CONNECTION_LOST', 'ECONNRESET', '57P01', 'QUERY_TIMEOUT'].includes(code)) throw error
+    // A run that is cancelled or a lost connection says nothing about the service.
+    if (error instanceof Failure || ['CONNECTION_LOST', 'ECONNRESET', '57P01', 'QUERY_TIMEOUT'].includes(code)) throw error
     return { ok: false, text, code, durationMs: performance.now() - start, cause: error }
   }
 }
