@@ -1,7 +1,8 @@
-/** `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml. */
+/** `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, and docs/troubleshooting.md from src/errors.ts. */
 import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parse } from 'yaml'
+import { troubleshooting } from './troubleshooting.ts'
 
 interface ActionFile {
   readonly inputs: Readonly<Record<string, { description: string; default?: string; required?: boolean }>>
@@ -42,4 +43,13 @@ if (import.meta.main) {
   const after = withTables(before, actionFile)
   if (after !== before) await writeFile(readme, after)
   console.log(after === before ? 'README.md says what action.yml says.' : 'README.md was brought up to date with action.yml.')
+  const page = join(root, 'docs', 'troubleshooting.md')
+  const written = await readFile(page, 'utf8')
+  const wanted = troubleshooting(written)
+  if (wanted !== written) await writeFile(page, wanted)
+  console.log(
+    wanted === written
+      ? 'docs/troubleshooting.md says what src/errors.ts says.'
+      : 'docs/troubleshooting.md was brought up to date with src/errors.ts: write the causes that are empty.',
+  )
 }

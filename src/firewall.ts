@@ -33,15 +33,12 @@ export interface DoorOptions {
  * @throws {Failure} when the server is not public, the address is unknown or the rule cannot be made
  */
 export async function openDoor(options: DoorOptions): Promise<Step> {
-  const { inputs, server, azure, connector, log, signal } = options
+  const { inputs, server, azure, log, signal } = options
   const isPublic = server.publicAccess && !server.inVirtualNetwork
   const step = { id: 'firewall', kind: 'firewall', target: server.name } as const
-  const before = isPublic ? azure.firewallRules() : Promise.resolve([])
-  const [first, rulesBefore] = await Promise.all([knock(options), before])
+  const { first, rules } = await lookFromOutside(options, isPublic)
   let address: string
   if (first.refusal === undefined) {
-    // Rules come and go while the door is knocked at: what was there at either end counts.
-    const rules = isPublic ? [...rulesBefore, ...(await azure.firewallRules())] : []
     if (first.seen === undefined || !leansOnOthers(first.seen, rules)) {
       await sweep(options, rules)
       return { ...step, current: 'open', desired: 'open to this runner', status: 'in-sync', detail: 'no rule was needed' }
@@ -67,7 +64,7 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
   options.remember(rule, 'made')
   const opened = new Date().toISOString()
   // Only now: one of them may be what let this runner in.
-  await sweep(options, rulesBefore)
+  await sweep(options, rules)
   await retrying(
     async () => {
       const { refusal } = await knock(options)
@@ -88,6 +85,27 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
     desired: `open to ${address}`,
     status: 'created',
     detail: `rule ${rule}, opened ${opened}, removed by the post step`,
+  }
+}
+
+/**
+ * Whether the server lets this runner in, and the rules of its firewall. Rules come and go meanwhile: what was there before
+ * or after counts, and where none explains why the runner is let in it knocks again.
+ */
+async function lookFromOutside(
+  options: DoorOptions,
+  isPublic: boolean,
+): Promise<{ readonly first: Answer; readonly rules: readonly FirewallRule[] }> {
+  const { azure } = options
+  const list = (): Promise<readonly FirewallRule[]> => (isPublic ? azure.firewallRules() : Promise.resolve([]))
+  let [first, before] = await Promise.all([knock(options), list()])
+  for (let round = 1; ; round++) {
+    if (first.refusal !== undefined || first.seen === undefined || !isPublic) return { first, rules: before }
+    const after = await list()
+    const rules = [...before, ...after]
+    if (covering(first.seen, rules).length > 0 || round === 3) return { first, rules }
+    before = after
+    first = await knock(options)
   }
 }
 
@@ -117,9 +135,13 @@ async function knock({ inputs, connector, signal }: DoorOptions): Promise<Answer
 
 /** Whether this runner is let in by nothing but temporary rules of other runs, which close when those are done. */
 function leansOnOthers(address: string, rules: readonly FirewallRule[]): boolean {
+  const reasons = covering(address, rules)
+  return reasons.length > 0 && reasons.every((rule) => ruleName.test(rule.name))
+}
+
+function covering(address: string, rules: readonly FirewallRule[]): readonly FirewallRule[] {
   const number = numberOf(address)
-  const covering = rules.filter((rule) => numberOf(rule.start) <= number && number <= numberOf(rule.end))
-  return covering.length > 0 && covering.every((rule) => ruleName.test(rule.name))
+  return rules.filter((rule) => numberOf(rule.start) <= number && number <= numberOf(rule.end))
 }
 
 const numberOf = (address: string): number => address.split('.').reduce((sum, part) => sum * 256 + Number(part), 0)
