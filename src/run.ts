@@ -65,7 +65,9 @@ async function observe(inputs: Inputs, journal: Journal, session: Session, outsi
   if (withSql && inputs.database.password === undefined) session.tokens.get(session.cloud.postgresScope).catch(() => undefined)
   let surroundings = await observeSurroundings(inputs, session.azure)
   // Another job's temporary firewall rule shows as Updating: a check that opens one of its own waits as well.
-  if ((inputs.mode === 'apply' || inputs.temporaryFirewallRule) && passingStates.includes(surroundings.server.state)) {
+  const waits = inputs.mode === 'apply' || inputs.temporaryFirewallRule
+  // With several jobs at it, the next operation may have begun by the time that everything is looked at.
+  for (let again = 0; again < 10 && waits && passingStates.includes(surroundings.server.state); again++) {
     await untilSettled(surroundings.server.name, { azure: session.azure, log, signal })
     surroundings = await observeSurroundings(inputs, session.azure)
   }

@@ -1,0 +1,69 @@
+/** docs/troubleshooting.md: everything but the causes comes from the table of errors, the causes are written there by hand. */
+import { type Circumstances, known, type Origin } from '../src/errors.ts'
+
+const groups: Readonly<Record<Origin, string>> = {
+  azure: 'What Resource Manager says',
+  entra: 'What Entra says at sign-in',
+  postgres: 'What PostgreSQL, or the way to it, says',
+  ai: 'What azure_ai passes on of the AI services',
+}
+
+/** What stands for the reader's own names. */
+const placeholders: Circumstances = {
+  doing: 'DOING',
+  server: 'SERVER',
+  resourceGroup: 'GROUP',
+  database: 'DATABASE',
+  user: 'USER',
+  host: 'HOST',
+  port: 5432,
+  resource: '/subscriptions/SUBSCRIPTION-ID/resourceGroups/GROUP/providers/Microsoft.CognitiveServices/accounts/NAME',
+  deployment: 'DEPLOYMENT',
+  clientId: 'CLIENT-ID',
+  assertion: { issuer: 'ISSUER', subject: 'SUBJECT', audience: 'AUDIENCE' },
+}
+/** An answer of the outside that names an action and a scope, as Resource Manager's refusals do. */
+const answer =
+  "The client 'CLIENT-ID' with object id 'OBJECT-ID' does not have authorization to perform action 'ACTION' over scope 'SCOPE'"
+
+const section = /^### `([a-z0-9-]+)`\n([\s\S]*?)(?=^##|(?![\s\S]))/gm
+
+/** The causes written so far, by code. */
+export function causes(markdown: string): ReadonlyMap<string, string> {
+  return new Map(
+    [...markdown.matchAll(section)].map(([, code = '', body = '']) => [code, /^Cause: (.+)$/m.exec(body)?.[1]?.trim() ?? '']),
+  )
+}
+
+/** The page brought up to date: its beginning and its causes as they are, one section for each row of the table. */
+export function troubleshooting(markdown: string): string {
+  const written = causes(markdown)
+  const [beginning = ''] = markdown.split(/^## /m)
+  const origins = Object.keys(groups) as Origin[]
+  const parts = origins.map((origin) => {
+    const rows = known.filter((row) => row.origin === origin)
+    const sections = rows.map(({ codes = [], text, code, title, reason, fix }) => {
+      const seen = [
+        ...(codes.length === 0 ? [] : [codes.map((each) => `\`${each}\``).join(', ')]),
+        ...(text === undefined ? [] : [`a text like \`${text.source}\``]),
+      ].join(', with ')
+      const message = { origin, code: codes[0] ?? '', text: answer }
+      return `### \`${code}\`
+
+**${title}** (\`failure-reason\`: \`${reason}\`)
+
+Seen as: ${seen}
+
+Cause: ${written.get(code) ?? ''}
+
+Fix:
+
+\`\`\`text
+${fix(message, placeholders)}
+\`\`\`
+`
+    })
+    return `## ${groups[origin]}\n\n${sections.join('\n')}`
+  })
+  return `${beginning.trimEnd()}\n\n${parts.join('\n')}`
+}
