@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { registerHooks } from 'node:module'
 import { dirname, join } from 'node:path'
 import { data, Evaluator, Lexer, Parser } from '@actions/expressions'
@@ -59,8 +59,8 @@ function workflowsIn(file: string): { title: string; text: string; workflow: Wor
   return found
 }
 
-const recipes = workflowsIn('docs/recipes.md')
-const all = [...recipes, ...(existsSync(join(root, 'README.md')) ? workflowsIn('README.md') : [])]
+const all = workflowsIn('README.md')
+const recipes = all.filter(({ title }) => title !== 'README.md: A workflow to copy')
 const action = await actionFile()
 
 const recipe = (title: string): Workflow => {
@@ -103,7 +103,7 @@ function filled(text: string, job: Job): string {
 }
 
 test('there is a recipe for each of the usual tasks', () => {
-  expect(recipes.map(({ title }) => title.replace('docs/recipes.md: ', ''))).toEqual([
+  expect(recipes.map(({ title }) => title.replace('README.md: ', ''))).toEqual([
     'Gate a deployment',
     'Watch for drift every night',
     'Show the plan on pull requests',
