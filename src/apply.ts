@@ -78,6 +78,7 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
     const refused = journal.writing()
     try {
       const created = await assign(change.scope, change.roleId, principalId)
+      if (!created) refused()
       journal.mark(step.id, created ? 'created' : 'in-sync', created ? step.detail : 'was there already')
       log.info(`Role ${step.desired} on ${change.scope.split('/').at(-1)}: ${created ? 'assigned' : 'was there already'}`)
     } catch (error) {
@@ -155,7 +156,9 @@ export async function applyExtensions(
         })
         journal.mark(step.id, change.statement === 'create' ? 'created' : 'updated')
         log.info(`Database "${database.name}": ${statement}`)
-        return await observeDatabase(connection, connector, keys)
+        const seen = await observeDatabase(connection, connector, keys)
+        if (seen.failure !== undefined) journal.fail(seen.failure)
+        return seen
       } finally {
         await connection.close()
       }
@@ -196,7 +199,7 @@ export async function restartServer(options: ApplyOptions, connector: Connector 
   log.info(`Restarting ${server.name}: its identity works only after a restart; connections are cut for a moment`)
   if (connector !== undefined && database !== undefined) log.info(`  ${await activityOf(connector, database.name, signal)}`)
   log.info(`  high availability: ${server.highAvailability ?? 'off'}; read replicas: ${replicas.length}, which are not restarted`)
-  journal.writing()
+  const refused = journal.writing()
   try {
     await azure.restart()
     await untilReady(options)
@@ -204,6 +207,7 @@ export async function restartServer(options: ApplyOptions, connector: Connector 
     journal.mark(step, 'created', 'restarted by this run')
     log.info(`${server.name} is back`)
   } catch (error) {
+    if (isRefusal(error)) refused()
     journal.mark(step, 'failed')
     throw signal.aborted ? signal.reason : error
   }

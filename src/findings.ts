@@ -84,14 +84,22 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
 function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Observed['replicas'][number]): Finding[] {
   if (inputs.part === 'database' || (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false))
     return []
-  const lacks = server.principalId === undefined ? 'no identity' : `no role for ${missingRoles.map(titleOf).join(', ')}`
+  const waits = server.principalId !== undefined && missingRoles.length === 0
+  const lacks =
+    server.principalId === undefined
+      ? 'no identity'
+      : waits
+        ? 'not been restarted since its identity was turned on'
+        : `no role for ${missingRoles.map(titleOf).join(', ')}`
   return [
     {
       severity: 'warning',
       code: 'replica-not-ready',
       title: 'A read replica cannot use the identity yet',
       detail: `${server.name} has ${lacks}; the settings reach it from its primary, an identity does not.`,
-      fix: `Run this action with the replica as server: ${server.id}`,
+      fix: waits
+        ? `az postgres flexible-server restart --resource-group ${server.id.split('/')[4] ?? 'GROUP'} --name ${server.name}`
+        : `Run this action with the replica as server: ${server.id}`,
     },
   ]
 }

@@ -1,7 +1,7 @@
 /** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
 import { randomBytes } from 'node:crypto'
 import type { FirewallRule, ResourceManager } from './azure/resource-manager.ts'
-import { Failure } from './errors.ts'
+import { describe, Failure } from './errors.ts'
 import type { Inputs } from './inputs.ts'
 import type { Log } from './log.ts'
 import type { ObservedServer } from './observed.ts'
@@ -181,7 +181,13 @@ async function sweep({ azure, log, signal }: DoorOptions, rules: readonly Firewa
     if (expiry === undefined || Number(expiry) * 1_000 > Date.now()) continue
     signal.throwIfAborted()
     log.info(`Removing the expired temporary firewall rule ${name}`)
-    await azure.deleteFirewallRule(name)
+    try {
+      await azure.deleteFirewallRule(name)
+    } catch (error) {
+      // Somebody else's leftover is no reason to stop; the next run tries again.
+      if (signal.aborted) throw signal.reason
+      log.info(`… it could not be removed: ${describe(error)}`)
+    }
   }
 }
 

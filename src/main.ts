@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as core from '@actions/core'
-import { describe, Failure, type Finding, failuresOf } from './errors.ts'
+import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
 import type { Place } from './github/conversation.ts'
 import { annotate, appendSummary, createLog, idToken, setOutput, warn, withoutSecrets, writeReport } from './github/runner.ts'
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
@@ -27,6 +27,8 @@ let githubToken = ''
 let host = ''
 let principalId = ''
 let finishing: Promise<void> | undefined
+/** The run, ended well or not. */
+let settled: Promise<void> = Promise.resolve()
 
 /** Before anything else: a run that is killed from here on reads as failed. */
 async function failClosed(): Promise<void> {
@@ -232,7 +234,9 @@ async function post(): Promise<void> {
     const { takeBack } = await import('./post.ts')
     const wasMade = core.getState(states.firewallRuleMade) === 'true'
     const note = await takeBack(parseInputs(raw), rule, wasMade, outside(AbortSignal.timeout(8 * 60_000)))
-    await appendSummary(note, env.GITHUB_STEP_SUMMARY)
+    await appendSummary(note, env.GITHUB_STEP_SUMMARY).catch((error: unknown) =>
+      log.info(`The summary could not be written: ${describe(error)}`),
+    )
   } catch (error) {
     const { name, resourceGroup } = parseServer(raw.server)
     warn(
@@ -254,16 +258,27 @@ function parseServer(id: string): { name: string; resourceGroup: string } {
 if (core.getState(states.isPost) === '') {
   core.saveState(states.isPost, 'true')
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
-    process.on(event, (error: unknown) => void ended(error).finally(() => process.exit(1)))
+    process.on(event, (error: unknown) => {
+      // What is under way is ended as a cancel ends it, so that nothing unproven stays.
+      controller.abort(new Failures(failuresOf(error)))
+      void Promise.race([settled, new Promise((resolve) => setTimeout(resolve, 5_000))])
+        .then(() => ended(error))
+        .finally(() => process.exit(1))
+    })
   }
   process.exitCode = 1
+  const running = main()
+  settled = running.catch(() => undefined)
   try {
-    await main()
+    await running
     await finish([])
   } catch (error) {
     await ended(error)
   }
 } else {
+  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+    process.on(event, (error: unknown) => warn(describe(error), 'The post step met something unexpected'))
+  }
   await post()
   process.exitCode = 0
 }

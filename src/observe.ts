@@ -77,6 +77,11 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
           collected(runningIdentities(azure, server, known)),
         ])
       : [roleAssignments, undefined]
+  // One after the other: each adds to what the one before found.
+  for (const { principalId } of known) {
+    if (byIdentity && principalId !== undefined)
+      await collected(addGroupAssignments(inputs, azure, principalId, resources, assignments))
+  }
   if (failures.length > 0 && !goesOn) throw new Failures(failures)
   return {
     server,
@@ -98,13 +103,15 @@ async function assignmentsOf(
   inputs: Inputs,
   azure: ResourceManager,
   collected: <T>(promise: Promise<T>) => Promise<T | undefined>,
-): Promise<ReadonlyMap<ServiceName, readonly RoleAssignment[]>> {
-  const found = await Promise.all(
-    inputs.given.map(
-      async ({ service, resource }) => [service, (await collected(azure.roleAssignments(resource.id))) ?? []] as const,
-    ),
+): Promise<Map<ServiceName, readonly RoleAssignment[]>> {
+  const found = new Map<ServiceName, readonly RoleAssignment[]>()
+  await Promise.all(
+    inputs.given.map(async ({ service, resource }) => {
+      const assignments = await collected(azure.roleAssignments(resource.id))
+      if (assignments !== undefined) found.set(service, assignments)
+    }),
   )
-  return new Map(found)
+  return found
 }
 
 /** Asks for each named resource once, however many services name it. */
@@ -128,8 +135,9 @@ async function addGroupAssignments(
   await Promise.all(
     inputs.given.map(async ({ service, resource, roleId }) => {
       const scope = resources.get(service)?.id ?? resource.id
-      const direct = roleAssignments.get(service) ?? []
-      if (direct.some((each) => holds(each, principalId, roleId, scope))) return
+      const direct = roleAssignments.get(service)
+      // What could not be read stays unread.
+      if (direct === undefined || direct.some((each) => holds(each, principalId, roleId, scope))) return
       roleAssignments.set(service, [...direct, ...(await azure.groupAssignments(scope, principalId))])
     }),
   )
@@ -166,9 +174,10 @@ function missingRoles(
   return inputs.given
     .filter(({ service, resource, roleId }) => {
       const scope = resources.get(service)?.id ?? resource.id
-      return (
-        principalId === undefined || !(assignments.get(service) ?? []).some((each) => holds(each, principalId, roleId, scope))
-      )
+      const read = assignments.get(service)
+      if (principalId === undefined) return true
+      // What could not be read is told as that.
+      return read !== undefined && !read.some((each) => holds(each, principalId, roleId, scope))
     })
     .map(({ service }) => service)
 }

@@ -292,7 +292,11 @@ function replicaSteps(inputs: Inputs, observed: Observed): Step[] {
       current: good ? 'identity and roles of its own' : lacks.join(', '),
       desired: 'identity and roles of its own',
       status: good ? 'in-sync' : 'different',
-      detail: good ? '' : 'run the action with this replica as `server`',
+      detail: good
+        ? ''
+        : lacks.every((each) => each.startsWith('not restarted'))
+          ? 'restart this replica'
+          : 'run the action with this replica as `server`',
     }
     return good || inputs.mode === 'check' ? step : skipped(step, 'mended by a run with this replica as `server`')
   })

@@ -170,7 +170,9 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
         code: 'replica-would-break',
         title: 'A read replica would break',
         detail: `${server.name} ${lacks}. Settings replicate to it, identities do not: a family that works today with its key would fail there.`,
-        fix: `Run this action with the replica first, then with the primary again: server: ${server.id}`,
+        fix: lacks.startsWith('was not restarted')
+          ? `az postgres flexible-server restart --resource-group ${server.id.split('/')[4] ?? 'GROUP'} --name ${server.name}   # then run this action again`
+          : `Run this action with the replica first, then with the primary again: server: ${server.id}`,
       }),
     ]
   })

@@ -49,6 +49,15 @@ export function pause(ms: number, signal: AbortSignal): Promise<void> {
 /** What an error deserves: nothing more, or another try at this pace, after the wait that came with it (Retry-After). */
 export type Verdict = false | { readonly schedule: Schedule; readonly afterMs?: number | undefined }
 
+/** A signal that follows another some time later: for what has to be put back after a cancel. */
+export function later(signal: AbortSignal, ms: number): AbortSignal {
+  const controller = new AbortController()
+  const follow = (): void => void setTimeout(() => controller.abort(signal.reason), ms).unref()
+  if (signal.aborted) follow()
+  else signal.addEventListener('abort', follow, { once: true })
+  return controller.signal
+}
+
 export interface RetryOptions {
   readonly signal: AbortSignal
   readonly verdict: (error: unknown) => Verdict
@@ -77,7 +86,7 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
   }
 }
 
-/** Maps with at most `limit` calls under way; order of results is that of the items. Rejects with the first rejection. */
+/** Maps with at most `limit` calls under way; order of results is that of the items. Rejects when all have ended, with the first rejection. */
 export async function mapLimited<T, R>(
   items: readonly T[],
   limit: number,
@@ -91,6 +100,8 @@ export async function mapLimited<T, R>(
       results[index] = await map(items[index] as T, index)
     }
   }
-  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker))
+  const ended = await Promise.allSettled(Array.from({ length: Math.min(limit, items.length) }, worker))
+  // Not before all have ended: one that is cancelled may still be putting something back.
+  for (const each of ended) if (each.status === 'rejected') throw each.reason
   return results
 }

@@ -305,6 +305,9 @@ async function apply(
     else log.info('Nothing to do before the settings')
   })
 
+  if (connector === undefined && observed.server.principalId !== undefined && inputs.authType === 'managed-identity') {
+    await restartWithoutSql(options, observed.server)
+  }
   const restart = restartPolicy(options, connector, databases)
   if (connector !== undefined) {
     const { quoteLiteral: quote } = await import('./postgres/driver.ts')
@@ -407,6 +410,29 @@ function restartPolicy(options: ApplyOptions, connector: Connector | undefined, 
         )
     },
   }
+}
+
+/**
+ * Without SQL nothing fails for want of a token. What the server says it runs with decides: another identity means that a
+ * restart was cut off between the two; none at all is what some servers always say, and is told only.
+ */
+async function restartWithoutSql(options: ApplyOptions, server: ObservedServer): Promise<void> {
+  const { inputs, journal, azure } = options
+  const running = await azure.runningIdentity(server)
+  if (running === undefined || running.toLowerCase() === server.principalId?.toLowerCase()) return
+  const { resourceGroup, name } = inputs.server
+  if (running === '') {
+    journal.finding({
+      severity: 'notice',
+      code: 'restart-unknown',
+      title: 'It cannot be told whether the server was restarted since its identity was turned on',
+      detail: `${name} names no identity that it runs with. If azure_ai gets no token there, a restart is missing.`,
+      fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # only when the test queries fail for want of a token`,
+    })
+    return
+  }
+  if (inputs.allowRestart) await restartServer(options, undefined, 'restart')
+  else journal.fail(restartRequired(inputs, `The server still runs with identity ${running}, and \`allow-restart\` is false.`))
 }
 
 /** What shows that the server was not started since its identity could be of use; undefined when nothing does. */

@@ -18,7 +18,7 @@ import {
   writeBack,
 } from './postgres/trial.ts'
 import { isConfigured } from './preconditions.ts'
-import { backoff, busy, pause, retrying, transient, type Verdict } from './retry.ts'
+import { backoff, busy, later, pause, retrying, transient, type Verdict } from './retry.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
 import { type ProveOptions, skipQuery, type Task, type Visibility } from './task.ts'
 import { duration } from './waiting.ts'
@@ -179,6 +179,7 @@ interface Tried {
 async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried> {
   const { database, family } = task
   const accept = (outcomes: CallOutcomes): boolean => judge(options, task, outcomes) === 'passed'
+  let committing = false
   const run = (hide: { key: string; by: string } | undefined) =>
     freshly(options, database.name, (connection) => {
       return trial(connection, {
@@ -187,45 +188,56 @@ async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried>
         hide,
         calls: task.calls,
         commit: (outcomes) => {
-          const stays = task.settings.length > 0 && accept(outcomes)
-          if (stays) task.wrote = options.journal.writing()
-          return stays
+          committing = task.settings.length > 0 && accept(outcomes)
+          if (committing) task.wrote = options.journal.writing()
+          return committing
         },
         log: options.log,
       })
     })
-  // A role that may only read cannot take the key out of reach, and nothing has to be set.
-  if (task.keyStored && task.settings.length === 0 && !database.maySet) {
-    return { accepted: true, outcomes: new Map(), keyOutOfReach: false, keyWins: false }
-  }
-  if (!task.keyStored) {
-    if (task.settings.length > 0) {
-      const { outcomes } = await run(undefined)
-      return { accepted: accept(outcomes), outcomes, keyOutOfReach: true, keyWins: false }
+  const tries = async (): Promise<Tried> => {
+    // A role that may only read cannot take the key out of reach, and nothing has to be set.
+    if (task.keyStored && task.settings.length === 0 && !database.maySet) {
+      return { accepted: true, outcomes: new Map(), keyOutOfReach: false, keyWins: false }
     }
-    // In sync and no key: the read-only queries that follow say all there is to say.
-    return { accepted: true, outcomes: new Map(), keyOutOfReach: true, keyWins: false }
-  }
-  const wrong = await run({ key: family.key, by: notAKey })
-  if (wrong.hidden && accept(wrong.outcomes))
-    return { accepted: true, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
-  const refusal = [...wrong.outcomes.values()].find((each) => !each.ok)
-  const known =
-    refusal === undefined || refusal.ok ? 'unknown' : outlook({ origin: 'ai', code: refusal.code, text: refusal.text })
-  // The service refused the identity, not the stand-in: the key plays no part, and another try without it would hear the same.
-  if (wrong.hidden && !['final', 'unknown'].includes(known))
-    return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
-  const blank = await run({ key: family.key, by: '' })
-  if (blank.hidden)
-    return {
-      accepted: accept(blank.outcomes),
-      outcomes: blank.outcomes,
-      keyOutOfReach: true,
-      keyWins: wrong.hidden && accept(blank.outcomes),
+    if (!task.keyStored) {
+      if (task.settings.length > 0) {
+        const { outcomes } = await run(undefined)
+        return { accepted: accept(outcomes), outcomes, keyOutOfReach: true, keyWins: false }
+      }
+      // In sync and no key: the read-only queries that follow say all there is to say.
+      return { accepted: true, outcomes: new Map(), keyOutOfReach: true, keyWins: false }
     }
-  if (wrong.hidden) return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
-  const within = await run(undefined)
-  return { accepted: accept(within.outcomes), outcomes: within.outcomes, keyOutOfReach: false, keyWins: false }
+    const wrong = await run({ key: family.key, by: notAKey })
+    if (wrong.hidden && accept(wrong.outcomes))
+      return { accepted: true, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
+    const refusal = [...wrong.outcomes.values()].find((each) => !each.ok)
+    const known =
+      refusal === undefined || refusal.ok ? 'unknown' : outlook({ origin: 'ai', code: refusal.code, text: refusal.text })
+    // The service refused the identity, not the stand-in: the key plays no part, and another try without it would hear the same.
+    if (wrong.hidden && !['final', 'unknown'].includes(known))
+      return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
+    const blank = await run({ key: family.key, by: '' })
+    if (blank.hidden)
+      return {
+        accepted: accept(blank.outcomes),
+        outcomes: blank.outcomes,
+        keyOutOfReach: true,
+        keyWins: wrong.hidden && accept(blank.outcomes),
+      }
+    if (wrong.hidden) return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
+    const within = await run(undefined)
+    return { accepted: accept(within.outcomes), outcomes: within.outcomes, keyOutOfReach: false, keyWins: false }
+  }
+  try {
+    return await tries()
+  } catch (error) {
+    if (!committing) throw error
+    // The line broke at COMMIT: whether it came about shows on another connection; treated as if it did.
+    markWritten(options, task)
+    const done = await settle(options, task, task.keyStored ? 'key-present' : 'keyless', undefined)
+    return { accepted: done === 'done', outcomes: task.lastOutcomes, keyOutOfReach: true, keyWins: false, done }
+  }
 }
 
 /** Commit, check at once on a fresh connection, put back what was when the check fails. */
@@ -254,7 +266,17 @@ async function commitAndCheck(
   const { journal, log } = options
   const { name, serverVersion } = task.database
   if (!differing(task)) return settle(options, task, proof, undefined)
-  return freshly(options, name, async (connection) => {
+  if (
+    accept === undefined &&
+    task.secrets.length > 0 &&
+    worksToday(task) &&
+    !options.inputs.allowUnproven &&
+    !(await mayKeep(options, name))
+  ) {
+    return { failure: couldNotBePutBack(task), final: true }
+  }
+  // The connection that keeps the old key outlives a cancel for as long as putting it back takes.
+  return freshly({ ...options, signal: later(options.signal, lastActMs) }, name, async (connection) => {
     let committing = false
     try {
       const { outcomes, committed } = await trial(connection, {
@@ -266,13 +288,14 @@ async function commitAndCheck(
         hide: undefined,
         calls: accept === undefined ? [] : task.calls,
         commit: (said) => {
-          committing = accept === undefined || accept(said)
+          committing = !options.signal.aborted && (accept === undefined || accept(said))
           if (committing) task.wrote = journal.writing()
           return committing
         },
         log,
       })
       if (!committed) {
+        options.signal.throwIfAborted()
         const verdict = judge(options, task, outcomes)
         return verdict === 'passed' ? 'done' : verdict
       }
@@ -284,6 +307,24 @@ async function commitAndCheck(
     }
     markWritten(options, task)
     return settle(options, task, proof, connection)
+  })
+}
+
+/** Whether the role may keep an old key in a temporary table while a new one is tried. */
+async function mayKeep(options: ProveOptions, database: string): Promise<boolean> {
+  const [may] = await freshly(options, database, (connection) =>
+    connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`),
+  )
+  return may?.keep === true
+}
+
+function couldNotBePutBack({ family, database }: Task): Failure {
+  return new Failure({
+    reason: 'verification',
+    code: 'not-switched-unproven',
+    title: 'A family that works today was not switched: its key could not be put back',
+    detail: `${family.name} in "${database.name}": the new key can be proven only once it is stored, and without the right to temporary tables the old one would be lost.`,
+    fix: `GRANT TEMPORARY ON DATABASE "${database.name.replaceAll('"', '""')}" TO "${database.user.replaceAll('"', '""')}";   -- or give \`allow-unproven: true\``,
   })
 }
 
@@ -307,7 +348,7 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
   // What is not seen before COMMIT, or has no time limit of its own, is not asked in the transaction.
   const calls = task.visibility === 'visible' ? task.calls : []
   let wrote: (() => void) | undefined
-  return freshly(options, database.name, async (connection) => {
+  return freshly({ ...options, signal: later(options.signal, lastActMs) }, database.name, async (connection) => {
     if (calls.length < task.calls.length) {
       const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
       if (may?.keep !== true)
@@ -325,8 +366,9 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
         commit: (outcomes) => {
           const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
           passing = verdict !== 'passed' && !verdict.final
-          if (verdict === 'passed') wrote = journal.writing()
-          return verdict === 'passed'
+          const stays = verdict === 'passed' && !options.signal.aborted
+          if (stays) wrote = journal.writing()
+          return stays
         },
         log,
       }).catch((error: unknown) => {
@@ -348,7 +390,19 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
       // Cancelled or not: the connection that kept the key is the only one that can put it back.
       const kept = await restore(connection, database.serverVersion, log).catch(() => false)
       if (kept) wrote?.()
-      const attempted = unable(`the test queries did not pass without it, and it ${kept ? 'was' : 'could not be'} put back`)
+      if (!kept) {
+        journal.mark(blank.id, 'failed', 'it is blank, was not proven, and could not be put back')
+        journal.fail(
+          new Failure({
+            reason: 'database',
+            code: 'key-not-put-back',
+            title: 'The previous key could not be put back',
+            detail: `${family.key} in "${database.name}" is blank, although the test queries did not pass without it.`,
+            fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${database.name}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
+          }),
+        )
+      }
+      const attempted: Attempt = kept ? unable('the test queries did not pass without it, and it was put back') : 'done'
       if (options.signal.aborted) throw options.signal.reason
       return attempted
     }
@@ -383,7 +437,7 @@ const lastActMs = 4_000
 
 /** Puts the previous settings back, also when the run was cancelled; keys only on the connection that kept them. Says so when it cannot. */
 async function putBack(given: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
-  const options = given.signal.aborted ? { ...given, signal: AbortSignal.timeout(lastActMs) } : given
+  const options = { ...given, signal: later(given.signal, lastActMs) }
   const { journal, log } = options
   const { name, serverVersion } = task.database
   log.info(`… database "${name}": ${task.family.name} was committed and is not proven; putting the previous settings back`)
@@ -479,6 +533,12 @@ function verdictOnSql(error: unknown): Verdict {
       'ECONNREFUSED',
       'EPIPE',
       'CONNECTION_LOST',
+      // After a failover the name may lead nowhere for a moment.
+      'ETIMEDOUT',
+      'EHOSTUNREACH',
+      'ENETUNREACH',
+      'EAI_AGAIN',
+      'ENOTFOUND',
     ].includes(code)
   ) {
     return { schedule: transient }

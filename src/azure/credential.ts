@@ -74,7 +74,10 @@ export function signIn(options: SignInOptions): Tokens {
       throw credentialFailure(await reasonOf(error, options), {
         doing: `signing in by ${by} for ${scope}`,
         clientId: options.oidc?.clientId ?? options.ambient.clientId,
-        assertion: { issuer: String(presented?.iss), subject: String(presented?.sub), audience: String(presented?.aud) },
+        assertion:
+          presented === undefined
+            ? undefined
+            : { issuer: String(presented.iss), subject: String(presented.sub), audience: String(presented.aud) },
       })
     }
   }

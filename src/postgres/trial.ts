@@ -125,7 +125,9 @@ async function setFirst(connection: Connection, key: string, values: readonly (s
     await connection.query('SAVEPOINT put_back')
     try {
       await connection.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
-      return
+      // A function that is strict does nothing with NULL and says nothing: it is looked at.
+      const [now] = value === null ? await connection.query('SELECT azure_ai.get_setting($1::text) AS value', [key]) : []
+      if (value !== null || now?.value === null || now?.value === '' || index === values.length - 1) return
     } catch (error) {
       if (index === values.length - 1 || messageOf(error).code === 'CONNECTION_LOST') throw error
       await connection.query('ROLLBACK TO SAVEPOINT put_back')
