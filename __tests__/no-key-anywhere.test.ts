@@ -294,10 +294,15 @@ describe('without the right to temporary tables', () => {
       trace.left.delete('PostgreSQL log')
       expect(holders(trace.left)).toEqual([])
 
-      // What was cannot be kept either: it is said, and still nobody sees a key.
+      // What was cannot be kept either: nothing is tried then that would lose it, and when it was allowed it is said; still nobody sees a key.
       await putSettings(emulator, 'app', { ...identitySettings(emulator.world), 'azure_openai.subscription_key': planted.stored })
       emulator.world.switches.committedRowsOnly = true
-      const wrong = await traced({ ...onlyService(emulator, 'openai', 'app'), ...back, 'openai-key': planted.wrong })
+      const badly = { ...onlyService(emulator, 'openai', 'app'), ...back, 'openai-key': planted.wrong }
+      const refused = await traced(badly)
+      expect(codesOf(refused.result), refused.result.log).toContain('not-switched-unproven')
+      expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.subscription_key': planted.stored })
+      expect(holders(refused.left)).toEqual([])
+      const wrong = await traced({ ...badly, 'allow-unproven': 'true' })
       expect(codesOf(wrong.result), wrong.result.log).toContain('key-not-put-back')
       expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.auth_type': 'managed-identity' })
       wrong.left.delete('PostgreSQL log')
