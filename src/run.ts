@@ -22,6 +22,7 @@ import { preconditions } from './preconditions.ts'
 import { askOnce, prove } from './prove.ts'
 import type { Deployment, Resource, ServiceName } from './services.ts'
 import { connectorFor, enter, type Outside, type Session } from './session.ts'
+import { skipQuery } from './task.ts'
 
 /** How long to wait for a token before a restart is the likelier cure, in milliseconds. */
 const noTokenPatienceMs = 3 * 60_000
@@ -360,17 +361,7 @@ function explainMissingQueries(inputs: Inputs, observed: Observed, journal: Jour
         : `the server is ${server.state}`
   for (const database of databaseNames(inputs, observed)) {
     for (const { service } of inputs.given) {
-      journal.query({
-        database,
-        service,
-        sql: '',
-        status: 'skipped',
-        proof: 'none',
-        attempts: 0,
-        durationMs: 0,
-        answer: '',
-        error: reason,
-      })
+      skipQuery(journal, database, service, reason)
     }
   }
 }

@@ -13,8 +13,6 @@ export interface Tokens {
   get(scope: string): Promise<string>
   /** The token of this scope was refused: ask for a new one next time. */
   forget(scope: string): void
-  /** `signed in as .. by ..`, known after the first token. */
-  readonly way: string
 }
 
 /** The variables of the environment that name a login, as the entry found them. */
@@ -51,7 +49,7 @@ export function signIn(options: SignInOptions): Tokens {
   // Asked for before the SDK is loaded, so that both happen at the same time; a failure is told where it is awaited.
   assertion?.().catch(() => undefined)
   let chosen: Promise<{ credential: TokenCredential; way: string }> | undefined
-  let way = 'nobody yet'
+  let told = false
   const pending = new Map<string, Promise<AccessToken>>()
 
   const ask = async (scope: string): Promise<AccessToken> => {
@@ -63,8 +61,8 @@ export function signIn(options: SignInOptions): Tokens {
       const token = await orAborted(credential.getToken(scope, { abortSignal: limit }), limit)
       if (token === null) throw new Error('the login gave no token')
       log.secret(token.token)
-      if (way === 'nobody yet') {
-        way = by
+      if (!told) {
+        told = true
         log.info(`Signed in as ${nameOf(token.token)} by ${by}`)
       }
       return token
@@ -102,9 +100,6 @@ export function signIn(options: SignInOptions): Tokens {
       pending.delete(scope)
       // The SDK's credential remembers its tokens as well: another one has to be asked.
       chosen = undefined
-    },
-    get way() {
-      return way
     },
   }
 }
