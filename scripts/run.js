@@ -18,6 +18,7 @@ const tasks = {
   conformance: (args) => [[...vitest, join('__tests__', 'conformance.test.ts'), ...args]],
   docs: (args) => [[join(root, 'scripts', 'docs.ts'), ...args]],
   demo: (args) => [[join(root, 'scripts', 'demo.ts'), ...args]],
+  screenshot: (args) => [[join(root, 'scripts', 'screenshot.ts'), ...args]],
   emulator: (args) => [[join(root, 'emulator', 'index.ts'), ...args]],
   build: (args) => [[join(root, 'scripts', 'build.ts'), ...args]],
   'check-dist': (args) => [[join(root, 'scripts', 'check-dist.ts'), ...args]],
