@@ -172,7 +172,7 @@ describe('each way in which a connection fails has its own code and its own fix'
         await emulator.refresh()
         return {}
       },
-      `az postgres flexible-server firewall-rule create ${inGroupOf} --name pg-contoso --rule-name runner --start-ip-address 127.0.0.1 --end-ip-address 127.0.0.1`,
+      `az postgres flexible-server firewall-rule create ${inGroupOf} --server-name pg-contoso --name runner --start-ip-address 127.0.0.1 --end-ip-address 127.0.0.1`,
     ],
     [
       'no connection is left',

@@ -304,7 +304,7 @@ describe('the post step never fails the job', () => {
     expect(post.raw).toMatch(/^::warning title=A firewall rule was left behind::/m)
     expect(post.raw).toMatch(why)
     expect(post.raw).toContain(
-      `az postgres flexible-server firewall-rule delete --resource-group rg-contoso-ai --name pg-contoso --rule-name ${rule} --yes`,
+      `az postgres flexible-server firewall-rule delete --resource-group rg-contoso-ai --server-name pg-contoso --name ${rule} --yes`,
     )
     expect(rules()).toEqual([rule])
   })
@@ -312,7 +312,7 @@ describe('the post step never fails the job', () => {
   test('when Azure is not there', async () => {
     const result = await forsaken
     expect(result.code, result.log).toBe(0)
-    expect(result.log).toContain('--rule-name gha-aipg-1-0123456789ab --yes')
+    expect(result.log).toContain('--name gha-aipg-1-0123456789ab --yes')
     expect(result.log).toContain('could not be removed')
   })
 })

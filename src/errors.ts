@@ -330,7 +330,7 @@ export const known: readonly Known[] = [
     cause: ({ text }, at) => `${at.host}:${at.port} answered: ${text}`,
     fix: ({ text }, at) => {
       const address = /no pg_hba\.conf entry for host "([^"]+)"/i.exec(text)?.[1] ?? 'RUNNER-IP'
-      return `az postgres flexible-server firewall-rule create --resource-group ${at.resourceGroup ?? 'GROUP'} --name ${at.server ?? 'SERVER'} --rule-name runner --start-ip-address ${address} --end-ip-address ${address}   # or give \`temporary-firewall-rule: true\``
+      return `az postgres flexible-server firewall-rule create --resource-group ${at.resourceGroup ?? 'GROUP'} --server-name ${at.server ?? 'SERVER'} --name runner --start-ip-address ${address} --end-ip-address ${address}   # az 2.86 or newer; or give \`temporary-firewall-rule: true\``
     },
   },
   {

@@ -243,7 +243,7 @@ async function post(): Promise<void> {
       `The temporary firewall rule ${rule} could not be removed: ${failuresOf(error)
         .map((failure) => failure.message)
         .join('; ')}\n` +
-        `Fix: az postgres flexible-server firewall-rule delete --resource-group ${resourceGroup} --name ${name} --rule-name ${rule} --yes`,
+        `Fix: az postgres flexible-server firewall-rule delete --resource-group ${resourceGroup} --server-name ${name} --name ${rule} --yes   # az 2.86 or newer`,
       'A firewall rule was left behind',
     )
   }
