@@ -616,7 +616,9 @@ describe('findings that are no drift', () => {
     const given = assignmentOf('contoso-openai')
     const owner = given.roleDefinitionId.replace(/[^/]+$/, '8e3af657-a8ff-443c-a75c-2fe8c4bcb635')
     roleAssignments.push({ ...given, id: `${given.id}-broad`, name: `${given.name}-b`, roleDefinitionId: owner })
-    roleAssignments.push({ ...given, id: `${given.id}-left`, name: `${given.name}-l`, principalId: elsewhere })
+    const left = { ...given, id: `${given.id}-left`, name: `${given.name}-l`, principalId: elsewhere }
+    const user = given.roleDefinitionId.replace(/[^/]+$/, 'a97b65f3-24c7-4388-baec-2e87135dc908')
+    roleAssignments.push(left, { ...left, id: `${left.id}-too`, name: `${left.name}-t`, roleDefinitionId: user })
     // What others gave to others is none of our business.
     const { description: _, ...undescribed } = given
     roleAssignments.push({ ...undescribed, id: `${given.id}-other`, name: `${given.name}-o`, principalId: elsewhere })
@@ -626,7 +628,8 @@ describe('findings that are no drift', () => {
       { severity: 'warning', fix: expect.stringContaining(`${given.id}-broad`) },
     ])
     expect(findingsOf(result, 'former-principal')).toMatchObject([
-      { severity: 'warning', fix: expect.stringContaining(`${given.id}-left`) },
+      { severity: 'warning', fix: expect.stringContaining(`${given.id}-left"`) },
+      { severity: 'warning', fix: expect.stringContaining(`${given.id}-left-too"`) },
     ])
   })
 

@@ -2,7 +2,7 @@
 import type { Finding } from './errors.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { Journal } from './journal.ts'
-import { formerAssignment, holds, type Observed, type ObservedDatabase } from './observed.ts'
+import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import { givenFamilies, isOlder } from './plan.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
 
@@ -41,9 +41,15 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
     const beyond = at.filter(
       (each) => each.principalId.toLowerCase() === server.principalId?.toLowerCase() && !needed.includes(each.roleId),
     )
-    const byGroup = assignments.find(
-      (each) => each.reaches !== undefined && server.principalId !== undefined && holds(each, server.principalId, roleId, scope),
-    )
+    const byGroup =
+      server.principalId === undefined
+        ? undefined
+        : holding(
+            assignments.filter((each) => each.reaches !== undefined),
+            server.principalId,
+            roleId,
+            scope,
+          )
     const former = at.filter((each) => formerAssignment([each], server, undefined, scope) !== undefined)
     const name = scope.split('/').at(-1) ?? scope
     return [
@@ -72,7 +78,7 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
           severity: 'warning',
           code: 'former-principal',
           title: 'A former identity of this server still has a role',
-          detail: `Principal ${each.principalId} on ${name}: the server was restored or made anew, or its identity was turned off in between.`,
+          detail: `Principal ${each.principalId} has role ${each.roleId} on ${name}: the server was restored or made anew, or its identity was turned off in between.`,
           fix: `az role assignment delete --ids "${each.id}"   # unless the server it was restored from still runs with it`,
         }),
       ),

@@ -109,6 +109,30 @@ export function holds(assignment: RoleAssignment, principalId: string, roleId: s
   return holder === principalId.toLowerCase() && assignment.roleId === roleId.toLowerCase() && covers(assignment.scope, scope)
 }
 
+/** The assignment by which the principal has the role: one given directly before one through a group, the nearest scope first. */
+export function holding(
+  assignments: readonly RoleAssignment[],
+  principalId: string,
+  roleId: string,
+  scope: string,
+): RoleAssignment | undefined {
+  const distance = ({ scope: above }: RoleAssignment): number =>
+    above !== '/' && scope.toLowerCase().startsWith(above.toLowerCase()) ? scope.length - above.length : Number.MAX_SAFE_INTEGER
+  const through = ({ reaches }: RoleAssignment): number => (reaches === undefined ? 0 : 1)
+  return sorted(
+    assignments.filter((each) => holds(each, principalId, roleId, scope)),
+    (a, b) => through(a) - through(b) || distance(a) - distance(b),
+  )[0]
+}
+
+/** In an order that does not depend on that of the list: what is alike otherwise goes by its id. */
+function sorted(
+  assignments: readonly RoleAssignment[],
+  compare: (a: RoleAssignment, b: RoleAssignment) => number = () => 0,
+): readonly RoleAssignment[] {
+  return [...assignments].sort((a, b) => compare(a, b) || (a.id < b.id ? -1 : 1))
+}
+
 /** How role assignments of this action name the server that they are for. */
 export function assignmentDescription(serverId: string): string {
   return `azure_ai of PostgreSQL flexible server ${serverId} (set by azure-ai-postgres-identity)`
@@ -122,7 +146,7 @@ export function formerAssignment(
   scope: string,
 ): RoleAssignment | undefined {
   const description = assignmentDescription(server.id).toLowerCase()
-  return assignments.find(
+  return sorted(assignments).find(
     (each) =>
       each.description?.toLowerCase() === description &&
       each.principalId.toLowerCase() !== server.principalId?.toLowerCase() &&

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { type Inputs, titleOf } from './inputs.ts'
-import { formerAssignment, holds, type Observed, type ObservedDatabase } from './observed.ts'
+import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import {
   type FamilyName,
   families,
@@ -239,7 +239,7 @@ function identitySteps(inputs: Inputs, observed: Observed): Step[] {
     const assigned =
       principal === undefined
         ? undefined
-        : (observed.roleAssignments.get(given.service) ?? []).find((each) => holds(each, principal, given.roleId, scope))
+        : holding(observed.roleAssignments.get(given.service) ?? [], principal, given.roleId, scope)
     const assignments = observed.roleAssignments.get(given.service)
     if (assignments === undefined && principal !== undefined) {
       steps.push({ ...step, current: 'unknown', status: 'failed', detail: 'the role assignments could not be read' })
