@@ -1,8 +1,9 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { withTables } from '../scripts/docs.ts'
+import { withTables, workflows } from '../scripts/docs.ts'
+import { assignmentDescription } from '../src/observed.ts'
 import { services } from '../src/services.ts'
 
 const root = dirname(import.meta.dirname)
@@ -19,7 +20,7 @@ test('a missing marker is told', () => {
 })
 
 test('the workflow to copy has every required input, only inputs that exist, and just the permissions it needs', () => {
-  const [, block = ''] = /```yaml\n(name:[\s\S]*?)```/.exec(readme) ?? []
+  const [, block = ''] = /```yaml\n(# \S+\nname:[\s\S]*?)```/.exec(readme) ?? []
   const workflow = parse(block)
   const { identity } = workflow.jobs
   expect(workflow.permissions).toEqual({})
@@ -32,25 +33,96 @@ test('the workflow to copy has every required input, only inputs that exist, and
   expect(required.filter((name) => !given.includes(name))).toEqual([])
 })
 
-test('the table of services names the roles that are assigned', () => {
-  for (const { name, role } of services) expect(readme).toContain(`| \`${name}\` | ${role.name} |`)
+test('the workflows of examples/ are those of README.md (npm run docs)', () => {
+  const folder = join('examples', '.github', 'workflows')
+  const files = readdirSync(join(root, folder))
+  expect(files.length).toBeGreaterThan(3)
+  for (const file of files) expect(read(join(folder, file))).toBe(workflows(readme).get(`.github/workflows/${file}`))
 })
 
-test.each(['README.md', 'docs/README.md', 'docs/architecture.md', 'docs/emulator.md'])('links of %s lead somewhere', (path) => {
-  const text = read(path)
-  const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)/g)].map((match) => match[1] ?? '')
-  expect(links.filter((link) => !existsSync(join(root, dirname(path), link)))).toEqual([])
-})
-
-test('the commands that README and docs name exist', () => {
-  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
-  for (const path of ['README.md', 'docs/emulator.md', 'docs/architecture.md']) {
-    for (const [, name = ''] of read(path).matchAll(
-      /npm (?:run )?(demo|test|emulator|conformance|docs|build|check-dist|lint)\b/g,
-    )) {
-      expect(Object.keys(scripts)).toContain(name)
-    }
+test('the four questions are headings, and their answers agree with the sources', () => {
+  const answer = (question: string): string => {
+    const [, text] = new RegExp(`^## ${question}\\?\\n([\\s\\S]*?)^## `, 'm').exec(readme) ?? []
+    if (text === undefined) throw new Error(`README.md has no heading ${question}?`)
+    return text
   }
+  const [changes, rights, sends, undo] = [
+    answer('What does it change'),
+    answer('What rights does it need'),
+    answer('What does it send where'),
+    answer('How do I undo it'),
+  ]
+  for (const { name, role } of services) expect(changes).toContain(`| \`${name}\` | ${role.name} |`)
+  for (const setting of services.flatMap(({ settings }) => settings.map((each) => each.setting.split('.')[1] ?? '')))
+    expect(changes).toMatch(new RegExp(`\\b${setting.replace('scoring_', '')}\\b`))
+  for (const mode of ['apply', 'check', 'verify', 'part: azure', 'part: database']) expect(rights).toContain(`\`${mode}\``)
+  // What reaches the AI services is what the test queries say.
+  const inputs = { embeddingDeployment: 'd', machineLearningInput: undefined, machineLearningDeployment: undefined }
+  const said = services.flatMap((service) => {
+    const given = service.arguments(inputs, undefined)
+    return 'skip' in given ? [] : given.filter(({ name }) => ['input', 'text'].includes(name)).map(({ value }) => value)
+  })
+  expect(said.length).toBe(3)
+  for (const text of said) expect(sends).toContain(`"${text}"`)
+  // Only what the action described so is taken away by the command.
+  expect(assignmentDescription('id')).toContain(/contains\(description \|\| '', '([^']+)'\)/.exec(undo)?.[1] ?? 'no filter')
+})
+
+/** Every page of the repository that people read. */
+const pages = [
+  ...['', 'docs', 'examples'].flatMap((folder) =>
+    readdirSync(join(root, folder)).flatMap((file) => (file.endsWith('.md') ? [join(folder, file)] : [])),
+  ),
+]
+
+/** Anchors as GitHub makes them from headings. */
+function anchorsOf(path: string): Set<string> {
+  const found = new Set<string>()
+  const text = read(path).replaceAll(/^```[\s\S]*?^```$/gm, '')
+  for (const [, heading = ''] of text.matchAll(/^#{1,6} (.*)$/gm)) {
+    const words = heading.replaceAll(/\[([^\]]*)\]\([^)]*\)/g, '$1').toLowerCase()
+    const base = words.replaceAll(/[^\p{L}\p{N}\p{M}_\- ]/gu, '').replaceAll(' ', '-')
+    let anchor = base
+    for (let again = 1; found.has(anchor); again += 1) anchor = `${base}-${again}`
+    found.add(anchor)
+  }
+  return found
+}
+
+test.each(pages)('links and pictures of %s lead somewhere', (path) => {
+  const text = read(path).replaceAll(/^```[\s\S]*?^```$/gm, '')
+  const links = [
+    ...[...text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)].map((match) => match[1] ?? ''),
+    ...[...text.matchAll(/\b(?:src|srcset)="(?!https?:)([^"]+)"/g)].map((match) => match[1] ?? ''),
+  ]
+  const broken = links.filter((link) => {
+    const [file = '', anchor] = link.split('#')
+    const target = file === '' ? path : join(dirname(path), file)
+    if (!existsSync(join(root, target))) return true
+    return anchor !== undefined && !anchorsOf(target).has(anchor)
+  })
+  expect(broken).toEqual([])
+})
+
+test('every page of docs/ is in its index', () => {
+  const index = read('docs/README.md')
+  expect(pages.filter((path) => path.startsWith('docs') && path !== join('docs', 'README.md')).length).toBeGreaterThan(5)
+  for (const path of pages.filter((each) => each.startsWith('docs') && each !== join('docs', 'README.md')))
+    expect(index).toContain(`](${basename(path)})`)
+})
+
+test('the commands that the pages name exist', () => {
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
+  for (const path of pages) {
+    const text = read(path)
+    for (const [, name = ''] of text.matchAll(/\bnpm run ([\w-]+)/g))
+      expect([path, Object.keys(scripts)]).toEqual([path, expect.arrayContaining([name])])
+  }
+})
+
+test('the pictures are small', () => {
+  for (const file of readdirSync(join(root, 'docs', 'images')))
+    expect([file, statSync(join(root, 'docs', 'images', file)).size < 200 * 1_024]).toEqual([file, true])
 })
 
 test('every folder and file that docs/architecture.md names exists', () => {

@@ -110,6 +110,9 @@ test('there is a recipe for each of the usual tasks', () => {
     'Apply on main, approved, exactly what was shown',
     'Two jobs with two identities',
     'Several servers',
+    'The way back to keys',
+    'A temporary firewall rule',
+    'Verify without Resource Manager',
   ])
 })
 
@@ -242,4 +245,19 @@ test('several servers: one job and one concurrency group for each, and one that 
   expect(apply?.strategy).toMatchObject({ 'fail-fast': false })
   const names = apply?.strategy?.matrix.include.map(({ name }) => name) ?? []
   expect(new Set(names).size).toBe(names.length)
+})
+
+test('the way back is an apply with keys, behind the same approval and never beside an apply', () => {
+  const back = recipe('The way back to keys')
+  const [used] = oursIn(back)
+  expect(used?.step.with).toMatchObject({ 'auth-type': 'subscription-key' })
+  expect(used?.step.with).not.toHaveProperty('mode')
+  const forth = recipe('Apply on main, approved, exactly what was shown')
+  expect(used?.job.environment).toBe(forth.jobs['apply']?.environment)
+  expect((back as unknown as Job).concurrency).toEqual((forth as unknown as Job).concurrency)
+})
+
+test('the verify gives what it would otherwise ask Resource Manager for', () => {
+  const [used] = oursIn(recipe('Verify without Resource Manager'))
+  expect(Object.keys(used?.step.with ?? {})).toEqual(expect.arrayContaining(['database-user', 'embedding-deployment']))
 })

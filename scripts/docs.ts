@@ -1,5 +1,8 @@
-/** `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, and docs/troubleshooting.md from src/errors.ts. */
-import { readFile, writeFile } from 'node:fs/promises'
+/**
+ * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
+ * src/errors.ts, and the workflows of examples/ from the recipes in README.md.
+ */
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parse } from 'yaml'
 import { troubleshooting } from './troubleshooting.ts'
@@ -36,6 +39,11 @@ export function withTables(readme: string, actionFile: string): string {
   }, readme)
 }
 
+/** The workflows of README.md by their paths, which their first lines name. */
+export function workflows(readme: string): ReadonlyMap<string, string> {
+  return new Map([...readme.matchAll(/^```yaml\n(# (\S+)\n[\s\S]*?)^```$/gm)].map(([, text = '', path = '']) => [path, text]))
+}
+
 if (import.meta.main) {
   const root = dirname(import.meta.dirname)
   const readme = join(root, 'README.md')
@@ -52,4 +60,11 @@ if (import.meta.main) {
       ? 'docs/troubleshooting.md says what src/errors.ts says.'
       : 'docs/troubleshooting.md was brought up to date with src/errors.ts: write the causes that are empty.',
   )
+  const examples = join(root, 'examples')
+  for (const file of await readdir(join(examples, '.github', 'workflows'))) {
+    const text = workflows(after).get(`.github/workflows/${file}`)
+    if (text === undefined) throw new Error(`README.md has no workflow .github/workflows/${file}`)
+    await writeFile(join(examples, '.github', 'workflows', file), text)
+  }
+  console.log('The workflows of examples/ are those of README.md.')
 }
