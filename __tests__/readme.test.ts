@@ -133,6 +133,13 @@ test('every folder and file that docs/architecture.md names exists', () => {
   expect(named.filter((path) => !existsSync(join(root, path)))).toEqual([])
 })
 
+test('docs/proof.md names tests that exist', () => {
+  const proof = read('docs/proof.md')
+  const named = [...proof.matchAll(/`([\w-]+\.test\.ts)`/g)].map((match) => match[1] ?? '')
+  expect(named.length).toBeGreaterThan(8)
+  expect(named.filter((file) => !existsSync(join(root, '__tests__', file)))).toEqual([])
+})
+
 test('docs/emulator.md tells every switch and every delay', () => {
   const world = read('emulator/world.ts')
   const members = (name: string): string[] => {
