@@ -62,6 +62,7 @@ export async function listen(options: {
       method,
       url: message.url ?? '/',
       host,
+      port: message.socket.remotePort ?? 0,
       requestBody: hideSecrets(body, plane),
       status: 0,
       responseHeaders: {},

@@ -13,6 +13,7 @@ import { createGitHub } from './github.ts'
 import { createGitHubRest } from './github-rest.ts'
 import { guard } from './guardian.ts'
 import { type Handler, type HttpServer, listen } from './http.ts'
+import { type Line, openLine } from './line.ts'
 import { type Postgres, startPostgres } from './postgres.ts'
 import { createResourceManager, resourceManagerAudiences } from './resource-manager.ts'
 import { serverRoutes } from './servers.ts'
@@ -25,6 +26,8 @@ export interface EmulatorOptions {
   databases?: string[]
   /** The name by which Resource Manager, Entra and GitHub are reached; `localhost` when absent. Another one leads here only by way of a proxy. */
   host?: string
+  /** Puts lines of adjustable length before HTTPS and PostgreSQL: what the action is given leads over them. */
+  far?: boolean
   /** Changes the default world before anything starts. The first server is the primary one, the only with a PostgreSQL. */
   shape?: (world: World) => void
 }
@@ -37,6 +40,8 @@ export interface Emulator {
   folder: string
   caFile: string
   postgres: Postgres
+  /** With `far`: the lines, of no length at first. */
+  lines: { http: Line; postgres: Line } | undefined
   /** Environment for a job on this machine, as the runner would give it. */
   env: Record<string, string>
   /** Inputs of the action for this world. */
@@ -62,7 +67,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   Object.assign(world.delays, options.delays)
   Object.assign(world.switches, options.switches)
   options.shape?.(world)
-  const host = options.host ?? 'localhost'
+  // A line has one end, and `localhost` may be two addresses.
+  const host = options.host ?? (options.far === true ? '127.0.0.1' : 'localhost')
   const databases = options.databases ?? ['app', 'sales 2026']
   const primary = world.servers[0]
   if (!primary) throw new Error('The world has no server.')
@@ -74,8 +80,9 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const guardian = guard(folder)
   let http: HttpServer | undefined
   let postgres: Postgres | undefined
+  const lines: Line[] = []
   const stop = async (): Promise<void> => {
-    await Promise.all([postgres?.stop(), http?.stop()])
+    await Promise.all([postgres?.stop(), http?.stop(), ...lines.map((line) => line.close())])
     await guardian.release()
   }
 
@@ -94,7 +101,14 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       planeOf,
       handlers,
     })
-    const url = `https://${host}:${http.port}`
+    const far = async (name: string, port: number): Promise<Line | undefined> => {
+      if (options.far !== true) return undefined
+      const line = await openLine(name, port)
+      lines.push(line)
+      return line
+    }
+    const httpLine = await far('HTTPS', http.port)
+    const url = `https://${host}:${httpLine?.port ?? http.port}`
     const running = (): Postgres => {
       if (!postgres) throw new Error('PostgreSQL is not running.')
       return postgres
@@ -129,12 +143,14 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       world.exchanges.filter((exchange) => exchange.plane === 'resource-manager' && wanted(exchange))
     const asksForKeys = ({ method, url }: Exchange): boolean => method === 'POST' && /\/listKeys(\?|$)/i.test(url)
     const started = postgres
+    const postgresLine = await far('PostgreSQL', started.port)
     return {
       world,
       url,
       folder,
       caFile: authority.caFile,
       postgres: started,
+      lines: httpLine === undefined || postgresLine === undefined ? undefined : { http: httpLine, postgres: postgresLine },
       env: {
         NODE_EXTRA_CA_CERTS: authority.caFile,
         ACTIONS_ID_TOKEN_REQUEST_URL: `${url}/github/oidc?api-version=2.0`,
@@ -150,7 +166,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         'tenant-id': world.tenantId,
         ...(administrator?.clientId === undefined ? {} : { 'client-id': administrator.clientId }),
         'database-host': started.host,
-        'database-port': String(started.port),
+        'database-port': String(postgresLine?.port ?? started.port),
       },
       writes: () => requests((exchange) => exchange.method !== 'GET' && !asksForKeys(exchange)),
       reads: () => requests((exchange) => exchange.method === 'GET' || asksForKeys(exchange)),

@@ -340,7 +340,8 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       openRanges = Object.values(server.firewallRules).map((rule) => [toNumber(rule.startIpAddress), toNumber(rule.endIpAddress)])
     const lines = openRanges
       .flatMap(([start, end]) => blocks(start, end))
-      .map((block) => `hostssl all all ${block} scram-sha-256`)
+      // A token has to reach the server as it is: those who sign in with one are asked for it in clear, inside TLS.
+      .flatMap((block) => [`hostssl all ${passwordLogin.user} ${block} scram-sha-256`, `hostssl all all ${block} password`])
     put(
       join(data, 'pg_hba.conf'),
       [`local all ${superuser} trust`, 'hostssl azure_maintenance all all reject', ...lines, ''].join('\n'),

@@ -49,6 +49,9 @@ export interface JobResult {
   readonly folder: string
   /** Values the action asked the runner to mask. */
   readonly masked: readonly string[]
+  /** When the process was started and when it had ended, by `performance.now()`. */
+  readonly startedAt: number
+  readonly endedAt: number
   /** Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. */
   post(): Promise<{ code: number | null; raw: string }>
   remove(): Promise<void>
@@ -100,7 +103,7 @@ export async function startJob(options: JobOptions): Promise<Job> {
 
   const main = launch(join(root, action.runs.main), env, options.onLine)
   const done = (async (): Promise<JobResult> => {
-    const { code, signal, raw } = await main.done
+    const { code, signal, raw, endedAt } = await main.done
     const outputs = keyValues(await readFile(files.GITHUB_OUTPUT, 'utf8'))
     const masked = maskedIn(raw)
     const path = outputs['report-path'] ?? ''
@@ -114,6 +117,8 @@ export async function startJob(options: JobOptions): Promise<Job> {
       report: existsSync(path) ? JSON.parse(await readFile(path, 'utf8')) : undefined,
       folder,
       masked,
+      startedAt: main.startedAt,
+      endedAt,
       post: async () => {
         const state = keyValues(await readFile(files.GITHUB_STATE, 'utf8'))
         const withState = Object.fromEntries(Object.entries(state).map(([name, value]) => [`STATE_${name}`, value]))
@@ -127,6 +132,7 @@ export async function startJob(options: JobOptions): Promise<Job> {
 }
 
 function launch(script: string, env: Record<string, string>, onLine?: (line: string) => void) {
+  const startedAt = performance.now()
   const child = spawn(process.execPath, [script], { env, stdio: ['ignore', 'pipe', 'pipe'] })
   let raw = ''
   let rest = ''
@@ -143,11 +149,17 @@ function launch(script: string, env: Record<string, string>, onLine?: (line: str
   }
   child.stdout.setEncoding('utf8').on('data', take)
   child.stderr.setEncoding('utf8').on('data', take)
-  const done = new Promise<{ code: number | null; signal: NodeJS.Signals | null; raw: string }>((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', (code, signal) => resolve({ code, signal, raw }))
+  let endedAt = 0
+  child.on('exit', () => {
+    endedAt = performance.now()
   })
-  return { child, done }
+  const done = new Promise<{ code: number | null; signal: NodeJS.Signals | null; raw: string; endedAt: number }>(
+    (resolve, reject) => {
+      child.on('error', reject)
+      child.on('close', (code, signal) => resolve({ code, signal, raw, endedAt }))
+    },
+  )
+  return { child, done, startedAt }
 }
 
 const variable = (input: string): string => `INPUT_${input.replaceAll(' ', '_').toUpperCase()}`

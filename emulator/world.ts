@@ -199,6 +199,8 @@ export interface Exchange {
   /** Path and query. */
   url: string
   host: string
+  /** Of the client: requests with the same one came over one connection. */
+  port: number
   requestBody: unknown
   status: number
   responseHeaders: Record<string, string>

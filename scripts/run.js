@@ -20,6 +20,7 @@ const tasks = {
   demo: (args) => [[join(root, 'scripts', 'demo.ts'), ...args]],
   screenshot: (args) => [[join(root, 'scripts', 'screenshot.ts'), ...args]],
   emulator: (args) => [[join(root, 'emulator', 'index.ts'), ...args]],
+  bench: (args) => [[join(root, 'scripts', 'bench.ts'), ...args]],
   build: (args) => [[join(root, 'scripts', 'build.ts'), ...args]],
   'check-dist': (args) => [[join(root, 'scripts', 'check-dist.ts'), ...args]],
   lint: (args) => [biome('check', '--error-on-warnings', ...args), [join(modules, 'typescript', 'bin', 'tsc'), '--noEmit']],

@@ -1,0 +1,184 @@
+/**
+ * The way from a runner to a service that is far away: passes bytes on unchanged, each as late as on a line with this round
+ * trip, and keeps a record of the round trips. Opening a connection takes one round trip, as with TCP.
+ */
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+
+/** A request and its answer on one connection, whatever they are made of. Times by `performance.now()` of this process, at the near end. */
+export interface Trip {
+  readonly line: string
+  /** Counted from 1 on each line. */
+  readonly connection: number
+  /** Counted from 0 on each connection; the first is the opening of the connection. */
+  readonly index: number
+  /** When the last byte of the request was sent. */
+  readonly sentAt: number
+  /** When the last byte of the answer came. */
+  readonly answeredAt: number
+  /** Bytes, as they stood on the line. */
+  readonly sent: number
+  readonly received: number
+  /** The port at the far end by which the service knows this connection. */
+  readonly port: number
+}
+
+export interface Line {
+  /** Where the near end listens, on 127.0.0.1. */
+  readonly port: number
+  /** Milliseconds; may be changed at any time, for the bytes that come after. */
+  roundTripMs: number
+  /** Finished round trips since the last `clear`, in the order in which they began on each connection. */
+  trips(): Trip[]
+  clear(): void
+  close(): Promise<void>
+}
+
+/** Opens a line to a port on 127.0.0.1. */
+export async function openLine(name: string, farPort: number, roundTripMs = 0): Promise<Line> {
+  type Open = { -readonly [key in keyof Trip]: Trip[key] }
+  let trips: Open[] = []
+  let connections = 0
+  const sockets = new Set<Socket>()
+
+  const listener = createServer({ noDelay: true, allowHalfOpen: true }, (near) => {
+    const connection = ++connections
+    const openedAt = performance.now()
+    // What the client sends before its connection would stand has to wait for that.
+    const standsAt = openedAt + line.roundTripMs
+    const far = connect({ host: '127.0.0.1', port: farPort, noDelay: true, allowHalfOpen: true })
+    for (const socket of [near, far]) {
+      sockets.add(socket)
+      socket.on('close', () => sockets.delete(socket))
+    }
+    let index = 0
+    const begin = (sentAt: number, sent: number): Open => {
+      const trip = { line: name, connection, index: index++, sentAt, answeredAt: 0, sent, received: 0, port: 0 }
+      trips.push(trip)
+      return trip
+    }
+    let trip = begin(openedAt, 0)
+    trip.answeredAt = standsAt
+    trip.received = 1
+    far.once('connect', () => {
+      trip.port = far.localPort ?? 0
+    })
+
+    // Bytes keep their order: nothing arrives before what was sent before it.
+    const carry = (
+      from: Socket,
+      to: Socket,
+      onSent: (bytes: number, at: number) => void,
+      onArrived: (bytes: number) => void,
+    ): void => {
+      let free = 0
+      const later = (body: () => void): void => {
+        const now = performance.now()
+        const sentAt = from === near ? Math.max(now, standsAt) : now
+        free = Math.max(free, sentAt + line.roundTripMs / 2)
+        const wait = free - now
+        if (wait <= 0) body()
+        else setTimeout(body, wait)
+      }
+      from.on('data', (chunk) => {
+        onSent(chunk.length, from === near ? Math.max(performance.now(), standsAt) : performance.now())
+        later(() => {
+          if (to.destroyed) return
+          onArrived(chunk.length)
+          to.write(chunk)
+        })
+      })
+      from.on('end', () => later(() => to.end()))
+      from.on('error', () => later(() => to.resetAndDestroy()))
+      from.on('close', () => later(() => to.destroySoon()))
+    }
+    carry(
+      near,
+      far,
+      (bytes, at) => {
+        // After an answer comes the next question.
+        if (trip.received > 0) {
+          const { port } = trip
+          trip = begin(at, 0)
+          trip.port = port
+        }
+        trip.sentAt = at
+        trip.sent += bytes
+      },
+      () => {
+        trip.port ||= far.localPort ?? 0
+      },
+    )
+    carry(
+      far,
+      near,
+      () => undefined,
+      (bytes) => {
+        trip.received += bytes
+        trip.answeredAt = performance.now()
+      },
+    )
+  })
+  await new Promise<void>((resolve, reject) => {
+    listener.once('error', reject)
+    listener.listen(0, '127.0.0.1', resolve)
+  })
+  const line: Line = {
+    port: (listener.address() as AddressInfo).port,
+    roundTripMs,
+    trips: () => trips.filter(({ received }) => received > 0),
+    clear: () => {
+      trips = []
+      connections = 0
+    },
+    async close() {
+      const closed = new Promise((resolve) => listener.close(resolve))
+      for (const socket of sockets) socket.destroy()
+      await closed
+    },
+  }
+  return line
+}
+
+/** A round trip of a chain. */
+export interface Link extends Trip {
+  /** From the answer that it had to wait for, or the beginning, to its being sent: what the client did in between. Milliseconds. */
+  readonly before: number
+  /** What the far side took of the time, milliseconds. */
+  readonly far: number
+}
+
+/**
+ * The longest chain of dependent round trips, worked backwards from the last answer: each was sent after the answer that came
+ * last before it. Trips that answer nobody (the tickets of TLS) are left out by `matters`.
+ */
+export function chainOf(trips: readonly Trip[], roundTripMs: number, beganAt: number, matters: (trip: Trip) => boolean): Link[] {
+  const wanted = trips.filter(matters)
+  const chain: Link[] = []
+  let next = latest(wanted, Number.POSITIVE_INFINITY)
+  while (next !== undefined) {
+    const trip: Trip = next
+    // On its own connection a trip always waits for the one before.
+    const cause = latest(wanted, trip.sentAt)
+    const own = wanted.find(
+      (each) => each.line === trip.line && each.connection === trip.connection && each.index === trip.index - 1,
+    )
+    const before = cause ?? own
+    chain.unshift({
+      ...trip,
+      before: trip.sentAt - (before?.answeredAt ?? beganAt),
+      far: trip.answeredAt - trip.sentAt - roundTripMs,
+    })
+    next = before
+  }
+  return chain
+}
+
+/** The trip whose answer came last, at this time or before. A millisecond is left for the clock. */
+function latest(trips: readonly Trip[], at: number): Trip | undefined {
+  let found: Trip | undefined
+  for (const trip of trips) {
+    if (trip.answeredAt <= at + 0.5 && trip.sentAt < at && (found === undefined || trip.answeredAt > found.answeredAt))
+      found = trip
+  }
+  return found
+}
