@@ -150,7 +150,7 @@ describe('what a failure says', () => {
     const text = 'no pg_hba.conf entry for host "203.0.113.7", user "u", database "d", SSL encryption'
     const { fix } = explain(message('postgres', text, '28000'), at)
     expect(fix).toContain('--start-ip-address 203.0.113.7 --end-ip-address 203.0.113.7')
-    expect(fix).toContain('--resource-group rg --name pg-one')
+    expect(fix).toContain('--resource-group rg --server-name pg-one --name runner')
   })
 
   test('what nobody has seen before stays word for word, with code and request id, and nothing is guessed', () => {

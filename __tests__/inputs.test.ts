@@ -157,7 +157,7 @@ describe('what is accepted', () => {
       verifyTimeoutMs: 30_000,
       allowRestart: true,
     })
-    expect(parsed({ environment: 'https://Arm.Local:8443/' }).environment).toBe('https://Arm.Local:8443')
+    expect(parsed({ environment: 'https://Arm.Local:8443/' }).environment).toBe('https://arm.local:8443')
     expect(parsed({ 'verify-timeout-minutes': '0' }).verifyTimeoutMs).toBe(0)
   })
 

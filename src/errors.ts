@@ -144,11 +144,11 @@ const leastRole: readonly [RegExp, string][] = [
 /** The action and scope that an AuthorizationFailed message names. */
 function denied(text: string): { action: string; scope: string; principal: string } {
   // A linked resource's refusal first says what the caller may do.
-  const linked = /not have permission to perform action\(s\) '([^']+)' on the linked scope\(s\) '([^']+)'/i.exec(text)
+  const linked = /not have permission to perform action\(s\) '([^']+)' on the linked scope\(s\) '([^'"`$\\\n]+)'/i.exec(text)
   return {
     action: linked?.[1] ?? /perform action '([^']+)'/i.exec(text)?.[1] ?? 'the action that Azure names',
-    scope: linked?.[2] ?? /over scope '([^']+)'/i.exec(text)?.[1] ?? 'the scope that Azure names',
-    principal: /object id '([^']+)'/i.exec(text)?.[1] ?? 'OBJECT-ID-OF-THE-CALLER',
+    scope: linked?.[2] ?? /over scope '([^'"`$\\\n]+)'/i.exec(text)?.[1] ?? 'the scope that Azure names',
+    principal: /object id '([\w-]+)'/i.exec(text)?.[1] ?? 'OBJECT-ID-OF-THE-CALLER',
   }
 }
 
@@ -329,7 +329,7 @@ export const known: readonly Known[] = [
     title: "The server's firewall does not let this runner in",
     cause: ({ text }, at) => `${at.host}:${at.port} answered: ${text}`,
     fix: ({ text }, at) => {
-      const address = /no pg_hba\.conf entry for host "([^"]+)"/i.exec(text)?.[1] ?? 'RUNNER-IP'
+      const address = /no pg_hba\.conf entry for host "([0-9a-f.:]+)"/i.exec(text)?.[1] ?? 'RUNNER-IP'
       return `az postgres flexible-server firewall-rule create --resource-group ${at.resourceGroup ?? 'GROUP'} --server-name ${at.server ?? 'SERVER'} --name runner --start-ip-address ${address} --end-ip-address ${address}   # az 2.86 or newer; or give \`temporary-firewall-rule: true\``
     },
   },

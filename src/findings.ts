@@ -5,6 +5,7 @@ import type { Journal } from './journal.ts'
 import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import { givenFamilies, isOlder } from './plan.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
+import { onOneLine } from './visible.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
   return unrepeated([
@@ -125,7 +126,7 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
       code: 'extension-update-available',
       title: 'A newer azure_ai is available',
       detail: `"${name}" has ${extension.installed}, the server offers ${extension.available}.`,
-      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}"; or give \`update-extension: true\``,
+      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${onOneLine(name)}"; or give \`update-extension: true\``,
     })
   }
   for (const { family } of givenFamilies(inputs)) {
@@ -162,7 +163,7 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
         code: 'key-still-stored',
         title: 'A key is still stored although the identity is used',
         detail: `${family.key} in "${name}". While it is there, a read-only query cannot tell whether the identity answered: \`verified\` stays false in \`check\` and \`verify\`, unless the resource refuses keys.`,
-        fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${name}"; or give \`clear-keys: true\``,
+        fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(name)}"; or give \`clear-keys: true\``,
       })
     }
     if (inputs.authType === 'managed-identity' && !asIdentity && keysSet.has(family.key)) {

@@ -127,6 +127,9 @@ export interface Inputs {
   readonly pullRequestComment: boolean
 }
 
+/** Longest value of an input, in characters. */
+const longest = 65_536
+
 /** The known clouds, in lower case. */
 export const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
 
@@ -142,24 +145,33 @@ const planIdPattern = /^[0-9a-f]{16}(\.([0-9a-f]{10})*)?$/
 const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const domain = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$/i
 const hostName = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?$/i
-const ipAddress = /^(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]+)$/i
+const ipAddress = /^(?=.{1,45}$)(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]+)$/i
 const publicIpv4 = /^((25[0-5]|2[0-4]\d|1?\d?\d)(\.(?!$)|$)){4}$/
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const controlCharacter = /[\u0000-\u001f\u007f]/
 
 /** Takes a Resource Manager id apart; undefined when it is none. Case does not matter, a trailing slash is tolerated. */
 export function parseResourceId(text: string): ResourceId | undefined {
-  const id = text.replace(/\/+$/, '')
+  const id = withoutSlashes(text)
   const match = /^\/subscriptions\/([^/]+)\/resourceGroups\/([^/]+)\/providers\/([^/]+)\/(.+)$/i.exec(id)
   const [, subscription, resourceGroup, provider, rest] = match ?? []
   if (subscription === undefined || resourceGroup === undefined || provider === undefined || rest === undefined) return undefined
   const parts = rest.split('/')
   if (parts.length % 2 !== 0 || parts.includes('')) return undefined
-  if (!guid.test(subscription) || !/^[\p{L}\p{N}_.()-]+$/u.test(resourceGroup) || !parts.every((part) => /^[\w.-]+$/u.test(part)))
-    return undefined
+  // A name of dots alone would lead somewhere else in a URL.
+  const isName = (part: string): boolean => /^[\w.-]+$/.test(part) && !/^\.+$/.test(part)
+  if (!guid.test(subscription) || ![provider, ...parts].every(isName)) return undefined
+  if (!/^[\p{L}\p{N}_.()-]+$/u.test(resourceGroup) || /^\.+$/.test(resourceGroup)) return undefined
   const names = parts.filter((_, index) => index % 2 === 1)
   const type = [provider, ...parts.filter((_, index) => index % 2 === 0)].join('/')
   return { id, subscription, resourceGroup, type, names, name: names.at(-1) ?? '' }
+}
+
+/** Not by an expression: that tries every slash as the first of the last ones. */
+function withoutSlashes(text: string): string {
+  let end = text.length
+  while (text[end - 1] === '/') end--
+  return text.slice(0, end)
 }
 
 /**
@@ -172,17 +184,22 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     problems.push(`\`${input}\`: ${expected}`)
   }
 
+  for (const name of inputNames) {
+    if (raw[name].length > longest)
+      problem(name, `is ${raw[name].length} characters long; nothing of more than ${longest.toLocaleString('en')} is accepted`)
+  }
+  // What has no end in sight is not looked into.
+  if (problems.length > 0) throw inputFailure(problems)
+
   const multiline: readonly InputName[] = ['databases', 'machine-learning-input']
   for (const name of inputNames) {
     const value = multiline.includes(name) ? raw[name].replaceAll(/[\r\n\t]/g, '') : raw[name]
     if (controlCharacter.test(value))
       problem(name, 'contains a line break or another control character, which no value of it can have')
-    if (raw[name].length > 65_536)
-      problem(name, `is ${raw[name].length} characters long; nothing of more than 65,536 is accepted`)
   }
 
   const oneOf = <T extends string>(input: InputName, values: readonly T[]): T => {
-    const found = values.find((value) => value === raw[input].toLowerCase())
+    const found = values.find((value) => value === lowerCase(raw[input]))
     if (found === undefined)
       problem(input, `${quoted(raw[input])} is not known; expected ${values.map((value) => `\`${value}\``).join(' or ')}`)
     return found ?? (values[0] as T)
@@ -240,13 +257,16 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
   const machineLearningInput = optional('machine-learning-input')
   if (machineLearningInput !== undefined) {
     try {
-      JSON.parse(machineLearningInput)
+      JSON.parse(machineLearningInput, refusedByJsonb)
     } catch (error) {
-      problem('machine-learning-input', `is not JSON: ${error instanceof Error ? error.message : String(error)}`)
+      problem(
+        'machine-learning-input',
+        `is not JSON that PostgreSQL takes: ${quoted(error instanceof Error ? error.message : String(error))}`,
+      )
     }
   }
 
-  const environment = raw.environment.toLowerCase()
+  const environment = lowerCase(raw.environment)
   if (!cloudNames.some((name) => name === environment) && !isHttpsUrl(raw.environment)) {
     problem(
       'environment',
@@ -301,7 +321,7 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     machineLearningInput,
     machineLearningDeployment: optional('machine-learning-deployment'),
     verifyTimeoutMs: Math.round(minutes * 60_000),
-    environment: isHttpsUrl(raw.environment) ? raw.environment.replace(/\/+$/, '') : environment,
+    environment: isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : environment,
     oidc: tenantId === '' || clientId === undefined ? undefined : { tenantId, clientId, audience: optional('audience') },
     database: { user: optional('database-user'), password: optional('database-password'), host, port },
     temporaryFirewallRule: flag('temporary-firewall-rule'),
@@ -382,10 +402,38 @@ function databasesOf(
   return names
 }
 
+/** Throws for what is JSON and no `jsonb` of PostgreSQL. */
+function refusedByJsonb(key: string, value: unknown): unknown {
+  for (const text of [key, value]) {
+    if (typeof text === 'string' && (text.includes('\0') || !text.isWellFormed()))
+      throw new Error('jsonb holds neither \\u0000 nor half a surrogate pair')
+  }
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new Error('a number is larger than jsonb holds')
+  return value
+}
+
+/** In lower case as far as it is ASCII: toLowerCase() makes a `k` of the sign for kelvin. */
+function lowerCase(text: string): string {
+  return text.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
+}
+
 function isHttpsUrl(text: string): boolean {
-  if (!URL.canParse(text)) return false
+  if (!/^https:\/\//i.test(text) || !URL.canParse(text)) return false
   const url = new URL(text)
-  return url.protocol === 'https:' && url.username === '' && url.password === '' && url.search === '' && url.hash === ''
+  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
+  return (
+    (hostName.test(host) || ipAddress.test(host)) &&
+    url.username === '' &&
+    url.password === '' &&
+    url.search === '' &&
+    url.hash === ''
+  )
+}
+
+/** Without trailing slash; names of other alphabets as DNS has them. */
+function normalUrl(text: string): string {
+  const { origin, pathname } = new URL(text)
+  return withoutSlashes(`${origin}${pathname}`)
 }
 
 /** A value in a message: at most 80 characters of it, control characters shown as such. */

@@ -5,7 +5,17 @@ import { join } from 'node:path'
 import * as core from '@actions/core'
 import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
 import type { Place } from './github/conversation.ts'
-import { annotate, appendSummary, createLog, idToken, setOutput, warn, withoutSecrets, writeReport } from './github/runner.ts'
+import {
+  annotate,
+  appendSummary,
+  createLog,
+  fail,
+  idToken,
+  setOutput,
+  warn,
+  withoutSecrets,
+  writeReport,
+} from './github/runner.ts'
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
 import { createJournal } from './journal.ts'
 import { fails, type Report, report } from './report.ts'
@@ -215,13 +225,13 @@ async function ended(error: unknown): Promise<void> {
     setOutput('result', 'failed')
     setOutput('verified', 'false')
     setOutput('failure-reason', 'internal')
-    core.setFailed(`After the report: ${describe(error)}`)
+    fail(`After the report: ${describe(error)}`)
     return
   }
   try {
     await finish(failuresOf(controller.signal.aborted ? controller.signal.reason : error))
   } catch (second) {
-    core.setFailed(`Reporting failed: ${describe(second)}; before it: ${describe(error)}`)
+    fail(`Reporting failed: ${describe(second)}; before it: ${describe(error)}`)
   }
 }
 

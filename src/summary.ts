@@ -4,6 +4,7 @@ import type { QueryResult } from './journal.ts'
 import { differs } from './plan.ts'
 import type { Report } from './report.ts'
 import { type ServiceName, serviceNamed, services } from './services.ts'
+import { onOneLine, visible } from './visible.ts'
 import { duration } from './waiting.ts'
 
 /** GitHub refuses more than 1 MiB for a step; other lines may stand in the file already. In bytes. */
@@ -212,7 +213,7 @@ function state(step: ReportStep, value: string): string {
 
 /** A resource by its name; the whole id shows under the pointer, and in the list of ids at the end. */
 function named(id: string): string {
-  return `<code title="${entities(cut(id))}">${entities(cut(lastSegment(id)))}</code>`
+  return `<code title="${entities(onOneLine(cut(id)))}">${coded(onOneLine(cut(lastSegment(id))))}</code>`
 }
 
 const order = (query: QueryResult): number => services.findIndex((service) => service.name === query.service)
@@ -246,7 +247,7 @@ function answer(query: QueryResult | undefined): string {
   const said =
     status === 'passed'
       ? wrapped(query.answer)
-      : `<sub>${soft(query.error.length > 160 ? `${query.error.slice(0, 160)}…` : query.error)}</sub>`
+      : `<sub>${soft(query.error.length > 160 ? `${query.error.slice(0, 160)}…` : query.error, words)}</sub>`
   const notes = [
     durationMs > 0 ? `${durationMs} ms` : '',
     attempts > 1 ? `${attempts} tries` : '',
@@ -284,7 +285,7 @@ function sqlBlock(sql: string): string {
     .split(/('(?:[^']|'')*')/)
     .map((piece, index) => (index % 2 === 1 ? piece : piece.replaceAll(/(\(|, )(?=\w+ => )/g, (open) => `${open.trim()}\n  `)))
     .join('')
-  const shown = entities(visible(lines)).replaceAll(/\r?\n/g, '&#10;')
+  const shown = coded(visible(lines)).replaceAll(/\r?\n/g, '&#10;')
   // A block does not wrap: what is too wide for the page stands as code, which does.
   const wide = lines.split('\n').some((line) => line.length > 95)
   return wide ? `<code>${shown}</code>` : `<pre lang="sql"><code>${shown}</code></pre>`
@@ -294,7 +295,7 @@ function findingsPart(findings: readonly Finding[]): string {
   if (findings.length === 0) return ''
   const rows = findings.map((finding) => {
     const title = `${findingIcons[finding.severity]} **${prose(finding.title)}** (${code(finding.code)})`
-    return `${title}\n\n${prose(finding.detail)}\n${finding.fix === '' ? '' : `\n${fix(finding.fix)}\n`}`
+    return `${title}\n\n${prose(finding.detail)}\n${finding.fix === '' ? '' : `\n${fix(visible(finding.fix))}\n`}`
   })
   const { kept, left } = within(rows, partLimit)
   const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it stands in the report.\n`]
@@ -354,51 +355,63 @@ function fence(body: string): string {
 
 /** A value as code. */
 export function code(value: string): string {
-  return value === '' ? '' : `<code>${entities(cut(value).replaceAll(/\s+/g, ' '))}</code>`
+  return value === '' ? '' : `<code>${coded(cut(value).replaceAll(/\s+/g, ' '))}</code>`
 }
 
 /** A value as text, its line breaks kept. */
 export function text(value: string): string {
-  return entities(cut(value)).replaceAll(/\r?\n/g, '<br/>')
+  return words(cut(value))
 }
 
 /** A value as code that may wrap behind its separators; copied, it is what it was. */
 function wrapped(value: string): string {
-  return value === '' ? '' : `<code>${soft(value.replaceAll(/\s+/g, ' '))}</code>`
+  return value === '' ? '' : `<code>${soft(value, coded)}</code>`
 }
 
-/** A value as text on one line that may wrap behind its separators. */
-function soft(value: string): string {
+/** A value on one line that may wrap behind its separators. */
+function soft(value: string, as: (piece: string) => string): string {
   return cut(value)
     .replaceAll(/\s+/g, ' ')
     .split(/(?<=[./,:;=&?_-])(?=[^\s./,:;=&?_-])/)
-    .map(entities)
+    .map(as)
     .join('<wbr>')
 }
 
 /** Our own sentences, with values of others inside: what stands between backticks becomes code, the rest text. */
 function prose(value: string): string {
+  // What stands at the beginning of a line could be code by its indentation, or a list by its number.
   return cut(value)
+    .trimStart()
     .split(/`([^`\n]+)`/)
-    .map((piece, index) => (index % 2 === 1 ? `<code>${entities(piece)}</code>` : entities(piece).replaceAll(/\r?\n/g, '<br/>')))
+    .map((piece, index) => (index % 2 === 1 ? `<code>${coded(piece)}</code>` : words(piece)))
     .join('')
+    .replace(/^(\d{1,9})([.)])/, (_, number: string, sign: string) => `${number}&#${sign.charCodeAt(0)};`)
 }
 
 function cut(value: string): string {
   return visible(value.length > longest ? `${value.slice(0, longest)}…` : value)
 }
 
-/** Control characters and those that turn the direction of writing are shown as what they are. */
-function visible(value: string): string {
-  return value
-    .toWellFormed()
-    .replaceAll('\r\n', '\n')
-    .replaceAll(/[\p{Cc}\u200b-\u200f\u202a-\u202e\u2066-\u2069]/gu, (sign) =>
-      sign === '\n' || sign === '\t' ? sign : `\\u${(sign.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`,
-    )
-}
-
 /** What could begin markup, a mention, a reference or a link becomes an entity. */
 function entities(value: string): string {
   return value.replaceAll(/[!"#$%&*+\-/:<>?@[\\\]^_`{|}~]/g, (sign) => `&#${sign.charCodeAt(0)};`)
+}
+
+/** A value between tags of our own. Markdown knows nothing of `<code>`, and makes links of addresses inside it. */
+function coded(value: string): string {
+  return entities(value)
+    .replaceAll(/&#64;(?=\S)/g, '$&<wbr>')
+    .replaceAll(/(www)\./gi, '$1<wbr>&#46;')
+}
+
+/**
+ * A value as text outside code. GitHub looks for mentions, references, emoji and formulas in the rendered text, where an
+ * entity is a sign again: a tag that shows nothing comes between.
+ */
+function words(value: string): string {
+  return coded(value)
+    .replaceAll(/&#(35|58);(?=\S)/g, '$&<wbr>')
+    .replaceAll(/(\bgh&#45;)(?=\d)/gi, '$1<wbr>')
+    .replaceAll('&#36;', '<span>&#36;</span>')
+    .replaceAll(/\r?\n/g, '<br/>')
 }

@@ -21,6 +21,7 @@ import { isConfigured } from './preconditions.ts'
 import { backoff, busy, later, pause, retrying, transient, type Verdict } from './retry.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
 import { type ProveOptions, skipQuery, type Task, type Visibility } from './task.ts'
+import { onOneLine } from './visible.ts'
 import { duration } from './waiting.ts'
 
 /** Stands in for a stored key while a query runs: whoever is answered with this in place was not answered because of a key. */
@@ -340,7 +341,7 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
       code: 'key-not-blanked',
       title: 'A stored key could not be blanked',
       detail: `${family.key} in "${database.name}": ${why}.`,
-      fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${database.name}"; if it is refused, DROP EXTENSION azure_ai and run this action again`,
+      fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(database.name)}"; if it is refused, DROP EXTENSION azure_ai and run this action again`,
     })
     journal.fail(failure)
     return 'done'
@@ -398,7 +399,7 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
             code: 'key-not-put-back',
             title: 'The previous key could not be put back',
             detail: `${family.key} in "${database.name}" is blank, although the test queries did not pass without it.`,
-            fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${database.name}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
+            fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${onOneLine(database.name)}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
           }),
         )
       }
@@ -468,7 +469,7 @@ async function putBack(given: ProveOptions, task: Task, connection: Connection |
         code: 'key-not-put-back',
         title: 'The previous key could not be put back',
         detail: `${task.family.key} in "${name}" holds the new key, although it is not proven.`,
-        fix: `Run again with the right key as input, or set it: SELECT azure_ai.set_setting('${task.family.key}', 'KEY');   -- in "${name}"`,
+        fix: `Run again with the right key as input, or set it: SELECT azure_ai.set_setting('${task.family.key}', 'KEY');   -- in "${onOneLine(name)}"`,
       }),
     )
   }
@@ -683,7 +684,7 @@ function keyWins(options: ProveOptions, task: Task): void {
     code: 'key-wins',
     title: 'The stored key is used although the identity is asked for',
     detail: `${task.family.name} in "${task.database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
-    fix: `SELECT azure_ai.set_setting('${task.family.key}', '');   -- in "${task.database.name}"`,
+    fix: `SELECT azure_ai.set_setting('${task.family.key}', '');   -- in "${onOneLine(task.database.name)}"`,
   })
 }
 

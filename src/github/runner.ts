@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import * as core from '@actions/core'
 import type { Finding } from '../errors.ts'
 import type { Log } from '../log.ts'
+import { visible } from '../visible.ts'
 
 export type OutputName =
   | 'result'
@@ -18,15 +19,26 @@ export type OutputName =
 /** GitHub shows ten annotations of a kind for each step. */
 const annotationsOfAKind = 10
 
+/** Longest line of the log, and longest text of an annotation (GitHub keeps no more of one), in characters. */
+const longest = { line: 16_384, annotation: 4_096 }
+
 /**
- * A line that cannot be taken for a workflow command: the runner looks for `::` at the start of a line and for `##[`
- * anywhere in it.
+ * Lines that cannot be taken for workflow commands: the runner looks for `::` behind the blanks that a line begins with
+ * and for `##[` anywhere in it. What cannot be seen is spelled out, colours and blanks of other alphabets among it.
  */
 export function plain(text: string): string {
   return text
     .split(/\r\n|\r|\n/)
-    .map((line) => line.replace(/^(\s*):(?=:)/, '$1:\u200b').replaceAll('##[', '##\u200b['))
+    .map((line) =>
+      cut(visible(line), longest.line)
+        .replace(/^(\s*):(?=:)/, '$1:\u200b')
+        .replaceAll('##[', '##\u200b['),
+    )
     .join('\n')
+}
+
+function cut(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most)}… (${text.length - most} more characters)` : text
 }
 
 /** What is masked. The runner masks its log only: what is written elsewhere must not hold it either. */
@@ -57,7 +69,7 @@ export function createLog(): Log {
       // The runner masks whole lines: each line of a value of several is a secret of its own.
       for (const line of value.split(/\r?\n/)) if (line.trim() !== '' && line !== value) core.setSecret(line)
     },
-    group: (title, body) => core.group(plain(title), body),
+    group: (title, body) => core.group(plain(hidden(title)), body),
   }
 }
 
@@ -72,7 +84,19 @@ export async function appendSummary(markdown: string, file: string | undefined):
 }
 
 export function warn(text: string, title: string): void {
-  core.warning(text, { title })
+  annotation(core.warning, text, title)
+}
+
+/** Ends the step as failed, with an annotation; for what no report can tell any more. */
+export function fail(text: string): void {
+  process.exitCode = 1
+  annotation(core.error, text, '')
+}
+
+/** The whole text is data of one command: what it holds cannot begin another. */
+function annotation(say: typeof core.error, text: string, title: string): void {
+  const shown = (value: string): string => cut(visible(hidden(value)), longest.annotation)
+  say(shown(text), title === '' ? {} : { title: shown(title) })
 }
 
 /** Shows errors and warnings as annotations; notices, and what there is no room for, stand in the summary. */
@@ -83,7 +107,7 @@ export function annotate(findings: readonly Finding[]): void {
   ] as const) {
     for (const finding of findings.filter((each) => each.severity === severity).slice(0, annotationsOfAKind)) {
       const fix = finding.fix === '' ? '' : `\nFix: ${finding.fix}`
-      say(`${finding.detail}${fix}`, { title: finding.title })
+      annotation(say, `${finding.detail}${fix}`, finding.title)
     }
   }
 }
