@@ -31,6 +31,8 @@ interface Machine {
   postgres: Postgres
   /** What the services were asked, identity endpoint included. */
   asked: Asked[]
+  /** Connections to the services. */
+  callers: Set<object>
   /** How the services answer; `undefined`: never. */
   answer: (asked: Asked) => { status?: number; body: unknown } | undefined
   stop(): Promise<void>
@@ -77,6 +79,11 @@ async function startMachine(version: string, shape: (world: World, server: Serve
       response.end(typeof answer.body === 'string' ? answer.body : JSON.stringify(answer.body))
     },
   )
+  const callers = new Set<object>()
+  services.on('connection', (socket) => {
+    callers.add(socket)
+    socket.on('close', () => callers.delete(socket))
+  })
   services.listen(0, '127.0.0.1')
   await once(services, 'listening')
 
@@ -103,6 +110,7 @@ async function startMachine(version: string, shape: (world: World, server: Serve
     authority,
     postgres,
     asked,
+    callers,
     answer: good,
     async stop() {
       await postgres.stop()
@@ -462,12 +470,15 @@ describe('test functions', () => {
     expect(machine.asked).toHaveLength(3)
   })
 
-  it('can be cancelled, time out and notice a lost client, and leave no program behind', async () => {
+  it('can be cancelled, time out and notice a lost client, and leave no request behind', async () => {
     await prepare(machine, byKey)
     machine.answer = () => undefined
     const watched = await connect(machine)
     const running: number[] = []
-    const calls = () => processes().filter((line) => line.includes('call.mjs') && running.some((pid) => line.endsWith(` ${pid}`)))
+    const noneIsLeft = async () => {
+      for (let left = 50; left > 0 && machine.callers.size > 0; left--) await sleep(100)
+      expect(machine.callers.size).toBe(0)
+    }
     const started = async () => {
       while (machine.asked.length === 0) await sleep(10)
       machine.asked.length = 0
@@ -479,16 +490,19 @@ describe('test functions', () => {
     expect(await failing(watched.query(endless))).toMatch(/^57014 canceling statement due to statement timeout/)
     await watched.query('RESET statement_timeout')
     await started()
+    await noneIsLeft()
 
     const cancelled = failing(watched.query(endless))
     await started()
     await machine.postgres.query('app', 'SELECT pg_cancel_backend($1)', [running[0]])
     expect(await cancelled).toMatch(/^57014/)
+    await noneIsLeft()
 
     const ended = failing(watched.query(endless))
     await started()
     await machine.postgres.terminateClients()
     expect(await ended).toMatch(/57P01|terminat/)
+    await noneIsLeft()
 
     const lost = await connect(machine)
     running.push(Number(await value(lost, 'SELECT pg_backend_pid()')))
@@ -496,8 +510,8 @@ describe('test functions', () => {
     void lost.query(endless).catch(() => {})
     await started()
     ;(lost as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
-    for (let left = 50; left > 0 && calls().length > 0; left--) await sleep(100)
-    expect(calls()).toEqual([])
+    expect(machine.callers.size).toBe(1)
+    await noneIsLeft()
     expect(await machine.postgres.query('app', 'SELECT pid FROM pg_stat_activity WHERE pid = $1', [running[1]])).toEqual([])
   })
 

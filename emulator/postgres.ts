@@ -32,6 +32,7 @@ import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import pg from 'pg'
+import { serveCalls } from './calls.ts'
 import type { Authority } from './certificates.ts'
 import { type Guard, guard, pidFiles } from './guardian.ts'
 import type { Server, World } from './world.ts'
@@ -114,6 +115,8 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   let generation = 0
   let child: ChildProcess | undefined
   let stopped = false
+  /** Clients through the door, and queries of the emulator itself. */
+  let connected = 0
   let knownSwitches = ''
   let hadOldExtension = false
   let openRanges: [number, number][] = []
@@ -135,7 +138,14 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   }
 
   const door = await openDoor()
-  const sweeper = setInterval(sweep, 60_000).unref()
+  const endCalls = serveCalls({
+    folder: join(data, 'azure_ai'),
+    port: options.servicesPort,
+    identitySecret: options.identitySecret,
+    ca: authority.caPem,
+    isBusy: () => connected > 0,
+    write: put,
+  })
   try {
     await launch()
     await query(
@@ -271,7 +281,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   async function stop(): Promise<void> {
     if (stopped) return
     stopped = true
-    clearInterval(sweeper)
+    endCalls()
     await last
     await Promise.all([door.close(), end('SIGQUIT')])
     await place.remove()
@@ -288,7 +298,11 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     let closing = false
     const listener: Listener = createServer((outside) => {
       open.add(outside)
-      outside.on('close', () => open.delete(outside))
+      connected++
+      outside.on('close', () => {
+        connected--
+        open.delete(outside)
+      })
       outside.on('error', () => {})
       const loopback = toNumber(address)
       if (world.switches.silentFirewall && !openRanges.some(([start, end]) => start <= loopback && loopback <= end)) return
@@ -429,24 +443,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     const control = `${readFileSync(asset('azure_ai.control'), 'utf8')}default_version = '${newest}'\n`
     put(join(extensions, 'azure_ai.control'), control)
 
-    for (const name of ['azure_ai', 'azure_ai/answers', 'azure_ai/sessions']) make(join(data, name))
-    put(join(data, 'azure_ai/call.mjs'), readFileSync(asset('call.mjs'), 'utf8'))
-    put(
-      join(data, 'azure_ai/network.json'),
-      JSON.stringify({ port: options.servicesPort, secret: options.identitySecret, ca: authority.caPem }),
-    )
-    // The shell hands its input on by another number: that of a process in the background is closed.
-    put(
-      join(data, 'azure_ai/call'),
-      `exec 3<&0
-(
-  ${shellQuoted(nodeFor(home, account))} azure_ai/call.mjs "$1" "$2" <&3 3<&- 2>"azure_ai/answers/$1.err" || {
-    echo '{"failure": "connect", "message": "the calling program failed"}' >"azure_ai/answers/$1.new"
-    mv "azure_ai/answers/$1.new" "azure_ai/answers/$1"
-  }
-) >/dev/null 2>&1 &
-`,
-    )
+    for (const name of ['azure_ai', 'azure_ai/requests', 'azure_ai/answers', 'azure_ai/sessions']) make(join(data, name))
   }
 
   function writeSwitches(): void {
@@ -483,18 +480,6 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
 
   async function createOldExtension(database: string): Promise<void> {
     await query(database, "CREATE EXTENSION IF NOT EXISTS azure_ai VERSION '1.0.0'")
-  }
-
-  /** Answers that were read long ago. */
-  function sweep(): void {
-    try {
-      const folder = join(data, 'azure_ai/answers')
-      for (const file of readdirSync(folder)) {
-        if (Date.now() - statSync(join(folder, file)).mtimeMs > 60_000) rmSync(join(folder, file), { force: true })
-      }
-    } catch {
-      // Stopped meanwhile.
-    }
   }
 
   // ---- roles and databases
@@ -557,11 +542,13 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   async function query(database: string, sql: string, parameters?: unknown[]): Promise<Record<string, unknown>[]> {
     const client = new pg.Client({ host: home, port: internalPort, user: superuser, database, ssl: false })
     client.on('error', () => {})
-    await client.connect()
+    connected++
     try {
+      await client.connect()
       const result: pg.QueryResult | pg.QueryResult[] = await client.query(sql, parameters)
       return (Array.isArray(result) ? result.at(-1) : result)?.rows ?? []
     } finally {
+      connected--
       await client.end()
     }
   }
@@ -699,14 +686,6 @@ function linkOrCopy(source: string, target: string): void {
   }
 }
 
-/** The Node that runs this, for the test functions' calls. */
-function nodeFor(home: string, account: UnixAccount): string {
-  const node = realpathSync(process.execPath)
-  if (canReach(node, account)) return node
-  linkOrCopy(node, join(home, 'node'))
-  return join(home, 'node')
-}
-
 function asset(name: string): string {
   return fileURLToPath(new URL(`azure_ai/${name}`, import.meta.url))
 }
@@ -749,10 +728,6 @@ function roleName(name: string): string {
 
 function quoted(value: string): string {
   return `'${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
-}
-
-function shellQuoted(value: string): string {
-  return `'${value.replaceAll("'", "'\\''")}'`
 }
 
 /** What PostgreSQL would make of the password itself (RFC 5803). */

@@ -126,6 +126,7 @@ DECLARE
   key text;
   by_identity boolean;
   id uuid := gen_random_uuid();
+  mailbox text := current_setting('data_directory') || '/azure_ai/requests/';
   patience interval;
   since timestamptz;
   answer jsonb;
@@ -165,20 +166,25 @@ BEGIN
       'endpoint', endpoint, 'path', path, 'query', query, 'headers', headers, 'body', body,
       'tokenResource', CASE WHEN by_identity THEN CASE family WHEN 'azure_ml' THEN 'https://ml.azure.com' ELSE 'https://cognitiveservices.azure.com' END END,
       'timeoutMs', timeout_ms, 'maxAttempts', max_attempts, 'retryDelayMs', retry_delay_ms)::text, 'UTF8'), 'hex'), true);
-    EXECUTE format('COPY (SELECT current_setting(''azure_ai_emulator.parcel'')) TO PROGRAM %L', format('sh azure_ai/call %s %s', id, pg_backend_pid()));
+    EXECUTE format('COPY (SELECT current_setting(''azure_ai_emulator.parcel'')) TO %L', mailbox || id || '-' || pg_backend_pid());
 
-    -- The program runs beside this backend, so that waiting for it can be cancelled, times out and notices a lost client.
+    -- The request is made beside this backend, so that waiting for it can be cancelled, times out and notices a lost client.
     patience := make_interval(secs => (timeout_ms::double precision * max_attempts + retry_delay_ms::double precision * (max_attempts - 1)) / 1000 + 20);
     since := clock_timestamp();
-    LOOP
-      answer := pg_read_file('azure_ai/answers/' || id, true)::jsonb;
-      EXIT WHEN answer IS NOT NULL;
-      IF clock_timestamp() > since + patience THEN
-        answer := '{"failure": "connect", "message": "the calling program left no answer"}';
-        EXIT;
-      END IF;
-      PERFORM pg_sleep(0.004);
-    END LOOP;
+    BEGIN
+      LOOP
+        answer := pg_read_file('azure_ai/answers/' || id, true)::jsonb;
+        EXIT WHEN answer IS NOT NULL;
+        IF clock_timestamp() > since + patience THEN
+          answer := '{"failure": "connect", "message": "nobody made the request"}';
+          EXIT;
+        END IF;
+        PERFORM pg_sleep(CASE WHEN clock_timestamp() < since + interval '100 ms' THEN 0.002 ELSE 0.01 END);
+      END LOOP;
+    EXCEPTION WHEN query_canceled THEN
+      EXECUTE format('COPY (SELECT 1) TO %L', mailbox || id || '-cancel');
+      RAISE;
+    END;
 
     IF answer ->> 'failure' IS NULL AND (answer ->> 'status')::integer < 300 THEN
       RETURN (answer ->> 'body')::jsonb;
