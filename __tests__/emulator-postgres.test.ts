@@ -5,15 +5,18 @@ import https from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
+import { from as copyFrom } from 'pg-copy-streams'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { type Authority, createAuthority } from '../emulator/certificates.ts'
 import { defaultWorld } from '../emulator/default-world.ts'
 import { type Guard, guard } from '../emulator/guardian.ts'
 import { type Postgres, passwordLogin, startPostgres } from '../emulator/postgres.ts'
-import type { Server, Switches, World } from '../emulator/world.ts'
+import type { Server, SqlFault, Statement, Switches, World } from '../emulator/world.ts'
 
 interface Asked {
   method: string
@@ -526,6 +529,106 @@ describe('test functions', () => {
     expect(log).not.toContain(Buffer.from('stored-key-1').toString('hex'))
     const own = log.split('\n').filter((line) => line.includes('stored-key-1') && !line.includes('set_setting'))
     expect(own).toEqual([])
+  })
+})
+
+describe('one statement', () => {
+  const seen: Statement[] = []
+  /** Strikes the statement that contains the words. */
+  const strike = (words: string, fault: SqlFault) => {
+    seen.length = 0
+    machine.world.sqlFault = (statement) => {
+      seen.push(statement)
+      return statement.text.includes(words) ? fault : undefined
+    }
+  }
+  const rows = async () => Number((await machine.postgres.query('app', 'SELECT count(*) AS n FROM struck'))[0]?.['n'])
+  const ended = (client: pg.Client) => new Promise<void>((resolve) => client.once('end', () => resolve()))
+
+  beforeAll(async () => {
+    await machine.postgres.query('app', 'CREATE TABLE struck (n int); GRANT ALL ON struck TO PUBLIC')
+  })
+  afterEach(async () => {
+    delete machine.world.sqlFault
+    await machine.postgres.query('app', 'TRUNCATE struck')
+  })
+
+  it('is seen as it was sent, whichever protocol carries it, and the server answers as ever', async () => {
+    strike('nothing', { kind: 'lost-before' })
+    const client = await connect(machine)
+    expect(await value(client, 'SELECT $1::int + 1', [41])).toBe(42)
+    expect(await value(client, 'SELECT 2')).toBe(2)
+    expect(await failing(client.query('SELEC'))).toMatch(/^42601/)
+    expect(seen.map(({ number, ...statement }) => statement)).toEqual(
+      ['(connect)', 'SELECT $1::int + 1', 'SELECT 2', 'SELEC'].map((text) => ({
+        database: 'app',
+        user: passwordLogin.user,
+        text,
+      })),
+    )
+    expect(await failing(connect(machine, { password: 'wrong' }))).toMatch(/^28P01/)
+  })
+
+  it.each([
+    ['before the server sees it', 'lost-before', 0],
+    ['after it was carried out', 'lost-after', 1],
+  ] as const)('can lose the connection %s', async (_, kind, inserted) => {
+    strike('INSERT', { kind })
+    const client = await connect(machine)
+    const gone = ended(client)
+    expect(await failing(client.query('INSERT INTO struck VALUES ($1)', [1]))).toMatch(/ECONNRESET|Connection terminated/)
+    await gone
+    expect(await rows()).toBe(inserted)
+    // A connection is lost as well as a statement.
+    strike('(connect)', { kind })
+    expect(await failing(connect(machine))).toMatch(/ECONNRESET|Connection terminated/)
+  })
+
+  it('can be met by an administrator who ends the backend', async () => {
+    strike('INSERT', { kind: 'shutdown' })
+    const client = await connect(machine)
+    const gone = ended(client)
+    expect(await failing(client.query('INSERT INTO struck VALUES (1)'))).toMatch(/^57P01 terminating connection/)
+    await gone
+    expect(await rows()).toBe(0)
+  })
+
+  it.each(['40P01', '57014'])('can fail with %s, which leaves the transaction as that error does', async (code) => {
+    strike('VALUES (2)', { kind: 'error', code, message: "it's over" })
+    const client = await connect(machine)
+    await client.query('BEGIN')
+    await client.query('INSERT INTO struck VALUES (1)')
+    await client.query('SAVEPOINT before')
+    expect(await failing(client.query('INSERT INTO struck VALUES (2)'))).toBe(`${code} it's over`)
+    expect(await failing(client.query('SELECT 1'))).toMatch(/^25P02/)
+    await client.query('ROLLBACK TO SAVEPOINT before')
+    await client.query('INSERT INTO struck VALUES ($1)', [3])
+    await client.query('COMMIT')
+    expect(await rows()).toBe(2)
+  })
+
+  it('that takes rows can fail with them', async () => {
+    strike('(rows of COPY)', { kind: 'error', code: '57014', message: 'too slow' })
+    const client = await connect(machine)
+    const copying = pipeline(Readable.from(['1\n']), client.query(copyFrom('COPY struck FROM STDIN')))
+    expect(await failing(copying)).toMatch(/^57014 /)
+    expect(await rows()).toBe(0)
+  })
+
+  it('can be watched: it is carried out before its answer is on its way', async () => {
+    const told: string[] = []
+    strike('INSERT', {
+      kind: 'watched',
+      acted: async () => void told.push(`acted, ${await rows()} rows, ${answered ? 'answered' : 'no answer yet'}`),
+      answered: () => void told.push('answered'),
+    })
+    let answered = false
+    const client = await connect(machine)
+    await client.query('INSERT INTO struck VALUES (1)').then(() => {
+      answered = true
+    })
+    while (told.length < 2) await sleep(5)
+    expect(told).toEqual(['acted, 1 rows, no answer yet', 'answered'])
   })
 })
 

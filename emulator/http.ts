@@ -124,6 +124,11 @@ export async function listen(options: {
       response.write(sent.slice(0, Math.floor(sent.length / 2)), () => message.socket.destroy())
       return
     }
+    if (fault?.kind === 'watched') {
+      await fault.acted?.()
+      response.end(sent, () => void fault.answered?.())
+      return
+    }
     response.end(sent)
   }
 

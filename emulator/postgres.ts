@@ -30,11 +30,13 @@ import { createRequire } from 'node:module'
 import { type AddressInfo, connect, createServer, type Server as Listener, type Socket } from 'node:net'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { createSecureContext } from 'node:tls'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import pg from 'pg'
 import { serveCalls } from './calls.ts'
 import type { Authority } from './certificates.ts'
 import { type Guard, guard, pidFiles } from './guardian.ts'
+import { meddle } from './statements.ts'
 import type { Server, World } from './world.ts'
 
 export interface PostgresOptions {
@@ -291,11 +293,13 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
 
   /**
    * The public port, in front of the server's own: a firewall that drops cannot be had from PostgreSQL.
-   * Bytes pass unchanged, so TLS, pg_hba.conf and every refusal are the server's.
+   * Bytes pass unchanged, so TLS, pg_hba.conf and every refusal are the server's; only while `world.sqlFault` is there, TLS ends
+   * here.
    */
   async function openDoor(): Promise<{ port: number; close(): Promise<void> }> {
     const open = new Set<Socket>()
     let closing = false
+    let statements = 0
     const listener: Listener = createServer((outside) => {
       open.add(outside)
       connected++
@@ -319,8 +323,26 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
         outside.destroy()
         return
       }
-      const inside = connect({ host: address, port: internalPort, noDelay: true })
       outside.setNoDelay(true)
+      if (world.sqlFault !== undefined) {
+        meddle(
+          {
+            outside,
+            port: internalPort,
+            context: createSecureContext({ cert, key }),
+            ca: authority.caPem,
+            serverName: server.fullyQualifiedDomainName,
+            fault: (statement) => world.sqlFault?.({ number: ++statements, ...statement }),
+            terminate: async (pid) => void (await query('postgres', 'SELECT pg_terminate_backend($1)', [pid])),
+          },
+          (inside) => {
+            open.add(inside)
+            inside.on('close', () => open.delete(inside))
+          },
+        )
+        return
+      }
+      const inside = connect({ host: address, port: internalPort, noDelay: true })
       open.add(inside)
       inside.on('error', () => outside.resetAndDestroy())
       inside.on('close', () => {

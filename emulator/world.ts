@@ -189,6 +189,36 @@ export type Fault =
   | { kind: 'reset-after' }
   | { kind: 'truncate' }
   | { kind: 'hang' }
+  | Watched
+
+/** No fault: told when the server has acted (the answer waits for it), and when the answer is out. */
+export interface Watched {
+  kind: 'watched'
+  acted?: () => void | Promise<void>
+  answered?: () => void | Promise<void>
+}
+
+/** One statement of a connection that came over the network. */
+export interface Statement {
+  /** Counted from 1 over the life of the emulator, from when somebody began to look. */
+  number: number
+  database: string
+  user: string
+  /** As sent, without its parameters; `(connect)` for a connection, `(rows of COPY)` for the data that a COPY takes. */
+  text: string
+}
+
+/**
+ * What happens to one statement: the connection is lost before the server sees it or after it was executed, an administrator
+ * ends the backend instead (57P01), or the server is given a statement that fails with this SQLSTATE in its place, which
+ * leaves the transaction as the real error does.
+ */
+export type SqlFault =
+  | { kind: 'lost-before' }
+  | { kind: 'lost-after' }
+  | { kind: 'shutdown' }
+  | { kind: 'error'; code: string; message: string }
+  | Watched
 
 /** One HTTP exchange as the emulator saw it. Secrets and tokens are kept out of it. */
 export interface Exchange {
@@ -223,6 +253,8 @@ export interface World {
   switches: Switches
   /** Asked for each request (number counted over all planes) before it is handled. */
   fault?: (request: { number: number; plane: Exchange['plane']; method: string; url: string }) => Fault | undefined
+  /** Asked for each statement of a connection that is opened over the network while this is there, before the server sees it. */
+  sqlFault?: (statement: Statement) => SqlFault | undefined
   /** What was asked, in order. */
   exchanges: Exchange[]
   /** How long Entra's tokens live (ms); an hour when absent. */

@@ -1,0 +1,192 @@
+/**
+ * The door to PostgreSQL while somebody wants to meddle with statements: TLS ends here and begins anew towards the server, so
+ * that each statement of a connection can be seen, counted, kept from the server, replaced, or its answer held back. What the
+ * server does and says stays its own: nothing here speaks in its place.
+ */
+import type { Socket } from 'node:net'
+import { connect } from 'node:net'
+import { type SecureContext, connect as secure, TLSSocket } from 'node:tls'
+import type { SqlFault, Statement } from './world.ts'
+
+export interface MeddlingOptions {
+  outside: Socket
+  /** Where the server listens, on 127.0.0.1. */
+  port: number
+  /** The server's own certificate and key. */
+  context: SecureContext
+  /** PEM of the authority, and the name in the server's certificate. */
+  ca: string
+  serverName: string
+  /** Asked for each statement before the server sees it. */
+  fault: (statement: Omit<Statement, 'number'>) => SqlFault | undefined
+  /** Ends a backend as an administrator does. */
+  terminate: (pid: number) => Promise<void>
+}
+
+const sslRequest = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
+const [query, parse, sync, copyDone, copyFail, startupType] = ['Q', 'P', 'S', 'c', 'f', ''] as const
+/** Messages of one statement in the extended protocol, before its Sync. */
+const parts = new Set(['P', 'B', 'D', 'E', 'C', 'H'])
+
+/** A statement under way: what is done when its answer is complete. */
+interface Pending {
+  readonly fault: SqlFault | undefined
+  readonly held: Buffer[]
+}
+
+/** Takes over an accepted connection. Gives the sockets that it opens to `opened`, so that they can be closed with the door. */
+export function meddle(options: MeddlingOptions, opened: (socket: Socket) => void): void {
+  const { outside } = options
+  const inside = connect({ host: '127.0.0.1', port: options.port, noDelay: true })
+  opened(inside)
+  const lose = (): void => {
+    outside.resetAndDestroy()
+    inside.destroy()
+  }
+  inside.on('error', lose)
+  inside.on('close', () => outside.destroySoon())
+  outside.on('close', () => inside.destroy())
+  outside.once('data', (first: Buffer) => {
+    outside.pause()
+    if (!first.equals(sslRequest)) {
+      // Not encrypted, or a request to cancel: that is between the two.
+      inside.write(first)
+      outside.pipe(inside)
+      inside.pipe(outside)
+      return
+    }
+    inside.write(sslRequest)
+    inside.once('data', (answer: Buffer) => {
+      inside.pause()
+      outside.write(answer)
+      if (answer.toString('latin1') !== 'S') return outside.destroySoon()
+      const server = secure({ socket: inside, ca: options.ca, servername: options.serverName })
+      const client = new TLSSocket(outside, { isServer: true, secureContext: options.context })
+      server.on('error', lose)
+      client.on('error', lose)
+      client.on('end', () => server.end())
+      converse(options, client, server, lose)
+    })
+  })
+}
+
+function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket, lose: () => void): void {
+  let database = ''
+  let user = ''
+  let pid = 0
+  let started = false
+  let batch: Buffer[] = []
+  let text = ''
+  let pending: Pending | undefined
+
+  const begin = (words: string, forward: () => void, mayReplace: boolean): void => {
+    const fault = options.fault({ database, user, text: words })
+    switch (fault?.kind) {
+      case 'lost-before':
+        lose()
+        return
+      case 'shutdown':
+        // Its last words, a FATAL 57P01, are delivered as they come.
+        options.terminate(pid).catch(lose)
+        return
+      case 'error': {
+        if (!mayReplace) {
+          server.write(message(copyFail, `${fault.message}\0`))
+          return
+        }
+        const raise = `DO $meddle$ BEGIN RAISE EXCEPTION USING ERRCODE = '${fault.code}', MESSAGE = '${fault.message.replaceAll("'", "''")}'; END $meddle$`
+        server.write(message(query, `${raise}\0`))
+        return
+      }
+      default:
+        pending = fault === undefined ? undefined : { fault, held: [] }
+        forward()
+    }
+  }
+
+  let early: Buffer = Buffer.alloc(0)
+  client.on('data', (chunk: Buffer) => {
+    early = Buffer.concat([early, chunk])
+    for (;;) {
+      const size = started ? 1 + lengthAt(early, 1) : lengthAt(early, 0)
+      if (Number.isNaN(size) || early.length < size) return
+      const whole = early.subarray(0, size)
+      early = early.subarray(size)
+      const type = started ? String.fromCharCode(whole[0] ?? 0) : startupType
+      if (type === startupType) {
+        started = true
+        const words = whole.subarray(8).toString().split('\0')
+        database = parameterOf(words, 'database') ?? ''
+        user = parameterOf(words, 'user') ?? ''
+        begin('(connect)', () => server.write(whole), true)
+      } else if (type === query) {
+        begin(textOf(whole.subarray(5)), () => server.write(whole), true)
+      } else if (parts.has(type)) {
+        // After the name of the statement comes its text.
+        if (type === parse) text = textOf(whole.subarray(whole.indexOf(0, 5) + 1))
+        batch.push(whole)
+      } else if (type === sync && batch.length > 0) {
+        const all = Buffer.concat([...batch, whole])
+        batch = []
+        begin(text, () => server.write(all), true)
+      } else if (type === copyDone) {
+        begin('(rows of COPY)', () => server.write(whole), false)
+      } else server.write(whole)
+    }
+  })
+
+  let late: Buffer = Buffer.alloc(0)
+  server.on('data', (chunk: Buffer) => {
+    late = Buffer.concat([late, chunk])
+    for (;;) {
+      const size = 1 + lengthAt(late, 1)
+      if (Number.isNaN(size) || late.length < size) return
+      const whole = late.subarray(0, size)
+      late = late.subarray(size)
+      const type = String.fromCharCode(whole[0] ?? 0)
+      if (type === 'K') pid = whole.readInt32BE(5)
+      // While it signs in, the server waits for answers to what it says.
+      if (pending === undefined || (type === 'R' && whole.readInt32BE(5) !== 0)) {
+        client.write(whole)
+        continue
+      }
+      pending.held.push(whole)
+      // ReadyForQuery, or CopyInResponse: the statement is done, and the client is to hear of it.
+      if (type === 'Z' || type === 'G') answered(pending)
+    }
+  })
+
+  // A server that refuses or ends the connection says so and is gone: that is the answer then.
+  server.on('end', () => {
+    if (pending === undefined) client.end()
+    else answered(pending, () => client.end())
+  })
+
+  const answered = ({ fault, held }: Pending, then?: () => void): void => {
+    pending = undefined
+    if (fault?.kind !== 'watched') {
+      lose()
+      return
+    }
+    void (async () => {
+      await fault.acted?.()
+      client.write(Buffer.concat(held), () => void fault.answered?.())
+      then?.()
+    })().catch(lose)
+  }
+}
+
+const lengthAt = (buffer: Buffer, at: number): number => (buffer.length < at + 4 ? Number.NaN : buffer.readInt32BE(at))
+const textOf = (buffer: Buffer): string => buffer.subarray(0, buffer.indexOf(0)).toString()
+const parameterOf = (words: string[], name: string): string | undefined => {
+  const at = words.indexOf(name)
+  return at === -1 ? undefined : words[at + 1]
+}
+
+function message(type: string, body: string): Buffer {
+  const bytes = Buffer.from(body)
+  const head = Buffer.alloc(5)
+  head.write(type, 'latin1')
+  head.writeInt32BE(4 + bytes.length, 1)
+  return Buffer.concat([head, bytes])
+}
