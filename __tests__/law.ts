@@ -19,7 +19,7 @@ export const shrinks = LAW_SHRINK === '1'
 /** For properties that cost no more than a few milliseconds: thousands of cases in all. */
 export const cheap: Parameters<unknown> = {
   seed,
-  numRuns: LAW_RUNS === undefined ? 300 : 50 * Number(LAW_RUNS),
+  numRuns: LAW_RUNS === undefined ? 200 : 50 * Number(LAW_RUNS),
   ...(path === undefined ? {} : { path }),
 }
 

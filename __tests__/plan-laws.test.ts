@@ -694,9 +694,10 @@ describe('where a plan leads', () => {
 describe('the plan id', () => {
   test('is the same for the same changes, and another for others; what changed is named', () => {
     fc.assert(
-      fc.property(somewhere, someDrawn, ({ inputs, state }, drawn) => {
+      fc.property(somewhere, fc.option(someDrawn), fc.boolean(), ({ inputs, state }, drawn, otherRoles) => {
+        const others = inputs.given.map((each) => ({ ...each, roleId: otherRoles ? otherRole : each.roleId }))
         const one = plan(inputs, state)
-        const two = plan(inputs, stateOf(inputs, drawn))
+        const two = plan({ ...inputs, given: others }, drawn === null ? state : stateOf(inputs, drawn))
         const due = (steps: readonly Step[]) =>
           byId(steps)
             .filter((step) => differs(step) && step.status !== 'failed' && step.kind !== 'replica')
