@@ -28,6 +28,8 @@ export interface EmulatorOptions {
   host?: string
   /** Puts lines of adjustable length before HTTPS and PostgreSQL: what the action is given leads over them. */
   far?: boolean
+  /** `false`: no PostgreSQL, for machines that it does not run on (Windows). Its address leads nowhere then; everything else is there. */
+  postgres?: boolean
   /** Changes the default world before anything starts. The first server is the primary one, the only with a PostgreSQL. */
   shape?: (world: World) => void
 }
@@ -128,15 +130,18 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     handlers.ai = createServices(world, entra)
     handlers['resource-manager'] = createResourceManager({ world, url, entra, routes: serverRoutes(world, url, running) })
 
-    postgres = await startPostgres({
-      world,
-      server: primary,
-      folder,
-      authority,
-      servicesPort: http.port,
-      identitySecret,
-      databases,
-    })
+    postgres =
+      options.postgres === false
+        ? noPostgres
+        : await startPostgres({
+            world,
+            server: primary,
+            folder,
+            authority,
+            servicesPort: http.port,
+            identitySecret,
+            databases,
+          })
     primary.startedAt = Date.now()
 
     const requests = (wanted: (exchange: Exchange) => boolean): Exchange[] =>
@@ -189,6 +194,24 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     await stop()
     throw error
   }
+}
+
+/** What Resource Manager does to a server is done to the world alone. */
+const noPostgres: Postgres = {
+  host: '127.0.0.1',
+  // tcpmux, which nobody has.
+  port: 1,
+  logFile: '',
+  restart: async () => {},
+  stop: async () => {},
+  acceptToken: async () => {},
+  applyConfigurations: async () => {},
+  applyFirewall: async () => {},
+  applyAdministrators: async () => {},
+  applySwitches: async () => {},
+  query: () => Promise.reject(new Error('This emulator was started without PostgreSQL.')),
+  createDatabase: () => Promise.reject(new Error('This emulator was started without PostgreSQL.')),
+  terminateClients: async () => {},
 }
 
 /** Makes a shaped world consistent: identities that are there from the start have principals, and the server knows its own. */

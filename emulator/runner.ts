@@ -5,7 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { EOL, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
@@ -89,7 +89,7 @@ export async function startJob(options: JobOptions): Promise<Job> {
     GITHUB_SERVER_URL: 'https://github.com',
     GITHUB_WORKSPACE: folder,
     RUNNER_TEMP: folder,
-    RUNNER_OS: 'Linux',
+    RUNNER_OS: { win32: 'Windows', darwin: 'macOS' }[process.platform as string] ?? 'Linux',
     ...files,
     ...options.env,
   }
@@ -140,7 +140,7 @@ function launch(script: string, env: Record<string, string>, onLine?: (line: str
   const take = (chunk: string): void => {
     raw += chunk
     if (onLine === undefined) return
-    const lines = (rest + chunk).split('\n')
+    const lines = (rest + chunk).split(/\r?\n/)
     rest = lines.pop() ?? ''
     for (const line of lines) {
       for (const value of maskedIn(line)) masked.add(value)
@@ -178,10 +178,10 @@ function hide(raw: string, masked: readonly string[]): string {
   return masked.reduce((text, value) => (value === '' ? text : text.replaceAll(value, '***')), lines)
 }
 
-/** Reads the runner's key-value files: `name=value`, or `name<<DELIMITER` up to the delimiter. The last one wins. */
+/** Reads the runner's key-value files, with the line ends of the system: `name=value`, or `name<<DELIMITER` up to the delimiter. The last one wins. */
 export function keyValues(text: string): Record<string, string> {
   const found: Record<string, string> = {}
-  const lines = text.split('\n')
+  const lines = text.split(EOL)
   for (let index = 0; index < lines.length; index++) {
     const line = lines[index] ?? ''
     const block = /^([^=]+?)<<(.+)$/.exec(line)

@@ -110,7 +110,7 @@ function isForThisMachine({ os, cpu, libc }) {
   return (!os || os.includes(process.platform)) && (!cpu || cpu.includes(process.arch))
 }
 
-/** Runs `npm ci` with the npm that started this script, or else the one on PATH. */
+/** Runs `npm ci` with the npm that started this script, or else the one beside Node or on PATH. */
 function install() {
   // Whatever the user's own npm settings leave out (development packages under NODE_ENV=production, optional ones), the tasks need;
   // some packages declare a newer Node than the one that installs them, and only ever run under Node 24.
@@ -123,9 +123,12 @@ function install() {
     '--no-fund',
     '--loglevel=error',
   ]
-  const npm = process.env['npm_execpath']
-  if (npm && basename(npm) === 'npm-cli.js') return run(process.execPath, [npm, ...args], process.env, 'to-stderr')
-  return run(process.platform === 'win32' ? 'npm.cmd' : 'npm', args, process.env, 'to-stderr')
+  // Node's own folder on Windows, where npm.cmd cannot be started without a shell.
+  const besideNode = join(dirname(process.execPath), 'node_modules', 'npm', 'bin', 'npm-cli.js')
+  for (const npm of [process.env['npm_execpath'] ?? '', besideNode]) {
+    if (basename(npm) === 'npm-cli.js' && existsSync(npm)) return run(process.execPath, [npm, ...args], process.env, 'to-stderr')
+  }
+  return run('npm', args, process.env, 'to-stderr')
 }
 
 /** The path of a Node 24, or of this Node when there is none and this one is newer. */

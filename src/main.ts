@@ -201,7 +201,8 @@ async function main(): Promise<void> {
   await failClosed()
   inputs = parseInputs(raw)
   githubToken = raw['github-token']
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => controller.abort(cancelled(signal)))
+  // On Windows the runner sends Ctrl-C, then Ctrl-Break, which Node calls SIGBREAK.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGBREAK'] as const) process.on(signal, () => controller.abort(cancelled(signal)))
   const { run } = await import('./run.ts')
   await run(inputs, journal, outside(controller.signal))
 }

@@ -1,6 +1,7 @@
 /** Signing in: the workflow's OIDC token, or the login that is there already; one credential, one token for each scope. */
-import { execFile } from 'node:child_process'
+import { exec, execFile } from 'node:child_process'
 import { connect } from 'node:net'
+import { dirname } from 'node:path'
 import type { AccessToken, TokenCredential } from '@azure/core-auth'
 import { type Circumstances, describe, explain, Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -222,10 +223,11 @@ function metadataServiceAnswers(): Promise<boolean> {
 /** Whether az is there and has a session; asked of az itself, which answers from its own files. */
 function azIsSignedIn(signal: AbortSignal): Promise<boolean> {
   return new Promise((resolve) => {
-    const shell = process.platform === 'win32'
-    execFile('az', ['account', 'show', '--output', 'json'], { timeout: 20_000, signal, shell, windowsHide: true }, (error) =>
-      resolve(error === null),
-    )
+    const options = { timeout: 20_000, signal, windowsHide: true }
+    const told = (error: Error | null): void => resolve(error === null)
+    if (process.platform !== 'win32') execFile('az', ['account', 'show', '--output', 'json'], options, told)
+    // There az is a batch file, which takes a shell, and the shell looks into the working folder first: not into that of the job.
+    else exec('az account show --output json', { ...options, cwd: dirname(process.execPath) }, told)
   })
 }
 

@@ -1,0 +1,203 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { actionFile } from '../emulator/runner.ts'
+import { parsedByGitHub } from './workflow-file.ts'
+
+const root = dirname(import.meta.dirname)
+const folder = join(root, '.github', 'workflows')
+const action = await actionFile()
+
+interface Step {
+  id?: string
+  if?: string
+  name?: string
+  uses?: string
+  run?: string
+  with?: Record<string, unknown>
+}
+
+interface Job {
+  permissions?: Record<string, string>
+  environment?: string
+  needs?: string | string[]
+  env?: unknown
+  'timeout-minutes'?: number
+  strategy?: { matrix: Record<string, unknown> }
+  steps: Step[]
+}
+
+interface Workflow {
+  on: unknown
+  permissions?: unknown
+  concurrency?: { group: string; 'cancel-in-progress': boolean }
+  env?: unknown
+  defaults?: unknown
+  jobs: Record<string, Job>
+}
+
+const all = readdirSync(folder).map((file) => {
+  const text = readFileSync(join(folder, file), 'utf8')
+  return { file, text, workflow: parse(text) as Workflow }
+})
+const workflowOf = (file: string): Workflow => {
+  const found = all.find((each) => each.file === file)
+  if (found === undefined) throw new Error(`no ${file}`)
+  return found.workflow
+}
+const stepsOf = (workflow: Workflow): Step[] => Object.values(workflow.jobs).flatMap((job) => job.steps)
+
+/** All that any job may do beyond reading. A new line here is a decision. */
+const mayWrite = [
+  'codeql.yml analyze security-events',
+  'live.yml live id-token',
+  'release.yml attest attestations',
+  'release.yml attest id-token',
+  'release.yml draft contents',
+  'release.yml publish contents',
+  'scorecard.yml analysis id-token',
+  'scorecard.yml analysis security-events',
+]
+
+test('the workflows are those that are known', () => {
+  expect(all.map(({ file }) => file).sort()).toEqual(['ci.yml', 'codeql.yml', 'live.yml', 'release.yml', 'scorecard.yml'])
+})
+
+test('nothing is written but what is on the list', () => {
+  const found = all.flatMap(({ file, workflow }) =>
+    Object.entries(workflow.jobs).flatMap(([name, job]) =>
+      Object.entries(job.permissions ?? {}).flatMap(([permission, access]) =>
+        access === 'read' || access === 'none' ? [] : [`${file} ${name} ${permission}`],
+      ),
+    ),
+  )
+  expect(found.sort()).toEqual(mayWrite)
+})
+
+test('one version of each action, everywhere', () => {
+  const pins = new Map<string, Set<string>>()
+  for (const { text } of all) {
+    for (const [, name = '', pin = ''] of text.matchAll(/uses: ([\w-]+\/[\w-]+)[\w/-]*@(.*)$/gm)) {
+      pins.set(name, (pins.get(name) ?? new Set()).add(pin))
+    }
+  }
+  expect(pins.size).toBeGreaterThan(5)
+  for (const [name, versions] of pins) expect([name, [...versions]]).toEqual([name, [expect.any(String)]])
+})
+
+describe.each(all)('$file', ({ text, workflow }) => {
+  test("is a workflow by GitHub's own parser", async () => {
+    expect(await parsedByGitHub(text)).toEqual({ errors: [], jobs: Object.keys(workflow.jobs).sort() })
+  })
+
+  test('pins every action by a full commit, with the version beside it', () => {
+    const lines = text.split('\n').filter((line) => /^\s*(- )?uses:/.test(line))
+    expect(lines.length).toBeGreaterThan(0)
+    for (const line of lines) expect(line).toMatch(/uses: (\.\/|[\w-]+\/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+)$/)
+  })
+
+  test('gives the workflow no permission, and each job its own', () => {
+    expect(workflow.permissions).toEqual({})
+    for (const [name, job] of Object.entries(workflow.jobs)) expect([name, job.permissions]).toEqual([name, expect.any(Object)])
+  })
+
+  test('ends by itself, and has a concurrency group', () => {
+    for (const [name, job] of Object.entries(workflow.jobs)) expect(job['timeout-minutes'], name).toBeGreaterThan(0)
+    expect(workflow.concurrency?.group).toContain('github.workflow')
+    expect(workflow.concurrency?.['cancel-in-progress']).toEqual(expect.any(Boolean))
+  })
+
+  test('leaves no token behind a checkout, and puts no expression into a script', () => {
+    for (const step of stepsOf(workflow)) {
+      if (step.uses?.startsWith('actions/checkout@')) expect(step.with?.['persist-credentials']).toBe(false)
+      expect(step.run ?? '').not.toContain('${{')
+    }
+  })
+
+  test("runs nothing of a stranger's with the rights of this repository", () => {
+    expect(JSON.stringify(workflow.on)).not.toMatch(/pull_request_target|workflow_run|issue_comment/)
+    expect(text).not.toMatch(/\bsecrets\./)
+  })
+
+  test('gives this action inputs that it has', () => {
+    for (const step of stepsOf(workflow).filter(({ uses }) => uses === './')) {
+      expect(Object.keys(action.inputs)).toEqual(expect.arrayContaining(Object.keys(step.with ?? {})))
+    }
+  })
+})
+
+test('CI runs the two commands on Linux and macOS under each Node, and the bundle on Windows as well', () => {
+  const { test: job, bundle, dist } = workflowOf('ci.yml').jobs
+  expect(job?.strategy?.matrix).toMatchObject({ os: ['ubuntu-latest', 'macos-latest'], node: [20, 22, 24] })
+  expect(job?.steps.map(({ run }) => run).filter(Boolean)).toEqual(['npm test', 'npm run demo'])
+  expect(bundle?.strategy?.matrix['os']).toContain('windows-latest')
+  expect(bundle?.steps.some(({ uses }) => uses === './')).toBe(true)
+  expect(dist?.permissions).toEqual({ contents: 'read' })
+})
+
+test('a release is built without rights, attested without other code, drafted, and published by a reviewer', () => {
+  const { build, attest, draft, publish } = workflowOf('release.yml').jobs
+  expect(build?.permissions).toEqual({ contents: 'read' })
+  expect(build?.steps.map(({ run }) => run)).toEqual(
+    expect.arrayContaining(['npm run check-dist', 'npm test', 'npm run demo', 'npm run lint']),
+  )
+  expect([attest?.needs, draft?.needs, publish?.needs]).toEqual(['build', 'attest', 'draft'])
+  expect(attest?.steps.filter(({ run }) => run !== undefined)).toEqual([])
+  expect(publish?.environment).toBe('release')
+  const scripts = [draft, publish].flatMap((job) => job?.steps.map(({ run }) => run ?? '') ?? []).join('\n')
+  expect(scripts).toContain('--draft --verify-tag')
+  expect(scripts.indexOf('--draft=false')).toBeGreaterThan(scripts.indexOf('--draft --verify-tag'))
+  expect(scripts.indexOf('git/refs/tags/$major')).toBeGreaterThan(scripts.indexOf('.immutable'))
+})
+
+test('the Scorecard job is as its service wants it', () => {
+  const workflow = workflowOf('scorecard.yml')
+  expect([workflow.env, workflow.defaults]).toEqual([undefined, undefined])
+  const jobs = Object.values(workflow.jobs)
+  expect(jobs.map((job) => job.env)).toEqual([undefined])
+  const allowed = /^(actions\/checkout|actions\/upload-artifact|github\/codeql-action\/upload-sarif|ossf\/scorecard-action)@/
+  for (const step of jobs.flatMap((job) => job.steps)) expect(step.uses).toMatch(allowed)
+})
+
+test('dependabot waits before it takes a new version, of packages and of actions', () => {
+  const { updates } = parse(readFileSync(join(root, '.github', 'dependabot.yml'), 'utf8')) as {
+    updates: { 'package-ecosystem': string; cooldown: Record<string, number>; groups: object }[]
+  }
+  expect(updates.map((each) => each['package-ecosystem'])).toEqual(['npm', 'github-actions'])
+  for (const { cooldown, groups } of updates) {
+    expect(cooldown['default-days']).toBeGreaterThanOrEqual(7)
+    expect(Object.keys(groups).length).toBeGreaterThan(0)
+  }
+})
+
+test('the forms for issues ask for the report and the version, and warn of secrets', () => {
+  const forms = join(root, '.github', 'ISSUE_TEMPLATE')
+  interface Form {
+    name: string
+    description: string
+    body: {
+      type: string
+      id?: string
+      attributes: { value?: string; description?: string }
+      validations?: { required: boolean }
+    }[]
+  }
+  for (const file of readdirSync(forms).filter((name) => name !== 'config.yml')) {
+    const form = parse(readFileSync(join(forms, file), 'utf8')) as Form
+    expect([form.name, form.description, form.body.length > 0]).toEqual([expect.any(String), expect.any(String), true])
+    const ids = form.body.flatMap(({ id }) => id ?? [])
+    expect(new Set(ids).size).toBe(ids.length)
+    for (const { type } of form.body) expect(['markdown', 'input', 'textarea', 'dropdown', 'checkboxes']).toContain(type)
+  }
+  const { body } = parse(readFileSync(join(forms, 'problem.yml'), 'utf8')) as Form
+  const field = (id: string) => body.find((each) => each.id === id)
+  expect(field('version')?.validations?.required).toBe(true)
+  expect(field('report')?.validations?.required).toBe(true)
+  expect(field('report')?.attributes.description).toContain('report-path')
+  expect(body[0]?.attributes.value).toContain('Paste no secret')
+  const { contact_links: links } = parse(readFileSync(join(forms, 'config.yml'), 'utf8')) as {
+    contact_links: { name: string; url: string; about: string }[]
+  }
+  for (const { name, url, about } of links) expect([name, about, new URL(url).protocol]).toEqual([name, about, 'https:'])
+})
