@@ -1,5 +1,7 @@
-import { readdirSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { delimiter, dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { actionFile } from '../emulator/runner.ts'
@@ -149,6 +151,65 @@ test('a release is built without rights, attested without other code, drafted, a
   expect(scripts).toContain('--draft --verify-tag')
   expect(scripts.indexOf('--draft=false')).toBeGreaterThan(scripts.indexOf('--draft --verify-tag'))
   expect(scripts.indexOf('git/refs/tags/$major')).toBeGreaterThan(scripts.indexOf('.immutable'))
+})
+
+test.each([
+  ['the first of its major version', { MAJOR: '1' }, ['create v1 at', '--latest=true']],
+  ['the newest', {}, ['move v1 to', '--latest=true']],
+  ['a mend of an older one', { STATUS_IS: 'diverged' }, ['--latest=false']],
+  ['one that can still be changed', { IMMUTABLE: 'false' }, ['--latest=true', 'failed']],
+])('the major tag goes with %s only where it should', (_, github, expected) => {
+  const folder = mkdtempSync(join(tmpdir(), 'release-'))
+  try {
+    const log = join(folder, 'log')
+    const output = join(folder, 'output')
+    for (const file of [log, output]) writeFileSync(file, '')
+    // What the scripts ask of GitHub's command line, written down; nothing else of them is replaced.
+    writeFileSync(
+      join(folder, 'gh'),
+      `#!/bin/sh
+echo "$*" >>"${log}"
+case "$*" in
+  *git/ref/tags/*) exit "\${MAJOR:-0}" ;;
+  *compare*) echo "\${STATUS_IS:-ahead}" ;;
+  *releases/tags/*) echo "\${IMMUTABLE:-true}" ;;
+esac
+`,
+    )
+    chmodSync(join(folder, 'gh'), 0o755)
+    const found: string[] = []
+    for (const { run = '', if: condition } of workflowOf('release.yml').jobs['publish']?.steps ?? []) {
+      const outputs = Object.fromEntries(
+        readFileSync(output, 'utf8')
+          .split('\n')
+          .map((line) => line.split('=')),
+      )
+      if (condition !== undefined) {
+        expect(condition).toBe("steps.newest.outputs.newest == 'true'")
+        if (outputs['newest'] !== 'true') continue
+      }
+      const ended = spawnSync('bash', ['--noprofile', '--norc', '-e', '-o', 'pipefail', '-c', run], {
+        encoding: 'utf8',
+        env: {
+          PATH: [folder, process.env['PATH']].join(delimiter),
+          ...{ GITHUB_OUTPUT: output, GITHUB_REF_NAME: 'v1.2.3', GITHUB_SHA: 'a'.repeat(40), GITHUB_REPOSITORY: 'o/r' },
+          ...{ NEWEST: outputs['newest'] ?? '', STATUS: outputs['status'] ?? '' },
+          ...github,
+        },
+      })
+      if (ended.status !== 0) {
+        found.push('failed')
+        break
+      }
+    }
+    const asked = readFileSync(log, 'utf8')
+    if (/PATCH repos\/o\/r\/git\/refs\/tags\/v1 -f sha=a{40} -F force=true/.test(asked)) found.push('move v1 to')
+    if (/git\/refs -f ref=refs\/tags\/v1 -f sha=a{40}/.test(asked)) found.push('create v1 at')
+    const latest = /release edit v1\.2\.3 --draft=false (--latest=\w+)/.exec(asked)?.[1]
+    expect([...found, latest].sort()).toEqual([...expected].sort())
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
 })
 
 test('the Scorecard job is as its service wants it', () => {
