@@ -2,6 +2,7 @@
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, isAbsolute, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
@@ -98,4 +99,23 @@ test("az's session, where az is a batch file and where it is a script", async ()
   expect([result.code, result.outputs.result], result.log).toEqual([0, 'drift'])
   // Node warns of arguments that go through a shell.
   expect(result.log).not.toContain('DeprecationWarning')
+})
+
+// How Node gives it to the process is Windows' part, and cannot be had elsewhere: here the event comes from inside.
+test("Ctrl-Break, which Windows' runner sends second, cancels as Ctrl-C does", async () => {
+  const file = join(folder, 'break.mjs')
+  await writeFile(
+    file,
+    `const timer = setInterval(() => {
+  if (process.listenerCount('SIGBREAK') === 0) return
+  clearInterval(timer)
+  setTimeout(() => process.emit('SIGBREAK'), 200)
+}, 5)
+`,
+  )
+  emulator.world.fault = () => ({ kind: 'hang' })
+  const result = await run({ part: 'azure' }, { NODE_OPTIONS: `--import=${pathToFileURL(file).href}` })
+  delete emulator.world.fault
+  expect([result.code, result.outputs['failure-reason']], result.log).toEqual([1, 'cancelled'])
+  expect(result.log).toContain('SIGBREAK')
 })
