@@ -52,8 +52,11 @@ export interface JobResult {
   /** When the process was started and when it had ended, by `performance.now()`. */
   readonly startedAt: number
   readonly endedAt: number
-  /** Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. */
-  post(): Promise<{ code: number | null; raw: string }>
+  /**
+   * Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. One that takes
+   * longer than the limit is killed, and has no exit code.
+   */
+  post(limitMs?: number): Promise<{ code: number | null; raw: string }>
   remove(): Promise<void>
 }
 
@@ -119,10 +122,13 @@ export async function startJob(options: JobOptions): Promise<Job> {
       masked,
       startedAt: main.startedAt,
       endedAt,
-      post: async () => {
+      post: async (limitMs) => {
         const state = keyValues(await readFile(files.GITHUB_STATE, 'utf8'))
         const withState = Object.fromEntries(Object.entries(state).map(([name, value]) => [`STATE_${name}`, value]))
-        const ended = await launch(join(root, action.runs.post), { ...env, ...withState }, options.onLine).done
+        const post = launch(join(root, action.runs.post), { ...env, ...withState }, options.onLine)
+        const limit = limitMs === undefined ? undefined : setTimeout(() => post.child.kill('SIGKILL'), limitMs)
+        const ended = await post.done
+        clearTimeout(limit)
         return { code: ended.code, raw: ended.raw }
       },
       remove: () => rm(folder, { recursive: true, force: true }),

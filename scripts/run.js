@@ -21,6 +21,7 @@ const tasks = {
   screenshot: (args) => [[join(root, 'scripts', 'screenshot.ts'), ...args]],
   emulator: (args) => [[join(root, 'emulator', 'index.ts'), ...args]],
   bench: (args) => [[join(root, 'scripts', 'bench.ts'), ...args]],
+  sweep: (args) => [[join(root, 'scripts', 'sweep.ts'), ...args]],
   build: (args) => [[join(root, 'scripts', 'build.ts'), ...args]],
   'check-dist': (args) => [[join(root, 'scripts', 'check-dist.ts'), ...args]],
   lint: (args) => [biome('check', '--error-on-warnings', ...args), [join(modules, 'typescript', 'bin', 'tsc'), '--noEmit']],
