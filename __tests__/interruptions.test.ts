@@ -48,6 +48,23 @@ describe('two runs at the same time', () => {
     ])
   })
 
+  test('an extension that somebody else is updating just then is updated once', async () => {
+    await begin(emulator)
+    giveIdentity(emulator)
+    await workWithKeys(emulator, 'app', '1.0.0')
+    // Committed as soon as the run waits for the same row.
+    const other = emulator.postgres.query(
+      'app',
+      `BEGIN; ALTER EXTENSION azure_ai UPDATE; DO $$ BEGIN FOR n IN 1..1200 LOOP
+        EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'); PERFORM pg_sleep(0.05);
+      END LOOP; END $$; COMMIT`,
+    )
+    const result = await apply(emulator, { ...only, 'update-extension': 'true' })
+    await other
+    expect(result.log).toContain('… database "app": tuple concurrently updated; again in')
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+  })
+
   test('one waits for a database that the other is switching, and says for whom', async () => {
     await begin(emulator)
     giveIdentity(emulator)

@@ -208,6 +208,20 @@ const familyPrefix = {
   'machine-learning': 'azure_ml.',
 } as const
 
+/** A family whose test query failed is what it was, in each database, keys and all. */
+function expectUnprovenKept({ report, log }: JobResult, before: State, now: State): void {
+  const failed = (report.queries as { database: string; service: keyof typeof familyPrefix; status: string }[]).filter(
+    ({ status }) => status === 'failed',
+  )
+  for (const { database, service } of failed) {
+    const own = (of: State): Rows =>
+      Object.fromEntries(
+        Object.entries(of.databases[database]?.settings ?? {}).filter(([key]) => key.startsWith(familyPrefix[service])),
+      )
+    expect(own(now), log).toEqual(own(before))
+  }
+}
+
 /** Where there is nothing more to mend. */
 async function expectInSync(inputs: Rows): Promise<void> {
   const before = await versions()
@@ -254,6 +268,7 @@ async function obeys(world: RandomWorld): Promise<void> {
   }
   if (first.result.outputs['result'] === 'in-sync') expect(check.result.outputs['result'], check.result.log).toBe('in-sync')
   if (foretold(world)) expect(well(first.result), log).toBe(true)
+  expectUnprovenKept(first.result, before, after)
   count(first.result)
 
   const again = async (): Promise<void> => {

@@ -143,9 +143,11 @@ export async function applyExtensions(
         }
         await retrying(run, {
           signal,
-          // The server obeys a new allow-list a moment after Resource Manager has it; two runs may create it at once (23505).
+          // The server obeys a new allow-list a moment after Resource Manager has it; two runs may create it at once (23505),
+          // or update it, for which PostgreSQL has no code of its own.
           verdict: (error) =>
-            /not allow-listed/i.test(messageOf(error).text) || ['23505', '40P01', '55P03'].includes(sqlState(error))
+            /not allow-listed|tuple concurrently updated/i.test(messageOf(error).text) ||
+            ['23505', '40P01', '55P03'].includes(sqlState(error))
               ? { schedule: replication }
               : false,
           onWait: (error, waitMs) =>
