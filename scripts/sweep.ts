@@ -8,7 +8,10 @@
  *   --case ID              one case, with its logs
  *   --workers N            runs at once that need the processor (twice the processors when absent)
  *   --list                 the cases, without running them
+ *
+ * `npm run sweep -- laws` tries the laws instead, on 200 random worlds; --sample and --seed as above.
  */
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -27,7 +30,8 @@ import {
 } from '../__tests__/sweep/sweep.ts'
 import { startWorld } from '../__tests__/sweep/world.ts'
 
-const { values } = parseArgs({
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     only: { type: 'string' },
     sample: { type: 'string' },
@@ -39,11 +43,21 @@ const { values } = parseArgs({
   },
 })
 const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31))
+if (positionals[0] === 'laws') process.exit(laws())
+
 const workers = Number(values.workers ?? 2 * availableParallelism())
 /** Cases at once that mostly wait. */
 const patient = 16
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`)
+
+/** Runs the tests of the laws in their long form; their exit code. */
+function laws(): number {
+  const vitest = join(import.meta.dirname, '..', 'node_modules', 'vitest', 'vitest.mjs')
+  const env = { ...process.env, LAW_RUNS: values.sample ?? '200', LAW_SEED: String(seed) }
+  const args = [vitest, 'run', '--configLoader', 'native', '--reporter=verbose', 'laws']
+  return spawnSync(process.execPath, args, { env, stdio: 'inherit' }).status ?? 1
+}
 
 async function recorded(): Promise<Recording> {
   const emulator = await startWorld()
