@@ -10,6 +10,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { minify } from 'terser'
+import { type Licensed, licencesFile, licencesOf } from './licences.ts'
 
 /** A bundle's files: contents by name. */
 export type Bundle = Map<string, Buffer>
@@ -69,20 +70,26 @@ export async function bundle(root: string): Promise<Bundle> {
     const files: Bundle = new Map([...second, ...main])
     files.set('open.js', Buffer.from(open))
     files.set('undici.js', Buffer.from(undici))
-    files.set(
-      'licenses.txt',
-      Buffer.concat([
-        main.get('licenses.txt') ?? Buffer.alloc(0),
-        Buffer.from('\n\n'),
-        second.get('licenses.txt') ?? Buffer.alloc(0),
-      ]),
-    )
+    // ncc's own list lacks the packages whose modules it joins, and the texts of others. Its loader is in the bundle as well.
+    const packages = await licencesOf(dirname(modules), ['@vercel/ncc'])
+    for (const each of [main, second]) expectAll(packages, each.get('licenses.txt')?.toString() ?? '')
+    files.set('licenses.txt', Buffer.from(licencesFile(packages)))
     for (const [name, content] of files) if (/\.c?js$/.test(name)) files.set(name, await shrink(name, content))
     return new Map([...files].sort(([a], [b]) => (a < b ? -1 : 1)))
   } finally {
     process.chdir(before)
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+/** Throws when the bundle holds a package whose licence is not among those. `told` is what ncc wrote: a name, a licence, a text. */
+function expectAll(packages: readonly Licensed[], told: string): void {
+  const known = new Set(packages.map(({ name }) => name))
+  const names =
+    told.match(/^(@[a-z][\w.-]*\/)?[a-z][\w.-]*$(?=\n(MIT|ISC|Apache-2\.0|BSD|0BSD|MPL|CC|Unlicense|\(|UNKNOWN))/gm) ?? []
+  const missing = names.filter((name) => !known.has(name) && name !== 'azure-ai-postgres-identity')
+  if (names.length === 0 || missing.length > 0)
+    throw new Error(`The bundle holds packages without a licence text: ${missing.join(', ')}`)
 }
 
 /** Replaces the contents of a folder by the bundle. */
