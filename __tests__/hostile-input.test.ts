@@ -122,6 +122,7 @@ describe('parsing', () => {
     ['a URL without its slashes', { environment: 'https:\\\\arm.example' }],
     ['JSON that PostgreSQL refuses', { 'machine-learning-input': '{"a": "\\u0000"}' }],
     ['half a surrogate pair', { 'machine-learning-input': '["\\ud800"]' }],
+    ['a token that no header takes', { 'github-token': 'ghs_\u202e' }],
     ['a number without end', { 'machine-learning-input': '[1e999]' }],
   ])('%s is refused', (_, given) => {
     expect(problemsOf(rawInputs(given)).failure?.reason).toBe('input')
@@ -199,7 +200,7 @@ describe('whole runs', () => {
       apply(emulator, { ...one, mode: 'check', 'database-user': line() }),
       apply(emulator, { ...one, mode: 'check', 'database-user': 'pgadmin', 'database-password': line() }),
       apply(emulator, { ...one, mode: 'check', audience: line() }),
-      apply(emulator, { ...one, mode: 'check', 'github-token': line(), 'drift-issue': 'true' }),
+      apply(emulator, { ...one, mode: 'check', 'github-token': line().replaceAll(/[^!-~]/g, '.'), 'drift-issue': 'true' }),
     ])
     for (const result of [asked, user, password, audience, token]) expectOnlyText(result, result.masked)
     expect(asked.report.findings.map(({ code }: { code: string }) => code)).toContain('database-not-found')

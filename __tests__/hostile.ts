@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto'
 import fc from 'fast-check'
 import { marked } from 'marked'
-import { expect } from 'vitest'
+import { expect, vi } from 'vitest'
 import { visible } from '../src/visible.ts'
 import { tablesOf } from './support.ts'
 
@@ -11,6 +11,9 @@ const { HOSTILE_SEED, HOSTILE_RUNS } = process.env
 /** 32 bits; another one for each run unless `HOSTILE_SEED` says which. */
 export const seed = HOSTILE_SEED === undefined ? randomInt(2 ** 31) : Number(HOSTILE_SEED)
 process.stdout.write(`Hostile texts: seed ${seed}; HOSTILE_SEED=${seed} tries the same again\n`)
+
+// As long as it takes, when it is asked for.
+if (HOSTILE_RUNS !== undefined) vi.setConfig({ testTimeout: 3_600_000 })
 
 /** How often each claim is tried, where `usual` is what it is tried without `HOSTILE_RUNS`. */
 export const runs = (usual: number) => ({ seed, numRuns: HOSTILE_RUNS === undefined ? usual : Number(HOSTILE_RUNS) })

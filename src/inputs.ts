@@ -350,6 +350,8 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
   if ((inputs.driftIssue || inputs.pullRequestComment) && raw['github-token'] === '') {
     problem('github-token', 'is needed for `drift-issue` and `pull-request-comment`, and empty')
   }
+  // A header takes no other signs; the request would fail as if the network had.
+  if (!/^[!-~]*$/.test(raw['github-token'])) problem('github-token', 'holds a blank or a sign that no token has')
   const asksControlPlane = mode !== 'verify' || inputs.database.user === undefined || host === undefined
   if (
     !asksControlPlane &&
