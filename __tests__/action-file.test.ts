@@ -37,6 +37,7 @@ test('action.yml has the outputs of the interface, each with its values', () => 
     'verification',
     'drift',
     'cancelled',
+    'timeout',
     'internal',
   ])
     expect(file.outputs['failure-reason']?.description).toContain(`\`${reason}\``)

@@ -282,7 +282,11 @@ describe('the retry policy', () => {
         onWait: (_, ms) => waits.push(ms),
       }),
     ).resolves.toBe('done')
-    expect(waits).toEqual([5, 20])
+    // A little above what was asked for, so that those who were told the same part; never below.
+    expect(waits[0]).toBeGreaterThanOrEqual(5)
+    expect(waits[0]).toBeLessThanOrEqual(6)
+    expect(waits[1]).toBeGreaterThanOrEqual(20)
+    expect(waits[1]).toBeLessThanOrEqual(25)
   })
 
   test('gives up when the budget is spent, with the error itself', async () => {

@@ -119,6 +119,14 @@ export async function listen(options: {
       return
     }
     if (reply.status !== 204 && reply.status !== 304) headers['content-length'] = String(Buffer.byteLength(sent))
+    if (fault?.kind === 'trickle') {
+      delete headers['content-length']
+      response.writeHead(reply.status, headers)
+      response.write(sent)
+      const more = setInterval(() => response.write(' '), 50)
+      response.on('close', () => clearInterval(more))
+      return
+    }
     response.writeHead(reply.status, headers)
     if (fault?.kind === 'truncate') {
       response.write(sent.slice(0, Math.floor(sent.length / 2)), () => message.socket.destroy())

@@ -189,6 +189,8 @@ export type Fault =
   | { kind: 'reset-after' }
   | { kind: 'truncate' }
   | { kind: 'hang' }
+  /** A good answer begins and never ends, a byte at a time. */
+  | { kind: 'trickle' }
   | Watched
 
 /** No fault: told when the server has acted (the answer waits for it), and when the answer is out. */

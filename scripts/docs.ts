@@ -1,10 +1,11 @@
 /**
  * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
- * src/errors.ts, and the workflows of examples/ from the recipes in README.md.
+ * src/errors.ts, the retries in docs/reliability.md from their tables, and the workflows of examples/ from the recipes in README.md.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parse } from 'yaml'
+import { withRetries } from './retries.ts'
 import { troubleshooting } from './troubleshooting.ts'
 
 interface ActionFile {
@@ -67,4 +68,13 @@ if (import.meta.main) {
     await writeFile(join(examples, '.github', 'workflows', file), text)
   }
   console.log('The workflows of examples/ are those of README.md.')
+  const reliability = join(root, 'docs', 'reliability.md')
+  const stood = await readFile(reliability, 'utf8')
+  const stands = withRetries(stood)
+  if (stands !== stood) await writeFile(reliability, stands)
+  console.log(
+    stands === stood
+      ? 'docs/reliability.md says what the tables of retries say.'
+      : 'docs/reliability.md was brought up to date with the tables of retries.',
+  )
 }

@@ -6,9 +6,10 @@ import type { Journal } from './journal.ts'
 import type { Log } from './log.ts'
 import { assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
 import type { Change, Step } from './plan.ts'
+import { verdictOnSql } from './postgres/again.ts'
 import { activity, type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
 import { begin, type Connector, messageOf, sqlState } from './postgres/connection.ts'
-import { mapLimited, replication, retrying } from './retry.ts'
+import { mapLimited, retrying } from './retry.ts'
 import type { ServiceName } from './services.ts'
 import { duration } from './waiting.ts'
 
@@ -126,10 +127,11 @@ export async function applyExtensions(
     const statement =
       change.statement === 'create' ? 'CREATE EXTENSION IF NOT EXISTS azure_ai' : 'ALTER EXTENSION azure_ai UPDATE'
     try {
-      const connection = await connector.connect(database.name, signal)
-      try {
-        const refused = journal.writing()
-        const run = async (): Promise<void> => {
+      let refused: (() => void) | undefined
+      const run = async (): Promise<ObservedDatabase> => {
+        const connection = await connector.connect(database.name, signal)
+        try {
+          refused ??= journal.writing()
           // Readers queue behind a statement that waits for its lock: it does not wait long.
           await connection.query(begin('READ WRITE', database.serverVersion))
           try {
@@ -140,30 +142,27 @@ export async function applyExtensions(
             await connection.query('ROLLBACK').catch(() => undefined)
             throw error
           }
+          const seen = await observeDatabase(connection, connector, keys)
+          if (seen.failure !== undefined && verdictOnSql(seen.failure, 'extension') !== false) throw seen.failure
+          return seen
+        } finally {
+          await connection.close()
         }
-        await retrying(run, {
-          signal,
-          // The server obeys a new allow-list a moment after Resource Manager has it; two runs may create it at once (23505),
-          // or update it, for which PostgreSQL has no code of its own.
-          verdict: (error) =>
-            /not allow-listed|tuple concurrently updated/i.test(messageOf(error).text) ||
-            ['23505', '40P01', '55P03'].includes(sqlState(error))
-              ? { schedule: replication }
-              : false,
-          onWait: (error, waitMs) =>
-            log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`),
-        }).catch((error: unknown) => {
-          if (['42501', '0A000', '55P03'].includes(sqlState(error))) refused()
-          throw error
-        })
-        journal.mark(step.id, change.statement === 'create' ? 'created' : 'updated')
-        log.info(`Database "${database.name}": ${statement}`)
-        const seen = await observeDatabase(connection, connector, keys)
-        if (seen.failure !== undefined) journal.fail(seen.failure)
-        return seen
-      } finally {
-        await connection.close()
       }
+      // Both statements do nothing where it is done: a COMMIT that was cut off may be followed by another.
+      const seen = await retrying(run, {
+        signal,
+        verdict: (error) => verdictOnSql(error, 'extension'),
+        onWait: (error, waitMs) =>
+          log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`),
+      }).catch((error: unknown) => {
+        if (['42501', '0A000', '55P03'].includes(sqlState(error))) refused?.()
+        throw error
+      })
+      journal.mark(step.id, change.statement === 'create' ? 'created' : 'updated')
+      log.info(`Database "${database.name}": ${statement}`)
+      if (seen.failure !== undefined) journal.fail(seen.failure)
+      return seen
     } catch (error) {
       if (signal.aborted) throw signal.reason
       journal.mark(step.id, 'failed')

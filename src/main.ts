@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as core from '@actions/core'
+import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
 import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
 import type { Place } from './github/conversation.ts'
 import {
@@ -169,7 +170,13 @@ function outside(signal: AbortSignal): Outside {
   return {
     log,
     signal,
-    idToken,
+    idToken: (audience) =>
+      idToken(
+        audience,
+        { url: env.ACTIONS_ID_TOKEN_REQUEST_URL ?? '', token: env.ACTIONS_ID_TOKEN_REQUEST_TOKEN ?? '' },
+        log,
+        signal,
+      ),
     ambient: {
       tenantId: env.AZURE_TENANT_ID || undefined,
       clientId: env.AZURE_CLIENT_ID || undefined,
@@ -203,8 +210,29 @@ async function main(): Promise<void> {
   githubToken = raw['github-token']
   // On Windows the runner sends Ctrl-C, then Ctrl-Break, which Node calls SIGBREAK.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGBREAK'] as const) process.on(signal, () => controller.abort(cancelled(signal)))
-  const { run } = await import('./run.ts')
-  await run(inputs, journal, outside(controller.signal))
+  const budgetMs = runBudgetMs(inputs)
+  const budget = setTimeout(() => stop(outOfTime(budgetMs), lastWordMs), budgetMs)
+  try {
+    const { run } = await import('./run.ts')
+    await run(inputs, journal, outside(controller.signal))
+  } finally {
+    clearTimeout(budget)
+  }
+}
+
+/** Ends the run as a cancel does, so that nothing unproven stays. One that does not end by that is reported as it stands. */
+function stop(why: Failure, patienceMs: number): void {
+  controller.abort(why)
+  void endedWithin(patienceMs).then((itself) => (itself ? undefined : leave(why)))
+}
+
+/** Whether the run ends by itself, well or not, before the time is up. */
+function endedWithin(ms: number): Promise<boolean> {
+  return Promise.race([settled.then(() => true), new Promise<false>((resolve) => setTimeout(resolve, ms, false))])
+}
+
+function leave(error: unknown): Promise<void> {
+  return ended(error).finally(() => process.exit(1))
 }
 
 function cancelled(signal: string): Failure {
@@ -272,9 +300,7 @@ if (core.getState(states.isPost) === '') {
     process.on(event, (error: unknown) => {
       // What is under way is ended as a cancel ends it, so that nothing unproven stays.
       controller.abort(new Failures(failuresOf(error)))
-      void Promise.race([settled, new Promise((resolve) => setTimeout(resolve, 5_000))])
-        .then(() => ended(error))
-        .finally(() => process.exit(1))
+      void endedWithin(5_000).then(() => leave(error))
     })
   }
   process.exitCode = 1

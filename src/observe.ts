@@ -11,8 +11,9 @@ import {
   type RoleAssignment,
 } from './observed.ts'
 import { givenFamilies } from './plan.ts'
+import { verdictOnSql } from './postgres/again.ts'
 import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from './postgres/azure-ai.ts'
-import { type Connector, sqlState } from './postgres/connection.ts'
+import type { Connector } from './postgres/connection.ts'
 import { mapLimited, retrying } from './retry.ts'
 import type { Resource, ServiceName } from './services.ts'
 
@@ -223,24 +224,24 @@ export async function findDatabases(
   keys: KeyCandidates,
   signal: AbortSignal,
 ): Promise<readonly ObservedDatabase[]> {
-  const connection = await connector.connect('postgres', signal)
-  let names: readonly string[]
-  try {
-    names = await listDatabases(connection)
-  } catch (error) {
-    throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
-  } finally {
-    await connection.close()
+  const list = async (): Promise<readonly string[]> => {
+    const connection = await connector.connect('postgres', signal)
+    try {
+      return await listDatabases(connection)
+    } finally {
+      await connection.close()
+    }
   }
+  const names = await retrying(list, {
+    signal,
+    verdict: (error) => verdictOnSql(error, 'look'),
+    onWait: () => undefined,
+  }).catch((error: unknown) => {
+    throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
+  })
   const databases = await observeDatabases(names, user, connector, keys, signal)
   return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
 }
-
-/** How long a server that another run or person restarts may be away, in milliseconds. */
-const aRestart = { baseMs: 500, capMs: 3_000, budgetMs: 30_000 }
-
-const isRestarting = (error: unknown): boolean =>
-  ['57P01', '57P02', '57P03', 'CONNECTION_LOST', 'ECONNRESET'].includes(sqlState(error))
 
 /** Looks at the databases, a few at a time; one that cannot be looked at carries its failure and keeps no other from being seen. */
 export async function observeDatabases(
@@ -254,7 +255,7 @@ export async function observeDatabases(
     const connection = await connector.connect(name, signal)
     try {
       const found = await observeDatabase(connection, connector, keys)
-      if (found.failure !== undefined && isRestarting(found.failure)) throw found.failure
+      if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
       return found
     } finally {
       await connection.close()
@@ -264,7 +265,7 @@ export async function observeDatabases(
     try {
       return await retrying(() => look(name), {
         signal,
-        verdict: (error) => (isRestarting(error) ? { schedule: aRestart } : false),
+        verdict: (error) => verdictOnSql(error, 'look'),
         onWait: () => undefined,
       })
     } catch (error) {

@@ -1,12 +1,12 @@
 /**
  * The one retry policy: how long between tries, for HTTP requests, SQL statements and test queries alike. What is worth
- * another try is decided beside the protocol (azure/pipeline.ts, switch.ts); when and how often, here.
+ * another try stands in a table for each protocol (http.ts, postgres/again.ts); when and how often, here.
  */
 
 export interface Schedule {
   /** First wait, in milliseconds. */
   readonly baseMs: number
-  /** Longest wait between two tries, in milliseconds; a Retry-After beyond it is cut to it. */
+  /** Longest wait between two tries, in milliseconds, before it is spread; a Retry-After beyond it is cut to it. */
   readonly capMs: number
   /** Longest time in all, counted from the first try, in milliseconds. */
   readonly budgetMs: number
@@ -20,11 +20,29 @@ export const busy: Schedule = { baseMs: 1_000, capMs: 10_000, budgetMs: 300_000 
 export const throttled: Schedule = { baseMs: 2_000, capMs: 60_000, budgetMs: 300_000 }
 /** Replication inside Azure (a new principal, a new allow-list entry): short steps. */
 export const replication: Schedule = { baseMs: 500, capMs: 5_000, budgetMs: 180_000 }
+/** Nobody is there: a listener or a name that is away for a moment, more often a setting that will not change. */
+export const unreachable: Schedule = { ...transient, budgetMs: 30_000 }
+/** GitHub's limits: a minute and more, and trying earlier makes it longer. What would take longer than this is given up at once. */
+export const limited: Schedule = { baseMs: 60_000, capMs: 120_000, budgetMs: 120_000 }
+/** With another token, at once. */
+export const renewed: Schedule = { baseMs: 0, capMs: 0, budgetMs: 120_000 }
 
 /** The wait before try `attempt + 1`, in milliseconds: doubling, capped, spread by a quarter so that parallel runs part. */
 export function backoff(schedule: Schedule, attempt: number, random: () => number = Math.random): number {
   const even = Math.min(schedule.capMs, schedule.baseMs * 2 ** Math.min(attempt - 1, 20))
   return Math.round(even * (0.75 + random() * 0.5))
+}
+
+/** The wait that was asked for and up to a quarter more, never less: those who were told the same part, too. */
+export function spread(ms: number, random: () => number = Math.random): number {
+  return Math.round(ms * (1 + random() * 0.25))
+}
+
+/** The wait before the try after `attempt`: what was asked for (Retry-After), up to the schedule's cap, else the schedule's own. */
+export function waitOf({ schedule, afterMs }: Exclude<Verdict, false>, attempt: number, random?: () => number): number {
+  // `0` names no pace: all who were told so would come back together, and again.
+  if (afterMs === undefined || !(afterMs > 0)) return backoff(schedule, attempt, random)
+  return spread(Math.min(afterMs, schedule.capMs), random)
 }
 
 /** Waits `ms`; rejects with the signal's reason as soon as it is aborted. */
@@ -76,8 +94,7 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
       if (signal.aborted) throw signal.reason
       const verdict = options.verdict(error)
       if (verdict === false) throw error
-      const wait =
-        verdict.afterMs === undefined ? backoff(verdict.schedule, count) : Math.min(verdict.afterMs, verdict.schedule.capMs)
+      const wait = waitOf(verdict, count)
       const left = verdict.schedule.budgetMs - (performance.now() - start)
       if (wait >= left) throw error
       options.onWait(error, wait, left)

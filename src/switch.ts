@@ -5,20 +5,22 @@
 import { Failure, outlook } from './errors.ts'
 import type { Journal, Proof } from './journal.ts'
 import { factsOf, judge } from './judge.ts'
-import { type Connection, sqlState } from './postgres/connection.ts'
+import { verdictOnSql } from './postgres/again.ts'
+import type { Connection } from './postgres/connection.ts'
 import {
   askReadOnly,
   type Call,
   type CallOutcome,
   type CallOutcomes,
   forget,
+  holds,
   restore,
   type Setting,
   trial,
   writeBack,
 } from './postgres/trial.ts'
 import { isConfigured } from './preconditions.ts'
-import { backoff, busy, later, pause, retrying, transient, type Verdict } from './retry.ts'
+import { backoff, later, pause, retrying, transient } from './retry.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
 import { type ProveOptions, skipQuery, type Task, type Visibility } from './task.ts'
 import { onOneLine } from './visible.ts'
@@ -137,7 +139,7 @@ async function askTwice(options: ProveOptions, task: Task): Promise<CallOutcomes
   try {
     return await askFreshly(options, task)
   } catch (error) {
-    if (options.signal.aborted || verdictOnSql(error) === false) throw error
+    if (options.signal.aborted || verdictOnSql(error, 'work') === false) throw error
     return askFreshly(options, task)
   }
 }
@@ -234,7 +236,7 @@ async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried>
     return await tries()
   } catch (error) {
     if (!committing) throw error
-    // The line broke at COMMIT: whether it came about shows on another connection; treated as if it did.
+    if (await cameToNothing(options, task, task.settings, [])) throw error
     markWritten(options, task)
     const done = await settle(options, task, task.keyStored ? 'key-present' : 'keyless', undefined)
     return { accepted: done === 'done', outcomes: task.lastOutcomes, keyOutOfReach: true, keyWins: false, done }
@@ -302,13 +304,32 @@ async function commitAndCheck(
       }
     } catch (error) {
       if (!committing) throw error
-      // The line broke at COMMIT: whether it came about shows on another connection; treated as if it did.
+      if (await cameToNothing(options, task, task.settings, task.secrets)) throw error
       markWritten(options, task)
       return settle(options, task, proof, undefined)
     }
     markWritten(options, task)
     return settle(options, task, proof, connection)
   })
+}
+
+/**
+ * After a COMMIT without an answer: whether it is known that nothing came of it, so that all of it may be done again. What
+ * cannot be read counts as written: it is asked, and put back when it does not pass. Looks also when the run was cancelled.
+ */
+async function cameToNothing(
+  given: ProveOptions,
+  task: Task,
+  settings: readonly Setting[],
+  secrets: readonly Setting[],
+): Promise<boolean> {
+  const options = { ...given, signal: later(given.signal, lastActMs) }
+  const { name, serverVersion } = task.database
+  options.log.info(`… database "${name}": COMMIT got no answer; reading what came of it`)
+  const look = () => freshly(options, name, (connection) => holds(connection, serverVersion, settings, secrets))
+  const held = await patiently(options, name, look).catch(() => undefined)
+  if (held === false) task.wrote?.()
+  return held === false
 }
 
 /** Whether the role may keep an old key in a temporary table while a new one is tried. */
@@ -358,6 +379,7 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
     for (let tries = 1; ; tries++) {
       let refused = ''
       let passing = false
+      let committing = false
       const { committed } = await trial(connection, {
         serverVersion: database.serverVersion,
         settings: [[family.key, '']],
@@ -368,12 +390,17 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
           const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
           passing = verdict !== 'passed' && !verdict.final
           const stays = verdict === 'passed' && !options.signal.aborted
+          committing = stays
           if (stays) wrote = journal.writing()
           return stays
         },
         log,
-      }).catch((error: unknown) => {
-        if (options.signal.aborted || verdictOnSql(error) !== false) throw error
+      }).catch(async (error: unknown) => {
+        if (committing) {
+          if (!(await cameToNothing(options, { ...task, wrote }, [[family.key, '']], []))) return { committed: true }
+          throw error
+        }
+        if (options.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
         refused = options.connector.failure(error, database.name, 'blanking the key').detail
         return { committed: false }
       })
@@ -505,46 +532,12 @@ async function settled<T>(options: ProveOptions, task: Task, body: () => Promise
 export function patiently<T>(options: ProveOptions, database: string, body: () => Promise<T>): Promise<T> {
   return retrying(body, {
     signal: options.signal,
-    verdict: verdictOnSql,
+    verdict: (error) => verdictOnSql(error, 'work'),
     onWait: (error, waitMs, leftMs) => {
       const { title } = options.connector.failure(error, database, 'switching')
       options.log.info(`… database "${database}": ${title}; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`)
     },
   })
-}
-
-/**
- * Which failures of PostgreSQL are worth another try, each in a transaction of its own: 40P01, 40001, 55P03 another
- * writer; 57P01, 57P02, 57P03, 08xxx and a broken line a restart or a failover; 53300 a moment without connections.
- */
-function verdictOnSql(error: unknown): Verdict {
-  const code = sqlState(error)
-  if (['40P01', '40001', '55P03'].includes(code)) return { schedule: busy }
-  if (
-    [
-      '57P01',
-      '57P02',
-      '57P03',
-      '53300',
-      '08000',
-      '08003',
-      '08006',
-      '08001',
-      'ECONNRESET',
-      'ECONNREFUSED',
-      'EPIPE',
-      'CONNECTION_LOST',
-      // After a failover the name may lead nowhere for a moment.
-      'ETIMEDOUT',
-      'EHOSTUNREACH',
-      'ENETUNREACH',
-      'EAI_AGAIN',
-      'ENOTFOUND',
-    ].includes(code)
-  ) {
-    return { schedule: transient }
-  }
-  return false
 }
 
 /** A fresh connection for each thing: a session may remember settings it saw. */

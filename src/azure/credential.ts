@@ -38,6 +38,10 @@ export interface SignInOptions {
   readonly signal: AbortSignal
 }
 
+/** Longest time that one token may take in all, in milliseconds: as long as Entra may throttle. */
+export const tokenLimitMs = 300_000
+/** The same for az and the metadata service, which are on the runner; the SDK asks the latter five times (404, 410: being set up). */
+export const localTokenLimitMs = 90_000
 /** How long an assertion is used again; it lives five minutes. */
 const assertionReuseMs = 3 * 60_000
 /** A token that expires sooner is replaced. */
@@ -49,16 +53,16 @@ export function signIn(options: SignInOptions): Tokens {
   const assertion = options.oidc === undefined ? undefined : remembered(options.idToken)
   // Asked for before the SDK is loaded, so that both happen at the same time; a failure is told where it is awaited.
   assertion?.().catch(() => undefined)
-  let chosen: Promise<{ credential: TokenCredential; way: string }> | undefined
+  let chosen: Promise<Way> | undefined
   let told = false
   const pending = new Map<string, Promise<AccessToken>>()
 
   const ask = async (scope: string): Promise<AccessToken> => {
     chosen ??= choose(options, assertion)
-    const { credential, way: by } = await chosen
+    const { credential, way: by, local } = await chosen
     if (assertion !== undefined) await assertion()
     try {
-      const limit = AbortSignal.any([signal, AbortSignal.timeout(60_000)])
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(local === true ? localTokenLimitMs : tokenLimitMs)])
       const token = await orAborted(credential.getToken(scope, { abortSignal: limit }), limit)
       if (token === null) throw new Error('the login gave no token')
       log.secret(token.token)
@@ -136,13 +140,25 @@ function remembered(idToken: () => Promise<string>): () => Promise<string> {
   }
 }
 
+interface Way {
+  readonly credential: TokenCredential
+  /** As in `signed in by ..`. */
+  readonly way: string
+  /** Answered on the runner, not by Entra. */
+  readonly local?: true
+}
+
 /** Chooses one way, in a fixed order, by what is there; no chain that tries them all. */
-async function choose(
-  options: SignInOptions,
-  assertion: (() => Promise<string>) | undefined,
-): Promise<{ credential: TokenCredential; way: string }> {
-  const { cloud, oidc, ambient } = options
-  const common = { authorityHost: cloud.authority, disableInstanceDiscovery: !cloud.wellKnown, retryOptions: { maxRetries: 3 } }
+async function choose(options: SignInOptions, assertion: (() => Promise<string>) | undefined): Promise<Way> {
+  const { cloud, oidc, ambient, signal, log } = options
+  const { retryPolicy } = await import('./pipeline.ts')
+  const common = {
+    authorityHost: cloud.authority,
+    disableInstanceDiscovery: !cloud.wellKnown,
+    // There is one policy, ours: around the SDK's own, which is left with nothing to do.
+    retryOptions: { maxRetries: 0 },
+    additionalPolicies: [{ policy: retryPolicy({ from: 'Entra', signal, log }), position: 'perCall' as const }],
+  }
   if (oidc !== undefined && assertion !== undefined) {
     const { ClientAssertionCredential } = await import('@azure/identity')
     return {
@@ -182,13 +198,14 @@ async function choose(
   }
   if (await azIsSignedIn(options.signal)) {
     const { AzureCliCredential } = await import('@azure/identity')
-    return { credential: new AzureCliCredential({ processTimeoutInMs: 30_000 }), way: "az's session (azure/login)" }
+    return { credential: new AzureCliCredential({ processTimeoutInMs: 30_000 }), way: "az's session (azure/login)", local: true }
   }
   if (ambient.managedIdentity || (await metadataServiceAnswers())) {
     const { ManagedIdentityCredential } = await import('@azure/identity')
     return {
       credential: clientId === undefined ? new ManagedIdentityCredential() : new ManagedIdentityCredential({ clientId }),
       way: "the runner's managed identity",
+      local: true,
     }
   }
   throw noLogin()

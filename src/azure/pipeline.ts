@@ -10,12 +10,14 @@ import {
   createPipelineRequest,
   isRestError,
   type Pipeline,
+  type PipelinePolicy,
   type PipelineRequest,
   type PipelineResponse,
 } from '@azure/core-rest-pipeline'
 import { type Circumstances, describe, explain, Failure } from '../errors.ts'
+import { type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
-import { busy, retrying, throttled, transient, type Verdict } from '../retry.ts'
+import { pause, retrying, spread, type Verdict } from '../retry.ts'
 import type { Tokens } from './credential.ts'
 
 /**
@@ -24,8 +26,10 @@ import type { Tokens } from './credential.ts'
  */
 export const readAgainWhenBusy = 'x-read-again-when-busy'
 
-/** Longest time one request may take, in milliseconds. */
-const requestTimeoutMs = 30_000
+/** Longest wait between two polls of a long-running operation, in milliseconds, whatever the service asks for. */
+export const pollCapMs = 30_000
+/** Shortest: a service that says `0` is not asked in a busy loop. */
+const pollFloorMs = 200
 
 /** Reads and posts of plain JSON. Errors are {@link Failure}s. */
 export interface Http {
@@ -58,54 +62,78 @@ class Retriable extends Error {
   }
 }
 
+export interface RetryPolicyOptions {
+  readonly from: Peer
+  readonly signal: AbortSignal
+  readonly log: Log
+  /** The token was refused: true when another one can be had. Told once for a request. */
+  readonly refused?: () => boolean
+}
+
+/** The policy of retry.ts with the table of http.ts as a policy of a pipeline, and the time limit of each request. */
+export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOptions): PipelinePolicy {
+  return {
+    name: 'retry',
+    sendRequest: async (request, next) => {
+      request.timeout = requestTimeoutMs
+      request.abortSignal =
+        request.abortSignal === undefined ? given : AbortSignal.any([given, request.abortSignal as AbortSignal])
+      const signal = request.abortSignal as AbortSignal
+      const once = request.headers.has(readAgainWhenBusy)
+      request.headers.delete(readAgainWhenBusy)
+      let renewed = false
+      try {
+        const response = await retrying(
+          async () => {
+            const answer = await next(request)
+            const verdict = verdictOnAnswer(request, answer, from)
+            if (verdict === false) return answer
+            if (answer.status === 401 && (renewed || refused === undefined || !refused())) return answer
+            renewed ||= answer.status === 401
+            if (answer.status === 409 && once) return answer
+            throw new Retriable(answer, verdict, `${answer.status} ${codeOf(answer)}`.trim())
+          },
+          {
+            signal,
+            verdict: (error) => (error instanceof Retriable ? error.verdict : verdictOnBreak(request, error, from)),
+            onWait: (error, waitMs, leftMs) => {
+              log.info(
+                `${request.method} ${pathOf(request.url)}: ${describe(error)}; again in ${seconds(waitMs)}, for at most ${seconds(leftMs)} more`,
+              )
+            },
+          },
+        )
+        await evenPolls(request, response, signal)
+        return response
+      } catch (error) {
+        if (error instanceof Retriable) return error.response
+        throw error
+      }
+    },
+  }
+}
+
+/** A poll is not put off for longer than the cap, not at once, and not for all runs to the same moment. */
+async function evenPolls(request: PipelineRequest, { status, headers }: PipelineResponse, signal: AbortSignal): Promise<void> {
+  if (status >= 300 || !headers.has('retry-after')) return
+  const afterMs = retryAfterMs((name) => headers.get(name)) ?? 0
+  if (afterMs > 0) headers.set('retry-after', String(Math.ceil(spread(Math.min(afterMs, pollCapMs)) / 1_000)))
+  else {
+    headers.set('retry-after', '0')
+    if (request.method === 'GET') await pause(pollFloorMs, signal)
+  }
+}
+
 /** Creates the pipeline. The SDKs' own retry policy is left out: there is one, ours. */
 export function createPipeline(options: PipelineOptions): Pipeline {
   const pipeline = createClientPipeline({ userAgentOptions: { userAgentPrefix: userAgent } })
   pipeline.removePolicy({ phase: 'Retry' })
-  pipeline.addPolicy(
-    {
-      name: 'retry',
-      sendRequest: async (request, next) => {
-        request.timeout = requestTimeoutMs
-        request.abortSignal =
-          request.abortSignal === undefined
-            ? options.signal
-            : AbortSignal.any([options.signal, request.abortSignal as AbortSignal])
-        const signal = request.abortSignal as AbortSignal
-        const once = request.headers.has(readAgainWhenBusy)
-        request.headers.delete(readAgainWhenBusy)
-        let refreshed = false
-        try {
-          return await retrying(
-            async () => {
-              const response = await next(request)
-              const verdict = verdictOnAnswer(request, response, once)
-              if (verdict !== false) throw new Retriable(response, verdict, `${response.status} ${codeOf(response)}`)
-              if (response.status === 401 && options.tokens !== undefined && !refreshed) {
-                refreshed = true
-                options.tokens.forget(options.scope)
-                throw new Retriable(response, { schedule: transient, afterMs: 0 }, '401: asking for a new token')
-              }
-              return response
-            },
-            {
-              signal,
-              verdict: (error) => (error instanceof Retriable ? error.verdict : verdictOnBreak(request, error)),
-              onWait: (error, waitMs, leftMs) => {
-                options.log.info(
-                  `${request.method} ${pathOf(request.url)}: ${describe(error)}; again in ${seconds(waitMs)}, for at most ${seconds(leftMs)} more`,
-                )
-              },
-            },
-          )
-        } catch (error) {
-          if (error instanceof Retriable) return error.response
-          throw error
-        }
-      },
-    },
-    { phase: 'Retry' },
-  )
+  const { signal, log } = options
+  const refused = (): boolean => {
+    options.tokens?.forget(options.scope)
+    return options.tokens !== undefined
+  }
+  pipeline.addPolicy(retryPolicy({ from: 'Resource Manager', signal, log, refused }), { phase: 'Retry' })
   const { tokens } = options
   if (tokens !== undefined) {
     pipeline.addPolicy(
@@ -162,48 +190,37 @@ export function createHttp(pipeline: Pipeline): Http {
   }
 }
 
-/** Whether repeating the request cannot do the thing twice. Every PUT and PATCH of this action says the whole of what is wanted. */
+/**
+ * Whether repeating the request cannot do the thing twice: every PUT and PATCH of this action says the whole of what is
+ * wanted, listKeys only reads, and a token more does nothing.
+ */
 function repeatable(request: PipelineRequest): boolean {
-  return request.method !== 'POST' || new URL(request.url).pathname.endsWith('/listKeys')
+  return request.method !== 'POST' || /\/(listKeys|oauth2\/v2\.0\/token)$/.test(new URL(request.url).pathname)
 }
 
-/**
- * Which answers are worth another try, and why:
- * 409 ServerIsBusy: one operation at a time for each server; 429: throttled, with or without Retry-After;
- * 408, 500, 502, 503, 504: a fault of the service (501 and 505 will not change); a success whose body is not JSON: an
- * answer of something in between.
- */
-function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse, once: boolean): Verdict {
-  const { status } = response
-  const afterMs = retryAfterMs(response)
-  if (status === 409 && isBusy(codeOf(response))) return once ? false : { schedule: busy, afterMs }
-  if (status === 429) return { schedule: throttled, afterMs }
-  if (status === 503 && afterMs !== undefined) return { schedule: transient, afterMs }
-  if ([408, 500, 502, 503, 504].includes(status)) return repeatable(request) ? { schedule: transient, afterMs } : false
-  if (status === 200 && request.method === 'GET' && !isJson(response.bodyAsText)) return { schedule: transient }
-  return false
+function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse, from: Peer): Verdict {
+  const afterMs = retryAfterMs((name) => response.headers.get(name))
+  const signs: Sign[] = []
+  if (afterMs !== undefined) signs.push('Retry-After')
+  if (!isJson(response.bodyAsText)) signs.push('not JSON')
+  // PrincipalNotFound is for who assigns the role: it is told once for all roles.
+  const code = codeOf(response) === 'PrincipalNotFound' ? '' : codeOf(response)
+  return verdictOn({ stage: 'answer', from, status: response.status, code, signs, afterMs }, repeatable(request))
 }
 
 /** A connection that broke or never came about: again, unless the server may have acted on something that must not happen twice. */
-function verdictOnBreak(request: PipelineRequest, error: unknown): Verdict {
+function verdictOnBreak(request: PipelineRequest, error: unknown, from: Peer): Verdict {
   if (error instanceof Failure) return false
   const code = isRestError(error) ? (error.code ?? '') : ''
-  if (/CERT|SIGNATURE|ALTNAME|UNABLE_TO/.test(code)) return false
-  if (['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'].includes(code)) return { schedule: { ...transient, budgetMs: 30_000 } }
-  return repeatable(request) ? { schedule: transient } : false
+  return verdictOn({ stage: 'line', from, code }, repeatable(request))
 }
 
-/** Another operation is under way on the server, by its code or in the text of a failed operation. */
-export function isBusy(text: string): boolean {
-  return /\b(ServerIsBusy|AnotherOperationInProgress)\b/i.test(text)
-}
-
-function retryAfterMs(response: PipelineResponse): number | undefined {
-  const value = response.headers.get('retry-after-ms') ?? response.headers.get('retry-after')
-  if (value === undefined) return undefined
-  if (/^\d+$/.test(value)) return Number(value) * (response.headers.has('retry-after-ms') ? 1 : 1_000)
-  const date = Date.parse(value)
-  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now())
+/** What a failed long-running operation deserves, by its code or its text. */
+export function verdictOnOperation(error: unknown): Verdict {
+  const told = `${String((error as { code?: unknown }).code)} ${describe(error)}`
+  const code =
+    /\b(ServerIsBusy|AnotherOperationInProgress)\b/i.exec(told)?.[1] ?? /operation has failed\.\s*(\w+)/i.exec(told)?.[1] ?? ''
+  return verdictOn({ stage: 'operation', from: 'Resource Manager', code }, true)
 }
 
 function isJson(text: string | null | undefined): boolean {
@@ -217,7 +234,7 @@ function isJson(text: string | null | undefined): boolean {
 }
 
 interface ErrorBody {
-  error?: { code?: string; message?: string; details?: { code?: string; message?: string }[] }
+  error?: { code?: string; message?: string; details?: { code?: string; message?: string }[] } | string
   code?: string
   message?: string
 }
@@ -232,7 +249,8 @@ function bodyOf(response: PipelineResponse): ErrorBody {
 
 function codeOf(response: PipelineResponse): string {
   const body = bodyOf(response)
-  return body.error?.code ?? body.code ?? ''
+  // Entra's `error` is the code itself.
+  return (typeof body.error === 'string' ? body.error : body.error?.code) ?? body.code ?? ''
 }
 
 const pathOf = (url: string): string => new URL(url).pathname.replace(/^\/\//, '/')
@@ -241,7 +259,10 @@ const seconds = (ms: number): string => `${(ms / 1_000).toFixed(ms < 10_000 ? 1 
 /** An error answer of Resource Manager as a failure. */
 function answerFailure(response: PipelineResponse, at: Circumstances, cause?: unknown): Failure {
   const body = bodyOf(response)
-  const text = body.error?.message ?? body.message ?? (response.bodyAsText?.slice(0, 500) || 'no message')
+  const text =
+    (typeof body.error === 'string' ? undefined : body.error?.message) ??
+    body.message ??
+    (response.bodyAsText?.slice(0, 500) || 'no message')
   return explain(
     {
       origin: 'azure',

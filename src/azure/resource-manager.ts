@@ -1,16 +1,17 @@
 /** Resource Manager as this action uses it: the server, its surroundings, role assignments and AI resources. */
 import { createHash } from 'node:crypto'
 import type { Circumstances, FailureFacts } from '../errors.ts'
-import { describe, Failure } from '../errors.ts'
+import { Failure } from '../errors.ts'
+import { verdictOn } from '../http.ts'
 import type { ResourceId } from '../inputs.ts'
 import type { Log } from '../log.ts'
 import type { Administrator, ObservedServer, RoleAssignment } from '../observed.ts'
-import { busy, replication, retrying, transient } from '../retry.ts'
+import { retrying, spread } from '../retry.ts'
 import type { Deployment, Resource } from '../services.ts'
 import { waiting } from '../waiting.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
-import { azureFailure, createHttp, createPipeline, isBusy, readAgainWhenBusy } from './pipeline.ts'
+import { azureFailure, createHttp, createPipeline, readAgainWhenBusy, verdictOnOperation } from './pipeline.ts'
 
 /** How often a long-running operation is asked about when the service does not say, in milliseconds. */
 const pollMs = 1_500
@@ -153,14 +154,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
   const mending = <T>(body: () => Promise<T>): Promise<T> =>
     retrying(body, {
       signal,
-      verdict: (error) => {
-        const told = `${String((error as { code?: unknown }).code)} ${describe(error)}`
-        return isBusy(told)
-          ? { schedule: busy }
-          : /operation has failed\. *InternalServerError/i.test(told)
-            ? { schedule: transient }
-            : false
-      },
+      verdict: verdictOnOperation,
       onWait: (_, waitMs, leftMs) =>
         log.info(
           `… the server is busy with another operation; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
@@ -254,7 +248,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
             resourceGroup,
             name,
             { identity },
-            { ...once, abortSignal, updateIntervalInMs: pollMs },
+            { ...once, abortSignal, updateIntervalInMs: spread(pollMs) },
           )
           // The operation's own answer may be the operation: the server itself is what counts.
           const after = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
@@ -272,7 +266,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
           if (before.some((entry) => entry.toLowerCase() === extension.toLowerCase())) return before
           const entries = [...before, extension]
           const value = { value: entries.join(','), source: 'user-override' }
-          const options = { ...once, abortSignal, updateIntervalInMs: pollMs }
+          const options = { ...once, abortSignal, updateIntervalInMs: spread(pollMs) }
           await configurations.beginPutAndWait(resourceGroup, name, 'azure.extensions', value, options)
           return entries
         }),
@@ -281,7 +275,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
     restart: () =>
       operation('the server to restart', minutes(20), async (abortSignal) => {
         const client = await servers()
-        await client.servers.beginRestartAndWait(resourceGroup, name, { abortSignal, updateIntervalInMs: pollMs })
+        await client.servers.beginRestartAndWait(resourceGroup, name, { abortSignal, updateIntervalInMs: spread(pollMs) })
       }),
 
     roleAssignments: (scope) => listAssignments(scope, 'atScope()'),
@@ -307,7 +301,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         const client = await servers()
         await client.firewallRules.beginCreateOrUpdateAndWait(resourceGroup, name, rule, parameters, {
           abortSignal,
-          updateIntervalInMs: pollMs,
+          updateIntervalInMs: spread(pollMs),
         })
       }),
 
@@ -321,7 +315,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         try {
           await client.firewallRules.beginDeleteAndWait(resourceGroup, name, rule, {
             abortSignal,
-            updateIntervalInMs: pollMs,
+            updateIntervalInMs: spread(pollMs),
             onResponse,
           })
         } catch (error) {
@@ -358,8 +352,12 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
             {
               signal,
               // The directory learns of a new identity a little later than Resource Manager.
-              verdict: (error) =>
-                (error as { code?: unknown }).code === 'PrincipalNotFound' ? { schedule: replication } : false,
+              verdict: (error) => {
+                const { code, statusCode: status } = error as { code?: string; statusCode?: number }
+                return code === 'PrincipalNotFound'
+                  ? verdictOn({ stage: 'answer', from: 'Resource Manager', status, code }, true)
+                  : false
+              },
               onWait: (_, waitMs, leftMs) => {
                 // All roles wait for the same thing: it is told once in a while, not for each.
                 if (performance.now() - directoryToldAt < 3_000) return

@@ -16,9 +16,10 @@ import {
   type Writing,
 } from '../drift-report.ts'
 import { describe, type Finding } from '../errors.ts'
+import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import type { Report } from '../report.ts'
-import { retrying, transient, type Verdict } from '../retry.ts'
+import { retrying, type Verdict } from '../retry.ts'
 
 /** Where the run takes place. */
 export interface Place {
@@ -45,14 +46,10 @@ export interface ConversationOptions {
 /** Keeps the listing small; the marker in the body decides. */
 export const driftLabel = 'azure-ai-drift'
 
-/** Longest time one request may take, in milliseconds. */
-const requestTimeoutMs = 30_000
 /** Longest time that an issue or a comment may take in all, in milliseconds: the run has its result already. */
-const budgetMs = 300_000
+export const budgetMs = 300_000
 /** Most pages of a hundred that are looked through. */
 const pages = { issues: 10, comments: 30 }
-/** GitHub asks for a pause of a minute and more; trying earlier makes it longer. */
-const throttled = { ...transient, capMs: transient.budgetMs }
 
 /**
  * Opens, edits, closes or reopens the one issue of the report's server. A failed run leaves it as it is, and so does one that
@@ -395,26 +392,25 @@ function isThrottled(error: unknown): boolean {
   )
 }
 
+/** Whoever makes something looks for it before the next try (`create`): every request may be repeated. */
 function verdictOf(error: unknown): Verdict {
-  if (error instanceof Unreadable) return { schedule: transient }
+  const from = 'GitHub'
+  if (error instanceof Unreadable) return verdictOn({ stage: 'answer', from, status: 200, signs: ['not JSON'] }, true)
   const status = statusOf(error)
-  if (status === undefined) {
-    if (!isUnanswered(error)) return false
-    const code = breakOf(error)
-    if (/CERT|SIGNATURE|ALTNAME|UNABLE_TO/.test(code)) return false
-    return {
-      schedule: ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'].includes(code) ? { ...transient, budgetMs: 30_000 } : transient,
-    }
-  }
-  if (isThrottled(error)) return { schedule: throttled, afterMs: waitOf(error) }
-  if ([408, 500, 502, 503, 504].includes(status)) return { schedule: transient, afterMs: waitOf(error) }
-  return false
+  if (status === undefined) return isUnanswered(error) ? verdictOn({ stage: 'line', from, code: breakOf(error) }, true) : false
+  const afterMs = askedWaitMs(error)
+  const signs: Sign[] = []
+  if (headersOf(error)['retry-after'] !== undefined) signs.push('Retry-After')
+  if (isThrottled(error)) signs.push('limit reached')
+  return verdictOn({ stage: 'answer', from, status, signs, afterMs }, true)
 }
 
 /** How long GitHub asks to wait, in milliseconds; a minute when a limit is reached and nothing is said. */
-function waitOf(error: unknown): number | undefined {
-  const { 'retry-after': after, 'x-ratelimit-remaining': remaining, 'x-ratelimit-reset': reset } = headersOf(error)
-  if (after !== undefined && /^\d+$/.test(after)) return Number(after) * 1_000
+function askedWaitMs(error: unknown): number | undefined {
+  const headers = headersOf(error)
+  const { 'x-ratelimit-remaining': remaining, 'x-ratelimit-reset': reset } = headers
+  const afterMs = retryAfterMs((name) => headers[name])
+  if (afterMs !== undefined) return Math.max(1_000, afterMs)
   if (remaining === '0' && reset !== undefined && /^\d+$/.test(reset)) return Math.max(1_000, Number(reset) * 1_000 - Date.now())
   return isThrottled(error) ? 60_000 : undefined
 }

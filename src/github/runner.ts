@@ -2,9 +2,14 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import * as core from '@actions/core'
-import type { Finding } from '../errors.ts'
+import { HttpClient } from '@actions/http-client'
+import { BearerCredentialHandler } from '@actions/http-client/lib/auth'
+import { describe, type Finding } from '../errors.ts'
+import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
+import { retrying, type Verdict } from '../retry.ts'
 import { visible } from '../visible.ts'
+import { duration, orAborted } from '../waiting.ts'
 
 export type OutputName =
   | 'result'
@@ -120,7 +125,71 @@ export async function writeReport(report: unknown, folder: string, name: string)
   return path
 }
 
-/** The workflow's OIDC token for an audience; the runner masks it before it is returned. */
-export function idToken(audience: string): Promise<string> {
-  return core.getIDToken(audience)
+/** Longest time that the OIDC token may take in all, in milliseconds. */
+export const oidcLimitMs = 300_000
+
+/**
+ * The workflow's OIDC token for an audience; the runner masks it before it is returned. Asked for with the action's own
+ * policy and time limit: the toolkit's waits three minutes for a service that hangs, and for ever for one that trickles.
+ */
+export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log, signal: AbortSignal): Promise<string> {
+  for (const [name, value] of Object.entries(endpoint))
+    if (value === '') throw new Error(`Unable to get ACTIONS_ID_TOKEN_REQUEST_${name.toUpperCase()} env variable`)
+  const client = new HttpClient('actions/oidc-client', [new BearerCredentialHandler(endpoint.token)], {
+    allowRetries: false,
+    socketTimeout: requestTimeoutMs,
+  })
+  const from = 'GitHub'
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(oidcLimitMs)])
+  const ask = async (): Promise<string> => {
+    const answer = await client.get(`${endpoint.url}&audience=${encodeURIComponent(audience)}`)
+    const { statusCode: status = 0, headers } = answer.message
+    const body = await answer.readBody()
+    const token = tokenOf(body)
+    if (status === 200 && token !== undefined) return token
+    const afterMs = retryAfterMs((name) => String(headers[name] ?? ''))
+    const signs: Sign[] = [...(afterMs === undefined ? [] : ['Retry-After' as const])]
+    if (token === undefined) signs.push('not JSON')
+    const said = `GitHub's OIDC service answered ${status}${body === '' ? '' : `: ${body.slice(0, 500)}`}`
+    throw new Refused(said, verdictOn({ stage: 'answer', from, status, signs, afterMs }, true))
+  }
+  const once = (): Promise<string> => {
+    limit.throwIfAborted()
+    return orAborted(ask(), AbortSignal.any([limit, AbortSignal.timeout(requestTimeoutMs)]))
+  }
+  const found = await retrying(once, {
+    signal: limit,
+    verdict: (error) =>
+      error instanceof Refused
+        ? error.verdict
+        : verdictOn({ stage: 'line', from, code: String((error as { code?: unknown }).code ?? '') }, true),
+    onWait: (error, waitMs) => log.info(`OIDC token: ${describe(error)}; again in ${duration(waitMs)}`),
+  })
+  log.secret(found)
+  return found
+}
+
+/** Where a job asks for its token; empty strings when it may not. */
+export interface OidcEndpoint {
+  readonly url: string
+  readonly token: string
+}
+
+/** An answer without a token, and what it deserves. */
+class Refused extends Error {
+  readonly verdict: Verdict
+
+  constructor(message: string, verdict: Verdict) {
+    super(message)
+    this.verdict = verdict
+  }
+}
+
+function tokenOf(body: string): string | undefined {
+  try {
+    const { value } = JSON.parse(body) as { value?: unknown }
+    return typeof value === 'string' && value !== '' ? value : undefined
+  } catch {
+    return undefined
+  }
 }

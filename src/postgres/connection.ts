@@ -6,12 +6,14 @@ import { checkServerIdentity, getCACertificates } from 'node:tls'
 import type { QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 
-/** Longest time to connect, in milliseconds. */
-const connectTimeoutMs = 15_000
+/** Longest time to connect, TLS and login included, in milliseconds. */
+export const connectTimeoutMs = 15_000
 /** Longest time of a statement unless it is given another, in milliseconds. */
 export const statementTimeoutMs = 20_000
+/** Longest time to take leave of the server before the line is cut, in milliseconds. */
+export const closeTimeoutMs = 2_000
 /** The client waits this much longer than the server, so that the server's own answer is seen. */
-const graceMs = 5_000
+export const graceMs = 5_000
 
 export interface Address {
   readonly host: string
@@ -136,7 +138,10 @@ export function createConnector(address: Address, login: Login): Connector {
       const { client, drop } = opened
       const close = async (): Promise<void> => {
         signal.removeEventListener('abort', drop)
-        await Promise.race([client.end().catch(() => undefined), new Promise((resolve) => setTimeout(resolve, 2_000).unref())])
+        await Promise.race([
+          client.end().catch(() => undefined),
+          new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref()),
+        ])
         drop()
       }
       return {
@@ -149,7 +154,14 @@ export function createConnector(address: Address, login: Login): Connector {
           signal.throwIfAborted()
           const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
           const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
-          await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
+          try {
+            await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
+          } catch (error) {
+            if (signal.aborted) throw signal.reason
+            if (!limit.aborted) throw error
+            drop()
+            throw new Error('Query read timeout', { cause: error })
+          }
         },
         async query(text, values, timeoutMs = statementTimeoutMs) {
           signal.throwIfAborted()
@@ -160,6 +172,8 @@ export function createConnector(address: Address, login: Login): Connector {
             return (Array.isArray(result) ? result.at(-1)?.rows : result.rows) ?? []
           } catch (error) {
             if (signal.aborted) throw signal.reason
+            // The server did not even say that it took too long: what follows would only queue behind it.
+            if (messageOf(error).code === 'QUERY_TIMEOUT') drop()
             throw error
           }
         },

@@ -2,6 +2,7 @@
  * The switch of a family inside a transaction: set what differs, ask the test queries, commit only when they are accepted.
  * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order they are given.
  */
+import { createHash, randomBytes } from 'node:crypto'
 import { Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { begin, type Connection, messageOf, type Row, readOnly, statementTimeoutMs } from './connection.ts'
@@ -93,6 +94,39 @@ export async function trial(connection: Connection, request: TrialRequest): Prom
     return { outcomes, committed, hidden: request.hide !== undefined }
   } catch (error) {
     await connection.query('ROLLBACK').catch(() => undefined)
+    throw error
+  }
+}
+
+/**
+ * Whether the settings and keys are as given: for a COMMIT whose answer was lost. Undefined when they may not be read.
+ * Keys do not travel: the server salts and hashes its own, we ours.
+ */
+export async function holds(
+  connection: Connection,
+  serverVersion: number,
+  settings: readonly Setting[],
+  secrets: readonly Setting[],
+): Promise<boolean | undefined> {
+  const salt = randomBytes(16).toString('hex')
+  const hash = (value: string): string => createHash('sha256').update(`${salt}${value}`).digest('hex')
+  try {
+    const [row] = await readOnly(connection, serverVersion, () =>
+      connection.query(
+        `SELECT coalesce(bool_and(CASE WHEN secret THEN encode(sha256(convert_to($4 || stored, 'UTF8')), 'hex') ELSE stored END = value), true) AS held
+FROM (SELECT secret, value, coalesce(azure_ai.get_setting(key), '') AS stored
+  FROM unnest($1::text[], $2::text[], $3::boolean[]) AS wanted(key, value, secret)) AS compared`,
+        [
+          [...settings, ...secrets].map(([key]) => key),
+          [...settings.map(([, value]) => value), ...secrets.map(([, value]) => hash(value))],
+          [...settings.map(() => false), ...secrets.map(() => true)],
+          salt,
+        ],
+      ),
+    )
+    return row?.held === true
+  } catch (error) {
+    if (messageOf(error).code === '42501') return undefined
     throw error
   }
 }

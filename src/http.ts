@@ -1,0 +1,194 @@
+/** What comes of HTTP requests and is worth another try: one table for Resource Manager, Entra and GitHub. The first row that fits decides. */
+import { busy, limited, renewed, replication, type Schedule, throttled, transient, unreachable, type Verdict } from './retry.ts'
+
+/** Longest time one request may take, its body included, in milliseconds. */
+export const requestTimeoutMs = 30_000
+
+export type Peer = 'Resource Manager' | 'Entra' | 'GitHub'
+/** An answer came; the line broke before there was one; a long-running operation ended badly. */
+export type Stage = 'answer' | 'line' | 'operation'
+export type Sign = 'Retry-After' | 'limit reached' | 'not JSON'
+
+export interface HttpRow {
+  readonly stage: Stage
+  /** Any when absent. */
+  readonly from?: Peer
+  readonly statuses?: readonly number[]
+  /** Error codes of the answer, or errno of the line. */
+  readonly codes?: readonly string[] | RegExp
+  readonly sign?: Sign
+  /** Undefined: never again. */
+  readonly schedule: Schedule | undefined
+  /** Whether a request that must not take effect twice (a POST that does something) is sent again as well. */
+  readonly unsafe: boolean
+  readonly reason: string
+}
+
+/** What is worth another try, and why. What is in no row is an answer, and told as it is. */
+export const httpRows: readonly HttpRow[] = [
+  {
+    stage: 'answer',
+    from: 'Resource Manager',
+    statuses: [401],
+    schedule: renewed,
+    unsafe: true,
+    reason: 'The token expired or was revoked: once, with a new one. Refused before anything was done',
+  },
+  {
+    stage: 'answer',
+    from: 'Resource Manager',
+    statuses: [409],
+    codes: ['ServerIsBusy', 'AnotherOperationInProgress'],
+    schedule: busy,
+    unsafe: true,
+    reason:
+      'A server takes one operation at a time: somebody else’s has to end. A write that follows from a read begins with the read again',
+  },
+  {
+    stage: 'answer',
+    from: 'Resource Manager',
+    statuses: [400],
+    codes: ['PrincipalNotFound'],
+    schedule: replication,
+    unsafe: true,
+    reason: 'The directory learns of a new identity a little later than Resource Manager',
+  },
+  {
+    stage: 'answer',
+    from: 'GitHub',
+    statuses: [429],
+    schedule: limited,
+    unsafe: true,
+    reason: 'A rate limit; trying before the time makes it longer, so what asks for longer than the cap is given up at once',
+  },
+  {
+    stage: 'answer',
+    from: 'GitHub',
+    statuses: [403],
+    sign: 'limit reached',
+    schedule: limited,
+    unsafe: true,
+    reason: 'GitHub’s other way to say 429; any other 403 is a missing permission',
+  },
+  { stage: 'answer', statuses: [429], schedule: throttled, unsafe: true, reason: 'Throttled: refused before anything was done' },
+  {
+    stage: 'answer',
+    statuses: [503],
+    sign: 'Retry-After',
+    schedule: transient,
+    unsafe: true,
+    reason: 'The service says when to come back, so it knows that it did nothing',
+  },
+  {
+    stage: 'answer',
+    statuses: [408, 500, 502, 503, 504],
+    schedule: transient,
+    unsafe: false,
+    reason: 'A fault of the service or of something before it, which may have acted; 501 and 505 will not change',
+  },
+  {
+    stage: 'answer',
+    from: 'Entra',
+    codes: ['temporarily_unavailable', 'AADSTS90033'],
+    schedule: transient,
+    unsafe: true,
+    reason: 'Entra’s own word for a passing fault',
+  },
+  {
+    stage: 'answer',
+    statuses: [200, 201, 202],
+    sign: 'not JSON',
+    schedule: transient,
+    unsafe: false,
+    reason: 'A page of something in between, or an answer that was cut off',
+  },
+  {
+    stage: 'line',
+    codes: /CERT|SIGNATURE|ALTNAME|UNABLE_TO/,
+    schedule: undefined,
+    unsafe: false,
+    reason: 'TLS that is not trusted stays so',
+  },
+  {
+    stage: 'line',
+    codes: ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'],
+    schedule: unreachable,
+    unsafe: true,
+    reason: 'Nothing was sent; a name or a listener may be away for a moment, and more often the setting is wrong',
+  },
+  {
+    stage: 'line',
+    schedule: transient,
+    unsafe: false,
+    reason: 'Reset, cut off, or no whole answer within the limit of a request: it may have been acted on',
+  },
+  {
+    stage: 'operation',
+    from: 'Resource Manager',
+    codes: ['ServerIsBusy', 'AnotherOperationInProgress'],
+    schedule: busy,
+    unsafe: false,
+    reason: 'Accepted, then refused for somebody else’s operation: read again, written anew',
+  },
+  {
+    stage: 'operation',
+    from: 'Resource Manager',
+    codes: ['InternalServerError'],
+    schedule: transient,
+    unsafe: false,
+    reason: 'The operation failed inside Azure: what is there is read, what is missing written anew',
+  },
+]
+
+/** What is known of a request that did not come to a good end. */
+export interface Seen {
+  readonly stage: Stage
+  readonly from: Peer
+  readonly status?: number | undefined
+  readonly code?: string | undefined
+  readonly signs?: readonly Sign[]
+  /** What the other side asked to wait, in milliseconds. */
+  readonly afterMs?: number | undefined
+}
+
+/** The row that fits; undefined when none does. */
+export function rowOf(seen: Seen): HttpRow | undefined {
+  const code = seen.code ?? ''
+  return httpRows.find(
+    (row) =>
+      row.stage === seen.stage &&
+      (row.from === undefined || row.from === seen.from) &&
+      (row.statuses === undefined || (seen.status !== undefined && row.statuses.includes(seen.status))) &&
+      (row.codes === undefined ||
+        (row.codes instanceof RegExp
+          ? row.codes.test(code)
+          : row.codes.some((each) => each.toLowerCase() === code.toLowerCase()))) &&
+      (row.sign === undefined || seen.signs?.includes(row.sign) === true),
+  )
+}
+
+/** @param repeatable whether doing it twice comes to the same */
+export function verdictOn(seen: Seen, repeatable: boolean): Verdict {
+  const row = rowOf(seen)
+  if (row?.schedule === undefined || !(repeatable || row.unsafe)) return false
+  return { schedule: row.schedule, afterMs: seen.afterMs }
+}
+
+/**
+ * What an answer asks to wait, in milliseconds: `retry-after-ms` and `x-ms-retry-after-ms`, else Retry-After in seconds or as
+ * an HTTP date, which is held against the answer's own `date`: the runner's clock may be wrong. Undefined when it says
+ * nothing that can be read; a date that is past is 0.
+ */
+export function retryAfterMs(header: (name: string) => string | null | undefined, now: number = Date.now()): number | undefined {
+  for (const name of ['retry-after-ms', 'x-ms-retry-after-ms']) {
+    const value = header(name)?.trim() ?? ''
+    if (/^\d+(\.\d+)?$/.test(value)) return Number(value)
+  }
+  const value = header('retry-after')?.trim() ?? ''
+  if (/^\d+(\.\d+)?$/.test(value)) return Number(value) * 1_000
+  // Date.parse takes `-5` for a year.
+  const date = /[a-z]{3}/i.test(value) ? Date.parse(value) : Number.NaN
+  if (Number.isNaN(date)) return undefined
+  const sent = Date.parse(header('date') ?? '')
+  return Math.max(0, date - (Number.isNaN(sent) ? now : sent))
+}
