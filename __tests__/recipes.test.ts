@@ -123,7 +123,7 @@ describe.each(all)('$title', ({ text, workflow }) => {
       for (const [name, input] of Object.entries(action.inputs)) {
         if (input.required === true) expect(given.map(([each]) => each)).toContain(name)
       }
-      const token = { 'github-token': 'a token' }
+      const token = { 'github-token': 'a-token' }
       const none = { openai: '', cognitive: '', translator: '', 'machine-learning': '' }
       const raw = rawInputs({ ...none, ...token, ...(Object.fromEntries(given) as Partial<Record<InputName, string>>) })
       expect(() => parseInputs(raw)).not.toThrow()
