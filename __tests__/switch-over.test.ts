@@ -591,3 +591,32 @@ describe('a run that is killed in the middle of the switch', () => {
     )
   })
 })
+
+test.each([
+  ['fails for a moment', 1, { result: 'changed', verified: 'true' }],
+  ['goes on failing', Number.POSITIVE_INFINITY, { result: 'failed', 'failure-reason': 'database' }],
+] as const)('a service that %s when a key has just been blanked', async (_, failures, expected) => {
+  await begin(emulator)
+  giveIdentity(emulator)
+  giveRoles(emulator)
+  const before = await workWithKeys(emulator, 'app')
+  const { world } = emulator
+  let commits = 0
+  let left: number = failures
+  // The first COMMIT switches, the second one blanks, the third puts the key back, and so on.
+  world.sqlFault = ({ text }) => {
+    if (text === 'COMMIT') commits++
+    return undefined
+  }
+  world.fault = ({ plane }) =>
+    plane === 'ai' && commits > 0 && commits % 2 === 0 && left-- > 0
+      ? { kind: 'answer', status: 500, body: '{"error":{"code":"500"}}' }
+      : undefined
+  const inputs = { ...onlyService(emulator, 'openai', 'app'), 'clear-keys': 'true' }
+  const result = await apply(emulator, inputs)
+  delete world.sqlFault
+  expect(result.outputs, result.log).toMatchObject(expected)
+  const settings = await settingsOf(emulator, 'app')
+  expect(settings['azure_openai.auth_type']).toBe('managed-identity')
+  expect(settings['azure_openai.subscription_key']).toBe(failures === 1 ? '' : before['azure_openai.subscription_key'])
+})

@@ -376,45 +376,51 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
       if (may?.keep !== true)
         return unable('it can be proven only once it is gone, and without the right to temporary tables it could not be put back')
     }
-    for (let tries = 1; ; tries++) {
-      let refused = ''
-      let passing = false
-      let committing = false
-      const { committed } = await trial(connection, {
-        serverVersion: database.serverVersion,
-        settings: [[family.key, '']],
-        keep: true,
-        hide: undefined,
-        calls,
-        commit: (outcomes) => {
-          const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
-          passing = verdict !== 'passed' && !verdict.final
-          const stays = verdict === 'passed' && !options.signal.aborted
-          committing = stays
-          if (stays) wrote = journal.writing()
-          return stays
-        },
-        log,
-      }).catch(async (error: unknown) => {
-        if (committing) {
-          if (!(await cameToNothing(options, { ...task, wrote }, [[family.key, '']], []))) return { committed: true }
-          throw error
-        }
-        if (options.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
-        refused = options.connector.failure(error, database.name, 'blanking the key').detail
-        return { committed: false }
-      })
-      if (committed) break
-      if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
-      await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
-    }
-    let outcomes: CallOutcomes | undefined
-    try {
-      outcomes = await askTwice(options, task)
-    } catch (error) {
-      log.debug(`blanking ${family.key}: ${options.connector.failure(error, database.name, 'checking').message}`)
-    }
-    if (outcomes === undefined || judge(options, task, outcomes) !== 'passed') {
+    let outcomes: CallOutcomes = new Map()
+    for (let checks = 1; ; checks++) {
+      for (let tries = 1; ; tries++) {
+        let refused = ''
+        let passing = false
+        let committing = false
+        const { committed } = await trial(connection, {
+          serverVersion: database.serverVersion,
+          settings: [[family.key, '']],
+          keep: true,
+          hide: undefined,
+          calls,
+          commit: (outcomes) => {
+            const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
+            passing = verdict !== 'passed' && !verdict.final
+            const stays = verdict === 'passed' && !options.signal.aborted
+            committing = stays
+            if (stays) wrote = journal.writing()
+            return stays
+          },
+          log,
+        }).catch(async (error: unknown) => {
+          if (committing) {
+            if (!(await cameToNothing(options, { ...task, wrote }, [[family.key, '']], []))) return { committed: true }
+            throw error
+          }
+          if (options.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
+          refused = options.connector.failure(error, database.name, 'blanking the key').detail
+          return { committed: false }
+        })
+        if (committed) break
+        if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
+        await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
+      }
+      let asked: CallOutcomes | undefined
+      try {
+        asked = await askTwice(options, task)
+      } catch (error) {
+        log.debug(`blanking ${family.key}: ${options.connector.failure(error, database.name, 'checking').message}`)
+      }
+      const verdict = asked === undefined ? undefined : judge(options, task, asked)
+      if (asked !== undefined && verdict === 'passed') {
+        outcomes = asked
+        break
+      }
       // Cancelled or not: the connection that kept the key is the only one that can put it back.
       const kept = await restore(connection, database.serverVersion, log).catch(() => false)
       if (kept) wrote?.()
@@ -429,6 +435,11 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
             fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${onOneLine(database.name)}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
           }),
         )
+      }
+      // A service that fails for a moment says nothing about the key.
+      if (kept && checks < 3 && !options.signal.aborted && (verdict === undefined || (verdict !== 'passed' && !verdict.final))) {
+        await pause(backoff({ ...transient, baseMs: 2_000 }, checks), options.signal)
+        continue
       }
       const attempted: Attempt = kept ? unable('the test queries did not pass without it, and it was put back') : 'done'
       if (options.signal.aborted) throw options.signal.reason

@@ -39,7 +39,7 @@ export function inputsOf(emulator: Emulator, size: Size): Record<string, string>
     databases: `${databases.old}\n${databases.new}`,
     'clear-keys': 'true',
     'temporary-firewall-rule': 'true',
-    'verify-timeout-minutes': '0.25',
+    'verify-timeout-minutes': '0.5',
     ...(size === 'full' ? {} : few),
   }
 }
