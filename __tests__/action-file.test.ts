@@ -37,7 +37,6 @@ test('action.yml has the outputs of the interface, each with its values', () => 
     'verification',
     'drift',
     'cancelled',
-    'timeout',
     'internal',
   ])
     expect(file.outputs['failure-reason']?.description).toContain(`\`${reason}\``)

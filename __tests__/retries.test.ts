@@ -291,7 +291,7 @@ describe('whole runs', () => {
     const inputs = { ...openaiOnly, 'verify-timeout-minutes': '30' }
     const budget = runBudgetMs(parsed({ databases: 'app', 'allow-restart': 'true', 'verify-timeout-minutes': '30' }))
     const result = await run(inputs, hurried([[budget, budget, 6_000]]))
-    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'timeout', verified: 'false' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'azure', verified: 'false' })
     expect(result.code).toBe(1)
     expect(codesOf(result)[0]).toBe('run-timeout')
     expect(result.summary).toContain('The run took too long')
@@ -348,7 +348,7 @@ describe('whole runs', () => {
     await begin(emulator, { delays: { operation: Number.POSITIVE_INFINITY } })
     const budget = runBudgetMs(parsed({ databases: 'app', 'allow-restart': 'true', 'verify-timeout-minutes': '0.5' }))
     const result = await run(openaiOnly, hurried([[budget, budget, 5_000]]))
-    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'timeout', changed: 'true' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'azure', changed: 'true' })
     expect(result.code).toBe(1)
     expect(result.log).toContain('Turning on the system-assigned identity')
   })

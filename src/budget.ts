@@ -62,7 +62,7 @@ export const lastWordMs = 30_000
 
 export function outOfTime(budgetMs: number): Failure {
   return new Failure({
-    reason: 'timeout',
+    reason: 'azure',
     code: 'run-timeout',
     title: 'The run took too long and was ended',
     detail: `It was not done ${duration(budgetMs)} after its start, the longest time that its inputs allow. What was committed and not proven was put back, as after a cancel, or is told here.`,

@@ -16,7 +16,6 @@ export type FailureReason =
   | 'verification'
   | 'drift'
   | 'cancelled'
-  | 'timeout'
   | 'internal'
 
 /** One thing that is wrong, as it stands in the report's findings, an annotation and the summary. */

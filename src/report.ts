@@ -72,7 +72,7 @@ export function report(facts: Facts): Report {
 /** The failure that names the reason first: being told to restart or stopped, then errors, then what the queries said. */
 function ranked(failures: readonly Failure[]): Failure[] {
   const rank = ({ reason }: Failure): number =>
-    reason === 'cancelled' || reason === 'timeout' ? 0 : reason === 'restart-required' ? 1 : reason === 'verification' ? 3 : 2
+    reason === 'cancelled' ? 0 : reason === 'restart-required' ? 1 : reason === 'verification' ? 3 : 2
   return [...failures].sort((a, b) => rank(a) - rank(b))
 }
 
