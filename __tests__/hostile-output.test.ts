@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { keyValues } from '../emulator/runner.ts'
+import { alikeFindings } from '../src/alike.ts'
 import {
   changedComment,
   driftGone,
@@ -228,7 +229,7 @@ describe('the log', () => {
     fc.assert(
       fc.property(fc.array(finding, { maxLength: 3 }), hostileText, (found, said) => {
         printed = ''
-        annotate(found)
+        annotate(alikeFindings(found, []))
         const loud = found.filter(({ severity }) => severity !== 'notice')
         expect(
           commandsIn(printed)

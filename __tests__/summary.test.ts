@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { keyValues } from '../emulator/runner.ts'
+import { changedComment, driftIssue, driftOf, driftState, planComment } from '../src/drift-report.ts'
 import { Failure, type FailureFacts } from '../src/errors.ts'
 import { plain } from '../src/github/runner.ts'
 import type { Inputs } from '../src/inputs.ts'
@@ -192,7 +193,13 @@ describe('the summary', () => {
     for (const database of names) {
       for (const { service } of inputs.given) {
         journal.query(
-          query(database, { service, status: 'failed', proof: 'none', error: `<&>|`.repeat(2_000), sql: '|'.repeat(3_000) }),
+          query(database, {
+            service,
+            status: 'failed',
+            proof: 'none',
+            error: `${database.slice(0, 20)} ${`<&>|`.repeat(2_000)}`,
+            sql: `${database}${'|'.repeat(3_000)}`,
+          }),
         )
       }
       journal.fail(new Failure({ ...failing('database'), detail: database }))
@@ -202,6 +209,70 @@ describe('the summary', () => {
     expect(shown).toContain('is left out here')
     expect(shown.split('\n')[0]).toContain('❌')
     for (const table of tablesOf(shown)) expect(new Set(table.map((row) => row.length)).size).toBe(1)
+  })
+
+  /** 200 databases with long names of signs that grow when they are escaped; all four services answered in each. */
+  function manyDatabases() {
+    const names = Array.from({ length: 200 }, (_, index) => `${String(index).padStart(3, '0')}${'|<@#`&*"'.repeat(7)}`)
+    const inputs = parsed({ databases: names.join('\n') })
+    const journal = journalOf(inputs, names)
+    journal.writing()
+    for (const step of [...journal.steps]) journal.mark(step.id, 'created')
+    for (const [index, database] of names.entries())
+      for (const { service } of inputs.given) journal.query(query(database, { service, sql: 'SELECT 1', durationMs: 20 + index }))
+    return { names, inputs, journal }
+  }
+
+  test('200 databases that are alike take a few rows, and one that differs stands first', () => {
+    const { names, inputs, journal } = manyDatabases()
+    const good = summary(reportOf(inputs, journal))
+    expect(good).toContain('**all 200 databases**')
+    expect(good).toContain('20 to 219 ms')
+    expect(good).toContain('in all 200 databases')
+    expect(Buffer.byteLength(good)).toBeLessThan(10_000)
+
+    const [, , other = ''] = names
+    journal.query(query(other, { status: 'failed', proof: 'none', error: 'refused', sql: 'SELECT 1' }))
+    for (const database of names.slice(3, 53))
+      journal.fail(
+        new Failure({ ...failing('database', 'lock'), detail: `Database "${database}": taken`, fix: `see "${database}"` }),
+      )
+    const bad = summary(reportOf(inputs, journal))
+    const answers = tablesOf(bad).find((rows) => rows[0]?.[0] === ' Database ')
+    expect(answers?.length).toBe(4)
+    expect(answers?.[2]?.[0]).toContain(code(other))
+    expect(answers?.[3]?.[0]).toContain('**199 databases**')
+    expect(bad.match(/\(<code>lock<\/code>\)/g)).toHaveLength(1)
+    expect(bad).toContain('The same in 49 other databases')
+    expect(bad.match(/<details>/g)?.length).toBe(bad.match(/<\/details>/g)?.length)
+    expect(Buffer.byteLength(bad)).toBeLessThan(60_000)
+  })
+
+  test('200 databases of which each differs stay below the limits of summary, issue and comment', () => {
+    const { names, inputs, journal } = manyDatabases()
+    for (const [index, step] of [...journal.steps.entries()]) journal.mark(step.id, 'different', `${index} ${'<&>|'.repeat(500)}`)
+    for (const [index, database] of names.entries())
+      journal.fail(new Failure({ ...failing('database', `code-${index}`), detail: `"${database}" ${'<&>|'.repeat(500)}` }))
+    const made = reportOf(inputs, journal)
+    expect(Buffer.byteLength(summary(made))).toBeLessThan(1024 * 1024)
+    for (const namesOnly of [true, false]) {
+      const writing = { namesOnly, runUrl: 'https://github.com/contoso/shop/actions/runs/1' }
+      const { body, state } = driftIssue(made, driftOf(made, undefined), writing)
+      expect(body.length).toBeLessThan(65_536)
+      expect(driftState(body, made.server.id)).toEqual(state)
+      expect(planComment(made, writing).length).toBeLessThan(65_536)
+      const nothing = { fingerprint: '', steps: [] }
+      expect(changedComment(driftOf(made, nothing), nothing, writing).length).toBeLessThan(65_536)
+    }
+  })
+
+  test('an issue shows what is the same in many databases in one row', () => {
+    const { inputs, journal } = manyDatabases()
+    for (const step of journal.steps.filter(({ kind }) => kind === 'setting')) journal.mark(step.id, 'different')
+    const made = reportOf(inputs, journal)
+    const { body } = driftIssue(made, driftOf(made, undefined), { namesOnly: false, runUrl: '' })
+    expect(body).toContain('in 200 databases: ')
+    expect(body).not.toContain('left out here')
   })
 
   test('a byte counts as a byte: signs of several bytes do not push it over the limit', () => {

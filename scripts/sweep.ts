@@ -10,6 +10,7 @@
  *   --list                 the cases, without running them
  *
  * `npm run sweep -- laws` tries the laws instead, on 200 random worlds; --sample and --seed as above.
+ * `npm run sweep -- scale`: 200 databases, and 20 runs at once.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, writeFileSync } from 'node:fs'
@@ -42,6 +43,12 @@ const { values, positionals } = parseArgs({
     list: { type: 'boolean', default: false },
   },
 })
+if (positionals[0] === 'scale') {
+  const vitest = join(import.meta.dirname, '..', 'node_modules', 'vitest', 'vitest.mjs')
+  const args = [vitest, 'run', '--configLoader', 'native', '__tests__/scale.test.ts']
+  const { status } = spawnSync(process.execPath, args, { stdio: 'inherit', env: { ...process.env, SCALE: '200' } })
+  process.exit(status ?? 1)
+}
 const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31))
 if (positionals[0] === 'laws') process.exit(laws())
 

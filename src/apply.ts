@@ -9,11 +9,10 @@ import type { Change, Step } from './plan.ts'
 import { verdictOnSql } from './postgres/again.ts'
 import { activity, type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
 import { begin, type Connector, messageOf, sqlState } from './postgres/connection.ts'
+import { most } from './postgres/slots.ts'
 import { mapLimited, retrying } from './retry.ts'
 import type { ServiceName } from './services.ts'
 import { duration } from './waiting.ts'
-
-const databasesAtOnce = 8
 
 export interface ApplyOptions {
   readonly inputs: Inputs
@@ -116,7 +115,7 @@ export async function applyExtensions(
   const { journal, observed, log, signal } = options
   const changes = new Map(due(journal, 'extension').map((each) => [each.change.database, each]))
   const allowList = journal.steps.find((step) => step.id === 'allow-list')
-  return mapLimited(observed.databases, databasesAtOnce, async (database) => {
+  return mapLimited(observed.databases, most, async (database) => {
     const found = changes.get(database.name)
     if (found === undefined || database.failure !== undefined) return database
     const { step, change } = found

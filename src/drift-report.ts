@@ -3,6 +3,7 @@
  * GitHub looks for mentions and references in the rendered text, where an escaped `@` is an `@` again, but not in code.
  */
 import { createHash } from 'node:crypto'
+import { grouped, likeness, withoutName } from './alike.ts'
 import type { Finding } from './errors.ts'
 import { differs } from './plan.ts'
 import type { Report } from './report.ts'
@@ -87,15 +88,12 @@ export function driftOf(report: Report, before: DriftState | undefined): Drift {
 
 /** The issue while something differs. At most 65,000 characters. */
 export function driftIssue(report: Report, drift: Drift, writing: Writing): IssueText {
-  const differing = [
-    ...drift.differing.map((step) => row(step, writing)),
-    ...drift.unseen.map((step) => row(step, writing, 'differed, not looked at since')),
-  ]
-  const rest = drift.rest.map((step) => row(step, writing))
+  const differing = [...rows(drift.differing, writing), ...rows(drift.unseen, writing, 'differed, not looked at since')]
+  const rest = rows(drift.rest, writing)
   const findings = findingsPart(report.findings, writing)
   const total = report.steps.length
   const head = [
-    `The server ${code(report.server.name)} is not as its workflow asks: ${differing.length} of ${count(total, 'step')} differ.`,
+    `The server ${code(report.server.name)} is not as its workflow asks: ${drift.differing.length + drift.unseen.length} of ${count(total, 'step')} differ.`,
     '',
     '',
   ].join('\n')
@@ -108,7 +106,8 @@ export function driftIssue(report: Report, drift: Drift, writing: Writing): Issu
     ? ', a read replica one that names it as <code>server</code>'
     : ''
   const tail = `\n\n${findings}Seen by ${link(writing, 'this run')}; a run with ${code('mode: apply')} mends it${replica}.\n${explanation}\n\n${mark(report, state)}\n`
-  return { title: title(report), body: head + tables(differing, rest, limit - head.length - tail.length) + tail, state }
+  const body = head + tables(differing, rest, drift.rest.length, limit - head.length - tail.length) + tail
+  return { title: title(report), body, state }
 }
 
 /** The issue when nothing differs any more. */
@@ -183,8 +182,7 @@ export function planComment(report: Report, writing: Writing): string {
     `- ${link(writing, 'the run')}`,
   ].filter((each) => each !== '')
   const tail = `\n\n${findingsPart(report.findings, writing)}${facts.join('\n')}\n\n${planMarker(report.server.id)}\n`
-  const rows = (steps: readonly ReportStep[]): string[] => steps.map((step) => row(step, writing))
-  return head + tables(rows(loud), rows(rest), limit - head.length - tail.length) + tail
+  return head + tables(rows(loud, writing), rows(rest, writing), rest.length, limit - head.length - tail.length) + tail
 }
 
 function standing(report: Report, loud: number): string {
@@ -219,10 +217,10 @@ function findingsPart(findings: readonly Finding[], writing: Writing): string {
 }
 
 /** What differs as a table, the rest folded below, in at most `room` characters: rows that find no place are counted. */
-function tables(first: readonly string[], rest: readonly string[], room: number): string {
+function tables(first: readonly string[], rest: readonly string[], steps: number, room: number): string {
   const inFull = fitted(first, room)
   if (rest.length === 0) return inFull
-  const before = `${inFull === '' ? '' : `${inFull}\n\n`}<details><summary>${count(rest.length, 'more step')}</summary>\n\n`
+  const before = `${inFull === '' ? '' : `${inFull}\n\n`}<details><summary>${count(steps, 'more step')}</summary>\n\n`
   const after = '\n\n</details>'
   const left = room - before.length - after.length
   // Less than this holds no row worth folding open.
@@ -241,6 +239,45 @@ function fitted(rows: readonly string[], room: number): string {
     text += `\n${each}`
   }
   return text
+}
+
+/** Databases that are alike stand in one row when they are more than this. */
+const listed = 3
+/** Most that their names may take in it, in characters. */
+const sharedNames = 1_500
+
+/** A row for each step; one for all databases in which it is the same. */
+function rows(steps: readonly ReportStep[], writing: Writing, status?: string): string[] {
+  const ofDatabase = ({ kind }: ReportStep): boolean => kind === 'setting' || kind === 'extension'
+  return grouped(steps, (step) =>
+    ofDatabase(step)
+      ? JSON.stringify([
+          step.id.slice(step.target.length),
+          step.status,
+          ...values(step, writing.namesOnly),
+          writing.namesOnly ? '' : likeness(step.detail, step.target),
+        ])
+      : step.id,
+  ).flatMap((group) =>
+    group.length > listed ? [sharedRow(group, writing, status)] : group.map((step) => row(step, writing, status)),
+  )
+}
+
+function sharedRow(group: readonly [ReportStep, ...ReportStep[]], writing: Writing, status?: string): string {
+  const [step] = group
+  const shown: string[] = []
+  let room = sharedNames
+  for (const { target } of group.slice(0, named)) {
+    const name = code(cut(target))
+    room -= name.length
+    if (room < 0 && shown.length > 0) break
+    shown.push(name)
+  }
+  const more = group.length > shown.length ? ` and ${group.length - shown.length} more` : ''
+  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(withoutName(step.detail, step.target)))}`
+  const [before, after] = values(step, writing.namesOnly)
+  const what = `${code(cut(step.id.slice(step.target.length + 1)))}<br/>in ${group.length} databases: ${shown.join(', ')}${more}`
+  return `| ${status ?? step.status} | ${what} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
 }
 
 function row(step: ReportStep, writing: Writing, status: string = step.status): string {

@@ -23,9 +23,8 @@ export function databaseFindings(inputs: Inputs, databases: readonly ObservedDat
 }
 
 function unrepeated(all: readonly Finding[]): Finding[] {
-  return all.filter(
-    (finding, index) => all.findIndex((each) => each.code === finding.code && each.detail === finding.detail) === index,
-  )
+  const told = new Map(all.toReversed().map((finding) => [JSON.stringify([finding.code, finding.detail]), finding]))
+  return all.filter((finding) => told.get(JSON.stringify([finding.code, finding.detail])) === finding)
 }
 
 /** Roles of the identity beyond the one that is needed, and what a former identity of the server left behind. */
@@ -114,7 +113,7 @@ function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Obs
 function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal): Finding[] {
   const { name, extension, settings, keysSet } = database
   const found: Finding[] = []
-  const step = journal.steps.find((each) => each.id === `${name}/extension`)
+  const step = journal.step(`${name}/extension`)
   if (
     extension.installed !== undefined &&
     extension.available !== undefined &&
@@ -153,10 +152,10 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
         fix: '',
       })
     }
-    const current = journal.steps.find((each) => each.id === `${name}/${family.authType}`)
+    const current = journal.step(`${name}/${family.authType}`)
     const asIdentity =
       settings.get(family.authType) === 'managed-identity' || current?.status === 'created' || current?.status === 'updated'
-    const blanked = journal.steps.some((each) => each.id === `${name}/${family.key}` && each.status === 'updated')
+    const blanked = journal.step(`${name}/${family.key}`)?.status === 'updated'
     if (inputs.authType === 'managed-identity' && asIdentity && keysSet.has(family.key) && !blanked) {
       found.push({
         severity: 'warning',

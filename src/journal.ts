@@ -31,6 +31,10 @@ export interface Journal {
   readonly planId: string
   /** Databases whose every query has to pass for the run to be verified. */
   readonly databases: readonly string[]
+  /** The step of this id as it is now. */
+  step(id: string): Step | undefined
+  /** Extension and settings of a database, in the order of the plan. */
+  stepsIn(database: string): readonly Step[]
   plan(steps: readonly Step[], planId: string): void
   /** The step of the temporary firewall rule: before those of the plan. */
   door(step: Step): void
@@ -54,8 +58,32 @@ export function createJournal(onChanged: () => void): Journal {
   const findings: Finding[] = []
   const failures: Failure[] = []
   const databases: string[] = []
+  // Hundreds of databases have thousands of steps: looked up, not searched.
+  const places = new Map<string, number>()
+  const inDatabase = new Map<string, number[]>()
+  const asked = new Map<string, number>()
+  const told = new Set<string>()
   let writes = 0
   let fingerprint = ''
+  const arrange = (): void => {
+    places.clear()
+    inDatabase.clear()
+    for (const [place, { id, kind, target }] of steps.entries()) {
+      if (!places.has(id)) places.set(id, place)
+      if (kind !== 'extension' && kind !== 'setting') continue
+      const own = inDatabase.get(target)
+      if (own === undefined) inDatabase.set(target, [place])
+      else own.push(place)
+    }
+  }
+  const stepAt = (place: number): Step => steps[place] as Step
+  /** Whether this has not been told yet. */
+  const isNew = (kind: 'finding' | 'failure', { code, detail }: { readonly code: string; readonly detail: string }): boolean => {
+    const key = JSON.stringify([kind, code, detail])
+    if (told.has(key)) return false
+    told.add(key)
+    return true
+  }
   return {
     steps,
     databases,
@@ -72,18 +100,25 @@ export function createJournal(onChanged: () => void): Journal {
       const doors = steps.filter((step) => step.kind === 'firewall')
       steps.splice(0, steps.length, ...doors, ...planned)
       fingerprint = planId
+      arrange()
     },
     door(step) {
       steps.unshift(step)
+      arrange()
     },
+    step(id) {
+      const place = places.get(id)
+      return place === undefined ? undefined : stepAt(place)
+    },
+    stepsIn: (database) => (inDatabase.get(database) ?? []).map(stepAt),
     expect(names) {
       databases.splice(0, databases.length, ...names)
     },
     mark(id, status, detail) {
-      const index = steps.findIndex((step) => step.id === id)
-      const step = steps[index]
-      if (step === undefined) throw new Error(`no step ${id}`)
-      steps[index] = { ...step, status, detail: detail ?? step.detail }
+      const place = places.get(id)
+      if (place === undefined) throw new Error(`no step ${id}`)
+      const step = stepAt(place)
+      steps[place] = { ...step, status, detail: detail ?? step.detail }
     },
     writing() {
       writes++
@@ -95,15 +130,16 @@ export function createJournal(onChanged: () => void): Journal {
       }
     },
     query(result) {
-      const index = queries.findIndex((each) => each.database === result.database && each.service === result.service)
-      if (index === -1) queries.push(result)
-      else queries[index] = result
+      const key = JSON.stringify([result.database, result.service])
+      const place = asked.get(key)
+      if (place === undefined) asked.set(key, queries.push(result) - 1)
+      else queries[place] = result
     },
     finding(finding) {
-      if (!findings.some((each) => each.code === finding.code && each.detail === finding.detail)) findings.push(finding)
+      if (isNew('finding', finding)) findings.push(finding)
     },
     fail(failure) {
-      if (!failures.some((each) => each.code === failure.code && each.detail === failure.detail)) failures.push(failure)
+      if (isNew('failure', failure)) failures.push(failure)
     },
   }
 }

@@ -74,9 +74,9 @@ function finish(thrown: readonly Failure[]): Promise<void> {
     setOutput('drift', String(final.drift))
     setOutput('principal-id', final.server.principalId)
     setOutput('plan-id', final.planId)
-    annotate(final.findings)
+    const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([import('./alike.ts'), import('./summary.ts')])
+    annotate(alikeFindings(final.findings, databasesOf(final)))
     await writeReport(final, reportFolder, reportName)
-    const { summary } = await import('./summary.ts')
     await appendSummary(summary(final), env.GITHUB_STEP_SUMMARY)
     // What gates read comes last: by now everything else is written.
     setOutput('failure-reason', final.failureReason)

@@ -14,11 +14,9 @@ import { givenFamilies } from './plan.ts'
 import { verdictOnSql } from './postgres/again.ts'
 import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from './postgres/azure-ai.ts'
 import type { Connector } from './postgres/connection.ts'
+import { most } from './postgres/slots.ts'
 import { mapLimited, retrying } from './retry.ts'
 import type { Resource, ServiceName } from './services.ts'
-
-/** Databases looked at at the same time. */
-const databasesAtOnce = 8
 
 /** What Resource Manager shows; the databases come later, when it is known where and as whom to connect. */
 export type Surroundings = Omit<Observed, 'databases'>
@@ -243,7 +241,10 @@ export async function findDatabases(
   return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
 }
 
-/** Looks at the databases, a few at a time; one that cannot be looked at carries its failure and keeps no other from being seen. */
+/**
+ * Looks at the databases, as many at a time as the connector allows; one that cannot be looked at carries its failure and
+ * keeps no other from being seen. A server that does not answer at all is waited for once, not for each database.
+ */
 export async function observeDatabases(
   names: readonly string[],
   user: string,
@@ -251,8 +252,10 @@ export async function observeDatabases(
   keys: KeyCandidates,
   signal: AbortSignal,
 ): Promise<ObservedDatabase[]> {
+  const first = Promise.withResolvers<Failure | undefined>()
   const look = async (name: string): Promise<ObservedDatabase> => {
     const connection = await connector.connect(name, signal)
+    first.resolve(undefined)
     try {
       const found = await observeDatabase(connection, connector, keys)
       if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
@@ -261,8 +264,10 @@ export async function observeDatabases(
       await connection.close()
     }
   }
-  return mapLimited(names, databasesAtOnce, async (name) => {
+  return mapLimited(names, most, async (name, index) => {
     try {
+      const silence = index === 0 ? undefined : await first.promise
+      if (silence !== undefined) return unobserved(name, user, silence)
       return await retrying(() => look(name), {
         signal,
         verdict: (error) => verdictOnSql(error, 'look'),
@@ -270,7 +275,11 @@ export async function observeDatabases(
       })
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      return unobserved(name, user, connector.failure(error, name, 'connecting'))
+      const failure = connector.failure(error, name, 'connecting')
+      first.resolve(failure.code === 'connection-timeout' ? failure : undefined)
+      return unobserved(name, user, failure)
+    } finally {
+      if (index === 0) first.resolve(undefined)
     }
   })
 }

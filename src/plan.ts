@@ -66,7 +66,8 @@ export function plan(inputs: Inputs, observed: Observed): readonly Step[] {
   const azure = azureSteps(inputs, observed)
   const replicas = replicaSteps(inputs, observed)
   const restart = inputs.authType === 'managed-identity' ? [restartStep(inputs, observed)] : []
-  const perDatabase = databaseNames(inputs, observed).flatMap((name) => databaseSteps(inputs, observed, name))
+  const found = new Map(observed.databases.map((database) => [database.name, database]))
+  const perDatabase = databaseNames(inputs, observed).flatMap((name) => databaseSteps(inputs, observed, name, found.get(name)))
   if (inputs.part === 'database') {
     const reason = 'part: database writes nothing in Resource Manager'
     return [...[...azure, ...restart].map((step) => skipped(step, reason)), ...perDatabase]
@@ -98,11 +99,12 @@ export function withWaits(steps: readonly Step[]): readonly Step[] {
     return step.kind === 'setting' ? `${step.target}/extension` : undefined
   }
   const waiting = new Map<string, string>()
+  const byId = new Map(steps.map((step) => [step.id, step]))
   return steps.map((step) => {
     const first = waitsFor(step)
     if (first === undefined || !differs(step) || step.status === 'failed') return step
     const root = open.has(first) ? first : waiting.get(first)
-    const extension = steps.find((each) => each.id === first)
+    const extension = byId.get(first)
     // An extension that is only to be updated keeps no setting from being judged.
     if (
       root === undefined ||
@@ -135,6 +137,8 @@ function fingerprint({ id, change }: Step): readonly string[] {
 const sha256 = (parts: readonly string[]): string => createHash('sha256').update(JSON.stringify(parts)).digest('hex')
 /** More steps than this, and the id holds the fingerprint of all of them only. */
 const fingerprintedSteps = 400
+/** Most changes that are told one by one. */
+const toldChanges = 20
 
 /** What a plan consists of: replicas are no part of it, since apply mends them with the replica as server only. */
 function isPlanned(step: Step): boolean {
@@ -181,6 +185,7 @@ export function sinceThen(earlier: string, steps: readonly Step[]): readonly str
   const known = new Set(steps.map((step) => sha256([step.id]).slice(0, 6)))
   const gone = [...before.keys()].filter((key) => !known.has(key)).length
   if (gone > 0) told.push(`${gone} of the steps that differed then are not part of this plan`)
+  if (told.length > toldChanges) told.splice(toldChanges, told.length, `${told.length - toldChanges} more`)
   return told.length > 0 ? told : ['the earlier plan was too long to tell its steps apart']
 }
 
@@ -343,8 +348,7 @@ export function desiredSettings(
   return [...found.values()].sort((a, b) => (a.setting < b.setting ? -1 : 1))
 }
 
-function databaseSteps(inputs: Inputs, observed: Observed, name: string): Step[] {
-  const database = observed.databases.find((each) => each.name === name)
+function databaseSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
   const steps = [
     extensionStep(inputs, name, database),
     ...settingSteps(inputs, observed, name, database),

@@ -7,6 +7,7 @@ import type { Journal } from './journal.ts'
 import { judge, throttled } from './judge.ts'
 import type { ObservedDatabase } from './observed.ts'
 import { differs, givenFamilies } from './plan.ts'
+import { most } from './postgres/slots.ts'
 import { askReadOnly } from './postgres/trial.ts'
 import { backoff, mapLimited, pause } from './retry.ts'
 import type { Family, Service } from './services.ts'
@@ -14,8 +15,6 @@ import { type Attempt, attempt, databaseFailed, freshly, giveUp, patiently, read
 import { type ProveOptions, skipQuery, type Task, taskOf } from './task.ts'
 import { duration } from './waiting.ts'
 
-/** Connections at once, in all databases together. */
-const connectionsAtOnce = 8
 /** Failures of the server, its identity or the services, which every database meets alike. */
 const meetsAll: ReadonlySet<string> = new Set([
   'no-token',
@@ -72,7 +71,7 @@ export async function prove(options: ProveOptions): Promise<void> {
       }
       if (group.opened || alone !== undefined) {
         const others = group.tasks.filter((task) => task !== alone)
-        const results = await mapLimited(others, connectionsAtOnce, tried)
+        const results = await mapLimited(others, most, tried)
         group.opened ||= results.includes('done')
         group.tasks = group.tasks.filter((task) => {
           const result = results[others.indexOf(task)]
@@ -120,7 +119,7 @@ function passedKeyless({ queries }: Journal, { database, calls }: Task): boolean
  */
 export async function askOnce(options: ProveOptions): Promise<void> {
   const { inputs, journal, log, signal } = options
-  await mapLimited(options.databases, connectionsAtOnce, async (database) => {
+  await mapLimited(options.databases, most, async (database) => {
     const tasks = givenFamilies(inputs).flatMap(({ family, services }) => {
       const ready: Service[] = []
       for (const service of services) {
@@ -157,11 +156,10 @@ export async function askOnce(options: ProveOptions): Promise<void> {
 function firstOpen(journal: Journal, database: ObservedDatabase, service: Service): string | undefined {
   if (database.failure !== undefined) return undefined
   const depends = ['identity', `role/${service.name}`, `${database.name}/extension`]
-  const settings = journal.steps.filter(
-    (step) =>
-      step.kind === 'setting' && step.target === database.name && step.id.startsWith(`${database.name}/${service.family}.`),
-  )
-  return [...journal.steps.filter((step) => depends.includes(step.id)), ...settings].find(
+  const settings = journal
+    .stepsIn(database.name)
+    .filter((step) => step.kind === 'setting' && step.id.startsWith(`${database.name}/${service.family}.`))
+  return [...depends.flatMap((id) => journal.step(id) ?? []), ...settings].find(
     (step) => differs(step) || (step.status === 'skipped' && step.detail.startsWith('waits for')),
   )?.id
 }

@@ -80,22 +80,19 @@ function ranked(failures: readonly Failure[]): Failure[] {
 function verified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
   if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
   const expected = journal.databases.flatMap((database) => inputs.given.map(({ service }) => ({ database, service })))
-  return (
-    expected.length > 0 &&
-    expected.every(({ database, service }) =>
-      journal.queries.some(
-        (query) =>
-          query.database === database && query.service === service && query.status === 'passed' && query.proof !== 'key-present',
-      ),
-    )
+  const key = (database: string, service: string): string => JSON.stringify([database, service])
+  const proven = new Set(
+    journal.queries
+      .filter((query) => query.status === 'passed' && query.proof !== 'key-present')
+      .map((query) => key(query.database, query.service)),
   )
+  return expected.length > 0 && expected.every(({ database, service }) => proven.has(key(database, service)))
 }
 
 /** Failures that say the same thing are told once. */
 function unique(failures: readonly Failure[]): Failure[] {
-  return failures.filter(
-    (failure, index) => failures.findIndex((each) => each.code === failure.code && each.detail === failure.detail) === index,
-  )
+  const first = new Map(failures.toReversed().map((failure) => [JSON.stringify([failure.code, failure.detail]), failure]))
+  return [...failures].filter((failure) => first.get(JSON.stringify([failure.code, failure.detail])) === failure)
 }
 
 /** Whether the step goes red. */

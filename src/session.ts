@@ -38,6 +38,7 @@ export interface Session {
   readonly cloud: Cloud
   readonly tokens: Tokens
   readonly azure: ResourceManager
+  readonly log: Log
 }
 
 /** Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way. */
@@ -86,6 +87,7 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
     cloud,
     tokens,
     azure: createResourceManager({ cloud, tokens, server: inputs.server, log, signal }),
+    log,
   }
 }
 
@@ -128,7 +130,7 @@ function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Fail
 /** Where and as whom to connect. `serverName` is what the certificate is to be valid for. */
 export async function connectorFor(
   inputs: Inputs,
-  { cloud, tokens, workflow }: Session,
+  { cloud, tokens, workflow, log }: Session,
   serverName: string,
   administrators: readonly Administrator[],
 ): Promise<{ readonly connector: Connector; readonly user: string; readonly host: string }> {
@@ -148,6 +150,7 @@ export async function connectorFor(
       behindProxy: workflow.behindProxy,
     },
     { user, password: async () => password ?? tokens.get(cloud.postgresScope) },
+    log,
   )
   return { connector, user, host }
 }

@@ -1,4 +1,5 @@
 /** The job summary: the report as GitHub Markdown. Every value is escaped; the whole stays below GitHub's 1 MiB. Pure. */
+import { alikeFindings, grouped, likeness, withoutName } from './alike.ts'
 import type { Finding } from './errors.ts'
 import type { QueryResult } from './journal.ts'
 import { differs } from './plan.ts'
@@ -17,11 +18,17 @@ const longest = 1_000
 const longestSql = 4_000
 /** Rows of a table beyond which it is folded. */
 const foldedFrom = 24
+/** Databases that are alike stand in one row when they are more than this. */
+const listed = 3
+/** Names shown at once; the others unfold. */
+const namesAtOnce = 6
+/** Most that a list of names may take, in bytes. */
+const namesLimit = 6_000
 
 type ReportStep = Report['steps'][number]
 
 export function summary(report: Report): string {
-  const findings = findingsPart(report.findings)
+  const findings = findingsPart(report)
   const parts = [
     headline(report),
     // What went wrong is read first; what is merely worth knowing, last.
@@ -161,22 +168,32 @@ function stepTable(
   fold: boolean,
   databases: number,
 ): string {
-  const groups = new Map<string, ReportStep[]>()
-  for (const step of steps) {
-    const key = inDatabase(step)
-      ? JSON.stringify([step.id.slice(step.target.length), step.current, step.desired, step.status, step.detail])
-      : step.id
-    groups.set(key, [...(groups.get(key) ?? []), step])
-  }
-  const rows = [...groups.values()].map((group) => {
-    const [step] = group as [ReportStep]
-    const detail = step.detail === '' ? '' : `<br/><sub>${prose(step.detail)}</sub>`
-    return `| ${icons[step.status]}&nbsp;${step.status.replace('-', '&#8209;')} | ${subject(step)}<br/><sub>${where(group, databases)}</sub> | ${state(step, step.current)} | ${state(step, step.desired)}${detail} |`
+  const groups = grouped(steps, (step) =>
+    inDatabase(step)
+      ? JSON.stringify([
+          step.id.slice(step.target.length),
+          step.current,
+          step.desired,
+          step.status,
+          likeness(step.detail, step.target),
+        ])
+      : step.id,
+  )
+  const rows = groups.map((group) => {
+    const [step] = group
+    const said = group.length === 1 ? step.detail : withoutName(step.detail, step.target)
+    const detail = said === '' ? '' : `<br/><sub>${prose(said)}</sub>`
+    return `| ${icons[step.status]}&nbsp;${step.status.replace('-', '&#8209;')} | ${subject(step)}<br/>${where(group, databases)} | ${state(step, step.current)} | ${state(step, step.desired)}${detail} |`
   })
   return table(`| | What | ${was} | ${becomes} |\n|:--|:--|:--|:--|`, rows, title, fold || rows.length > foldedFrom)
 }
 
 const inDatabase = (step: ReportStep): boolean => step.kind === 'setting' || step.kind === 'extension'
+
+/** The databases that a report speaks of. */
+export function databasesOf({ steps, queries }: Pick<Report, 'steps' | 'queries'>): readonly string[] {
+  return [...new Set([...steps.filter(inDatabase).map((step) => step.target), ...queries.map((query) => query.database)])]
+}
 
 function subject(step: ReportStep): string {
   const subjects: Record<ReportStep['kind'], () => string> = {
@@ -196,12 +213,28 @@ function subject(step: ReportStep): string {
 function where(group: readonly ReportStep[], databases: number): string {
   const [step] = group
   if (step === undefined) return ''
-  if (step.kind === 'role') return `on ${named(step.target)}`
-  if (step.kind === 'replica') return code(step.target)
-  if (!inDatabase(step)) return 'of the server'
-  if (group.length > 3 && group.length === databases) return `in all ${databases} databases`
-  const shown = group.slice(0, 6).map((each) => code(each.target))
-  return `in ${shown.join(', ')}` + (group.length > shown.length ? ` and ${group.length - shown.length} more` : '')
+  if (step.kind === 'role') return small(`on ${named(step.target)}`)
+  if (step.kind === 'replica') return small(code(step.target))
+  if (!inDatabase(step)) return small('of the server')
+  if (group.length > listed && group.length === databases) return small(`in all ${databases} databases`)
+  return names(
+    'in ',
+    group.map((each) => each.target),
+  )
+}
+
+const small = (markup: string): string => `<sub>${markup}</sub>`
+
+/** Names of databases: the first few, the others folded below them, and in the report what is too much even for that. */
+function names(before: string, databases: readonly string[]): string {
+  const shown = databases.map(code)
+  // One more takes no more room than the words for it.
+  if (shown.length <= namesAtOnce + 1) return small(before + shown.join(', '))
+  const rest = shown.slice(namesAtOnce)
+  const { kept, left } = within(rest, namesLimit)
+  const more = left === 0 ? '' : ` and ${left} more in the report`
+  const first = small(before + shown.slice(0, namesAtOnce).join(', '))
+  return `${first}<details><summary>${small(`and ${rest.length} more`)}</summary>${small(kept.join(', ') + more)}</details>`
 }
 
 /** What a step was or is to be: values as code, states in words. */
@@ -218,7 +251,7 @@ function named(id: string): string {
 
 const order = (query: QueryResult): number => services.findIndex((service) => service.name === query.service)
 
-/** The answers, a row for each database, a column for each service. */
+/** The answers: a row for each database, or for all that have the same ones; a column for each service. */
 function answersPart(report: Report): string {
   const { queries } = report
   if (queries.length === 0) return ''
@@ -227,30 +260,62 @@ function answersPart(report: Report): string {
   const planned = new Set(report.steps.filter(inDatabase).map((step) => step.target))
   const databases = new Map<string, QueryResult[]>()
   for (const database of planned) if (queries.some((query) => query.database === database)) databases.set(database, [])
-  for (const query of queries) databases.set(query.database, [...(databases.get(query.database) ?? []), query])
-  const rows = [...databases.entries()].map(([database, own]) => {
+  for (const query of queries) {
+    const own = databases.get(query.database)
+    if (own === undefined) databases.set(query.database, [query])
+    else own.push(query)
+  }
+  const groups = grouped([...databases.entries()], ([database, own]) =>
+    JSON.stringify(
+      asked.map((service) => {
+        const query = own.find((each) => each.service === service.name)
+        return query && [query.status, query.answer, query.proof, likeness(query.error, database)]
+      }),
+    ),
+  ).flatMap((group) => (group.length > listed ? [group] : group.map((each) => [each] as const)))
+  const rows = groups.map((group) => {
+    const own = group[0][1]
     const bad = own.some((query) => query.status === 'failed')
     const icon = bad ? '❌' : own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
-    const cells = asked.map((service) => answer(own.find((query) => query.service === service.name)))
-    return { bad, row: `| ${icon}&nbsp;${code(database)} | ${cells.join(' | ')} |` }
+    const cells = asked.map((service) =>
+      answer(group.flatMap(([, queries]) => queries.find((query) => query.service === service.name) ?? [])),
+    )
+    const which = group.map(([database]) => database)
+    const all = which.length === databases.size
+    const label =
+      which.length === 1
+        ? code(which[0] ?? '')
+        : `**${all ? 'all ' : ''}${which.length} databases**${all ? '' : `<br/>${names('', which)}`}`
+    return { bad, row: `| ${icon}&nbsp;${label} | ${cells.join(' | ')} |` }
   })
   // What failed stands first.
   const sorted = [...rows.filter((each) => each.bad), ...rows.filter((each) => !each.bad)].map((each) => each.row)
   const head = `| Database | ${asked.map((service) => text(service.title)).join(' | ')} |\n|:--|${asked.map(() => ':--').join('|')}|`
   const fold = sorted.length > foldedFrom && !rows.some((each) => each.bad)
-  return `### Test queries\n\n${table(head, sorted, `Answers of ${count(sorted.length, 'database')}`, fold)}`
+  return `### Test queries\n\n${table(head, sorted, `Answers of ${count(databases.size, 'database')}`, fold)}`
 }
 
-function answer(query: QueryResult | undefined): string {
+/** One number, or the span of several. */
+function span(numbers: readonly number[]): string {
+  const [least, most] = [Math.min(...numbers), Math.max(...numbers)]
+  return least === most ? `${least}` : `${least} to ${most}`
+}
+
+/** What a service answered in a database, or in several that it answered alike. */
+function answer(queries: readonly QueryResult[]): string {
+  const [query] = queries
   if (query === undefined) return ''
-  const { status, durationMs, attempts, proof } = query
+  const { status, proof } = query
+  const error = queries.length === 1 ? query.error : withoutName(query.error, query.database)
   const said =
     status === 'passed'
       ? wrapped(query.answer)
-      : `<sub>${soft(query.error.length > 160 ? `${query.error.slice(0, 160)}…` : query.error, words)}</sub>`
+      : `<sub>${soft(error.length > 160 ? `${error.slice(0, 160)}…` : error, words)}</sub>`
+  const durations = queries.map((each) => each.durationMs)
+  const tries = queries.map((each) => each.attempts)
   const notes = [
-    durationMs > 0 ? `${durationMs} ms` : '',
-    attempts > 1 ? `${attempts} tries` : '',
+    durations.some((ms) => ms > 0) ? `${span(durations)} ms` : '',
+    tries.some((number) => number > 1) ? `${span(tries)} tries` : '',
     status === 'passed' && proof !== 'none' ? proof : '',
   ].filter((note) => note !== '')
   const line = notes.length === 0 ? '' : `<br/><sub>${notes.join(', ')}</sub>`
@@ -262,16 +327,10 @@ function sqlPart(report: Report): string {
   const asked = report.queries.filter((query) => query.sql !== '').sort((a, b) => order(a) - order(b))
   if (asked.length === 0) return ''
   const all = new Set(asked.map((query) => query.database)).size
-  const groups = new Map<string, QueryResult[]>()
-  for (const query of asked) {
-    const key = JSON.stringify([query.service, query.sql])
-    groups.set(key, [...(groups.get(key) ?? []), query])
-  }
-  const rows = [...groups.values()].map((group) => {
-    const [query] = group as [QueryResult]
-    const some = group.slice(0, 6).map((each) => code(each.database))
-    const more = group.length > some.length ? ` and ${group.length - some.length} more` : ''
-    const only = new Set(group.map((each) => each.database)).size === all ? '' : `<br/><sub>in ${some.join(', ')}${more}</sub>`
+  const rows = grouped(asked, (query) => JSON.stringify([query.service, query.sql])).map((group) => {
+    const [query] = group
+    const databases = new Set(group.map((each) => each.database))
+    const only = databases.size === all ? '' : `<br/>${names('in ', [...databases])}`
     return `| ${text(serviceNamed(query.service).title)}${only} | ${sqlBlock(query.sql)} |`
   })
   const title = 'The queries as SQL, as they ran; paste one into psql to see it again'
@@ -291,11 +350,12 @@ function sqlBlock(sql: string): string {
   return wide ? `<code>${shown}</code>` : `<pre lang="sql"><code>${shown}</code></pre>`
 }
 
-function findingsPart(findings: readonly Finding[]): string {
-  if (findings.length === 0) return ''
-  const rows = findings.map((finding) => {
+function findingsPart(report: Report): string {
+  if (report.findings.length === 0) return ''
+  const rows = alikeFindings(report.findings, databasesOf(report)).map(({ finding, others }) => {
     const title = `${findingIcons[finding.severity]} **${prose(finding.title)}** (${code(finding.code)})`
-    return `${title}\n\n${prose(finding.detail)}\n${finding.fix === '' ? '' : `\n${fix(visible(finding.fix))}\n`}`
+    const same = others.length === 0 ? '' : `\n${names(`The same in ${count(others.length, 'other database')}: `, others)}\n`
+    return `${title}\n\n${prose(finding.detail)}\n${same}${finding.fix === '' ? '' : `\n${fix(visible(finding.fix))}\n`}`
   })
   const { kept, left } = within(rows, partLimit)
   const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it stands in the report.\n`]

@@ -279,7 +279,8 @@ async function commitAndCheck(
     return { failure: couldNotBePutBack(task), final: true }
   }
   // The connection that keeps the old key outlives a cancel for as long as putting it back takes.
-  return freshly({ ...options, signal: later(options.signal, lastActMs) }, name, async (connection) => {
+  return freshly({ ...alongside(options, 'paired'), signal: later(options.signal, lastActMs) }, name, async (connection) => {
+    const beside = alongside(options, 'second')
     let committing = false
     try {
       const { outcomes, committed } = await trial(connection, {
@@ -304,13 +305,18 @@ async function commitAndCheck(
       }
     } catch (error) {
       if (!committing) throw error
-      if (await cameToNothing(options, task, task.settings, task.secrets)) throw error
+      if (await cameToNothing(beside, task, task.settings, task.secrets)) throw error
       markWritten(options, task)
-      return settle(options, task, proof, undefined)
+      return settle(beside, task, proof, undefined)
     }
     markWritten(options, task)
-    return settle(options, task, proof, connection)
+    return settle(beside, task, proof, connection)
   })
+}
+
+/** The options of work that has two connections open: for the first of them, and for the second. */
+function alongside(options: ProveOptions, which: 'paired' | 'second'): ProveOptions {
+  return { ...options, connector: { ...options.connector, ...options.connector[which] } }
 }
 
 /**
@@ -370,87 +376,99 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
   // What is not seen before COMMIT, or has no time limit of its own, is not asked in the transaction.
   const calls = task.visibility === 'visible' ? task.calls : []
   let wrote: (() => void) | undefined
-  return freshly({ ...options, signal: later(options.signal, lastActMs) }, database.name, async (connection) => {
-    if (calls.length < task.calls.length) {
-      const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
-      if (may?.keep !== true)
-        return unable('it can be proven only once it is gone, and without the right to temporary tables it could not be put back')
-    }
-    let outcomes: CallOutcomes = new Map()
-    for (let checks = 1; ; checks++) {
-      for (let tries = 1; ; tries++) {
-        let refused = ''
-        let passing = false
-        let committing = false
-        const { committed } = await trial(connection, {
-          serverVersion: database.serverVersion,
-          settings: [[family.key, '']],
-          keep: true,
-          hide: undefined,
-          calls,
-          commit: (outcomes) => {
-            const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
-            passing = verdict !== 'passed' && !verdict.final
-            const stays = verdict === 'passed' && !options.signal.aborted
-            committing = stays
-            if (stays) wrote = journal.writing()
-            return stays
-          },
-          log,
-        }).catch(async (error: unknown) => {
-          if (committing) {
-            if (!(await cameToNothing(options, { ...task, wrote }, [[family.key, '']], []))) return { committed: true }
-            throw error
-          }
-          if (options.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
-          refused = options.connector.failure(error, database.name, 'blanking the key').detail
-          return { committed: false }
-        })
-        if (committed) break
-        if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
-        await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
+  return freshly(
+    { ...alongside(options, 'paired'), signal: later(options.signal, lastActMs) },
+    database.name,
+    async (connection) => {
+      if (calls.length < task.calls.length) {
+        const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
+        if (may?.keep !== true)
+          return unable(
+            'it can be proven only once it is gone, and without the right to temporary tables it could not be put back',
+          )
       }
-      let asked: CallOutcomes | undefined
-      try {
-        asked = await askTwice(options, task)
-      } catch (error) {
-        log.debug(`blanking ${family.key}: ${options.connector.failure(error, database.name, 'checking').message}`)
+      let outcomes: CallOutcomes = new Map()
+      for (let checks = 1; ; checks++) {
+        for (let tries = 1; ; tries++) {
+          let refused = ''
+          let passing = false
+          let committing = false
+          const { committed } = await trial(connection, {
+            serverVersion: database.serverVersion,
+            settings: [[family.key, '']],
+            keep: true,
+            hide: undefined,
+            calls,
+            commit: (outcomes) => {
+              const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
+              passing = verdict !== 'passed' && !verdict.final
+              const stays = verdict === 'passed' && !options.signal.aborted
+              committing = stays
+              if (stays) wrote = journal.writing()
+              return stays
+            },
+            log,
+          }).catch(async (error: unknown) => {
+            if (committing) {
+              if (!(await cameToNothing(alongside(options, 'second'), { ...task, wrote }, [[family.key, '']], [])))
+                return { committed: true }
+              throw error
+            }
+            if (options.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
+            refused = options.connector.failure(error, database.name, 'blanking the key').detail
+            return { committed: false }
+          })
+          if (committed) break
+          if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
+          await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
+        }
+        let asked: CallOutcomes | undefined
+        try {
+          asked = await askTwice(alongside(options, 'second'), task)
+        } catch (error) {
+          log.debug(`blanking ${family.key}: ${options.connector.failure(error, database.name, 'checking').message}`)
+        }
+        const verdict = asked === undefined ? undefined : judge(options, task, asked)
+        if (asked !== undefined && verdict === 'passed') {
+          outcomes = asked
+          break
+        }
+        // Cancelled or not: the connection that kept the key is the only one that can put it back.
+        const kept = await restore(connection, database.serverVersion, log).catch(() => false)
+        if (kept) wrote?.()
+        if (!kept) {
+          journal.mark(blank.id, 'failed', 'it is blank, was not proven, and could not be put back')
+          journal.fail(
+            new Failure({
+              reason: 'database',
+              code: 'key-not-put-back',
+              title: 'The previous key could not be put back',
+              detail: `${family.key} in "${database.name}" is blank, although the test queries did not pass without it.`,
+              fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${onOneLine(database.name)}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
+            }),
+          )
+        }
+        // A service that fails for a moment says nothing about the key.
+        if (
+          kept &&
+          checks < 3 &&
+          !options.signal.aborted &&
+          (verdict === undefined || (verdict !== 'passed' && !verdict.final))
+        ) {
+          await pause(backoff({ ...transient, baseMs: 2_000 }, checks), options.signal)
+          continue
+        }
+        const attempted: Attempt = kept ? unable('the test queries did not pass without it, and it was put back') : 'done'
+        if (options.signal.aborted) throw options.signal.reason
+        return attempted
       }
-      const verdict = asked === undefined ? undefined : judge(options, task, asked)
-      if (asked !== undefined && verdict === 'passed') {
-        outcomes = asked
-        break
-      }
-      // Cancelled or not: the connection that kept the key is the only one that can put it back.
-      const kept = await restore(connection, database.serverVersion, log).catch(() => false)
-      if (kept) wrote?.()
-      if (!kept) {
-        journal.mark(blank.id, 'failed', 'it is blank, was not proven, and could not be put back')
-        journal.fail(
-          new Failure({
-            reason: 'database',
-            code: 'key-not-put-back',
-            title: 'The previous key could not be put back',
-            detail: `${family.key} in "${database.name}" is blank, although the test queries did not pass without it.`,
-            fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${onOneLine(database.name)}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
-          }),
-        )
-      }
-      // A service that fails for a moment says nothing about the key.
-      if (kept && checks < 3 && !options.signal.aborted && (verdict === undefined || (verdict !== 'passed' && !verdict.final))) {
-        await pause(backoff({ ...transient, baseMs: 2_000 }, checks), options.signal)
-        continue
-      }
-      const attempted: Attempt = kept ? unable('the test queries did not pass without it, and it was put back') : 'done'
-      if (options.signal.aborted) throw options.signal.reason
-      return attempted
-    }
-    await forget(connection).catch(() => undefined)
-    journal.mark(blank.id, 'updated', '')
-    record(options, task, outcomes, 'keyless')
-    log.info(`Database "${database.name}": ${family.key} is blank`)
-    return 'done'
-  })
+      await forget(connection).catch(() => undefined)
+      journal.mark(blank.id, 'updated', '')
+      record(options, task, outcomes, 'keyless')
+      log.info(`Database "${database.name}": ${family.key} is blank`)
+      return 'done'
+    },
+  )
 }
 
 /** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
@@ -719,7 +737,7 @@ export function giveUp(options: ProveOptions, task: Task, why: Failure | undefin
   }
   const working = task.steps.length > 0
   for (const step of task.steps) {
-    const now = journal.steps.find((each) => each.id === step.id)
+    const now = journal.step(step.id)
     if (now?.detail === '') journal.mark(step.id, step.status, 'left as it was: its test query did not pass')
   }
   if (tried)

@@ -70,12 +70,9 @@ export function taskOf(
   database: ObservedDatabase,
 ): Task | undefined {
   const { inputs, journal } = options
-  const own = journal.steps.filter(
-    ({ change }) =>
-      (change?.kind === 'setting' || change?.kind === 'key') &&
-      change.database === database.name &&
-      change.family === family.name,
-  )
+  const own = journal
+    .stepsIn(database.name)
+    .filter(({ change }) => (change?.kind === 'setting' || change?.kind === 'key') && change.family === family.name)
   let blank = own.find(({ change }) => change?.kind === 'key' && change.action === 'blank')
   const steps = own.filter((step) => step !== blank)
   const skipAll = (reason: string): undefined => {
@@ -89,7 +86,7 @@ export function taskOf(
   }
   const blocked = services.find((service) => options.without.has(service.name))
   if (blocked !== undefined) return skipAll(`waits for role/${blocked.name}`)
-  const extension = journal.steps.find((step) => step.id === `${database.name}/extension`)
+  const extension = journal.step(`${database.name}/extension`)
   if (extension?.status === 'failed' || extension?.status === 'skipped') return skipAll(`waits for ${database.name}/extension`)
 
   const keyStored = database.keysSet.has(family.key) || !database.mayRead

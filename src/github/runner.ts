@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import * as core from '@actions/core'
 import { HttpClient } from '@actions/http-client'
 import { BearerCredentialHandler } from '@actions/http-client/lib/auth'
-import { describe, type Finding } from '../errors.ts'
+import type { AlikeFindings } from '../alike.ts'
+import { describe } from '../errors.ts'
 import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import { retrying, type Verdict } from '../retry.ts'
@@ -104,15 +105,27 @@ function annotation(say: typeof core.error, text: string, title: string): void {
   say(shown(text), title === '' ? {} : { title: shown(title) })
 }
 
+/** Most names of databases in an annotation. */
+const annotatedNames = 10
+
 /** Shows errors and warnings as annotations; notices, and what there is no room for, stand in the summary. */
-export function annotate(findings: readonly Finding[]): void {
+export function annotate(findings: readonly AlikeFindings[]): void {
   for (const [severity, say] of [
     ['error', core.error],
     ['warning', core.warning],
   ] as const) {
-    for (const finding of findings.filter((each) => each.severity === severity).slice(0, annotationsOfAKind)) {
+    const own = findings.filter(({ finding }) => finding.severity === severity)
+    for (const { finding, others } of own.slice(0, annotationsOfAKind)) {
+      const more = others.length > annotatedNames ? ` and ${others.length - annotatedNames} more` : ''
+      const same =
+        others.length === 0
+          ? ''
+          : `\nThe same in ${others
+              .slice(0, annotatedNames)
+              .map((name) => `"${name}"`)
+              .join(', ')}${more}`
       const fix = finding.fix === '' ? '' : `\nFix: ${finding.fix}`
-      annotation(say, `${finding.detail}${fix}`, finding.title)
+      annotation(say, `${finding.detail}${same}${fix}`, finding.title)
     }
   }
 }

@@ -50,6 +50,9 @@ const factsSql = `SELECT current_setting('server_version_num')::int / 10000 AS v
       AND p.prosecdef AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'azure_pg_admin' AND pg_has_role(p.proowner, oid, 'member'))
   ), false) AS may_ask,
   (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name = ANY($1)) AS logging,
+  current_setting('max_connections')::int AS connections,
+  -- The second is known from version 16 on.
+  current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
   pg_postmaster_start_time() AS started_at,
   current_setting('azure.service_principal_id', true) AS running_identity`
 
@@ -73,6 +76,7 @@ export async function observeDatabase(
     // client_connection_check_interval is not needed for reads: any version will do.
     return await readOnly(connection, 0, async () => {
       const [facts] = await connection.query(factsSql, [loggingParameters])
+      connector.learn(Number(facts?.connections), Number(facts?.reserved))
       const installed = text(facts?.installed)
       const isInstalled = installed !== undefined
       const functions = isInstalled ? (await connection.query(functionsSql)).map(signatureOf) : []

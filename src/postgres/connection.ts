@@ -5,6 +5,9 @@ import { pipeline } from 'node:stream/promises'
 import { checkServerIdentity, getCACertificates } from 'node:tls'
 import type { QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
+import type { Log } from '../log.ts'
+import { retrying, transient } from '../retry.ts'
+import { createSlots, type Slots } from './slots.ts'
 
 /** Longest time to connect, TLS and login included, in milliseconds. */
 export const connectTimeoutMs = 15_000
@@ -12,6 +15,8 @@ export const connectTimeoutMs = 15_000
 export const statementTimeoutMs = 20_000
 /** Longest time to take leave of the server before the line is cut, in milliseconds. */
 export const closeTimeoutMs = 2_000
+/** SQLSTATE of a server, a database or a role that takes no further connection. */
+const noSlot = '53300'
 /** The client waits this much longer than the server, so that the server's own answer is seen. */
 export const graceMs = 5_000
 
@@ -48,8 +53,17 @@ export interface Connection {
 }
 
 export interface Connector {
-  /** @throws {Failure} */
+  /**
+   * Waits for a slot among those of this run, and for one of the server's when it has none left just now.
+   * @throws {Failure}
+   */
   connect(database: string, signal: AbortSignal): Promise<Connection>
+  /** For work that opens a second connection while its first is open: each `connect` takes the slots of both. */
+  readonly paired: Pick<Connector, 'connect'>
+  /** That second connection: its slot was taken with the first. */
+  readonly second: Pick<Connector, 'connect'>
+  /** Told what the server has, in connections: how many, and how many of them are kept from users. */
+  learn(all: number, reserved: number): void
   /** Any error of a statement as a failure. */
   failure(error: unknown, database: string, doing: string): Failure
 }
@@ -77,7 +91,10 @@ export function sqlState(error: unknown): string {
   return error instanceof Failure ? sqlState(error.cause) : messageOf(error).code
 }
 
-export function createConnector(address: Address, login: Login): Connector {
+export function createConnector(address: Address, login: Login, log: Log): Connector {
+  const slots = createSlots()
+  /** Since when the server has refused every connection for want of a slot, by `performance.now()`. */
+  let fullSince: number | undefined
   const failure = (error: unknown, database: string, doing: string): Failure => {
     if (error instanceof Failure) return error
     const { host, port, server, resourceGroup, behindProxy } = address
@@ -85,100 +102,147 @@ export function createConnector(address: Address, login: Login): Connector {
     return explain(messageOf(error), at, error)
   }
 
+  /** A server that has no slot left is asked again for a while; once that is over, each further connection asks it once. */
+  const patiently = (database: string, signal: AbortSignal): Promise<Connection> =>
+    retrying(
+      async () => {
+        const connection = await open(database, signal)
+        fullSince = undefined
+        return connection
+      },
+      {
+        signal,
+        verdict: (error) => {
+          if (sqlState(error) !== noSlot) return false
+          fullSince ??= performance.now()
+          return performance.now() - fullSince < transient.budgetMs ? { schedule: transient } : false
+        },
+        onWait: (error, waitMs) =>
+          log.info(
+            `… database "${database}": ${messageOf(error instanceof Failure ? error.cause : error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`,
+          ),
+      },
+    )
+
+  const connectWith = async (take: Slots['take'], database: string, signal: AbortSignal): Promise<Connection> => {
+    const release = await take(signal)
+    try {
+      const connection = await patiently(database, signal)
+      return {
+        ...connection,
+        async close() {
+          try {
+            await connection.close()
+          } finally {
+            release()
+          }
+        },
+      }
+    } catch (error) {
+      release()
+      throw error
+    }
+  }
+
+  const open = async (database: string, signal: AbortSignal): Promise<Connection> => {
+    signal.throwIfAborted()
+    const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
+    const open = async (ca: string[] | undefined) => {
+      const client = new Client({
+        host: address.host,
+        port: address.port,
+        user: login.user,
+        password,
+        database,
+        connectionTimeoutMillis: connectTimeoutMs,
+        keepAlive: true,
+        application_name: 'azure-ai-postgres-identity',
+        ssl: {
+          rejectUnauthorized: true,
+          ...(ca === undefined ? {} : { ca }),
+          checkServerIdentity: (_name, certificate) => {
+            const asItself = checkServerIdentity(address.serverName, certificate)
+            const valid = asItself === undefined || checkServerIdentity(address.host, certificate) === undefined
+            return valid ? undefined : asItself
+          },
+        },
+      })
+      // A connection that dies between statements is told by the next statement.
+      client.on('error', () => undefined)
+      const drop = (): void => {
+        ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
+      }
+      signal.addEventListener('abort', drop, { once: true })
+      try {
+        await client.connect()
+      } catch (error) {
+        signal.removeEventListener('abort', drop)
+        drop()
+        if (signal.aborted) throw signal.reason
+        throw failure(error, database, 'connecting')
+      }
+      return { client, drop }
+    }
+    let opened: Awaited<ReturnType<typeof open>>
+    try {
+      opened = await open(undefined)
+    } catch (error) {
+      if (!(error instanceof Failure) || error.code !== 'tls-not-trusted' || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID')
+        throw error
+      // Node's own roots and NODE_EXTRA_CA_CERTS did not do: those of the system are looked at only now, they take a moment.
+      opened = await open([...getCACertificates('default'), ...getCACertificates('system')])
+    }
+    const { client, drop } = opened
+    const close = async (): Promise<void> => {
+      signal.removeEventListener('abort', drop)
+      await Promise.race([
+        client.end().catch(() => undefined),
+        new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref()),
+      ])
+      drop()
+    }
+    return {
+      id: randomBytes(4).toString('hex'),
+      database,
+      user: login.user,
+      close,
+      async copyIn(statement, rows) {
+        const { copyFrom } = await import('./driver.ts')
+        signal.throwIfAborted()
+        const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
+        const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
+        try {
+          await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
+        } catch (error) {
+          if (signal.aborted) throw signal.reason
+          if (!limit.aborted) throw error
+          drop()
+          throw new Error('Query read timeout', { cause: error })
+        }
+      },
+      async query(text, values, timeoutMs = statementTimeoutMs) {
+        signal.throwIfAborted()
+        try {
+          const config = { text, values: values === undefined ? undefined : [...values], query_timeout: timeoutMs + graceMs }
+          const result = (await client.query(config as QueryConfig)) as { rows?: Row[] } | { rows?: Row[] }[]
+          // Several statements in one text: the rows of the last.
+          return (Array.isArray(result) ? result.at(-1)?.rows : result.rows) ?? []
+        } catch (error) {
+          if (signal.aborted) throw signal.reason
+          // The server did not even say that it took too long: what follows would only queue behind it.
+          if (messageOf(error).code === 'QUERY_TIMEOUT') drop()
+          throw error
+        }
+      },
+    }
+  }
+
   return {
     failure,
-    async connect(database, signal) {
-      signal.throwIfAborted()
-      const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
-      const open = async (ca: string[] | undefined) => {
-        const client = new Client({
-          host: address.host,
-          port: address.port,
-          user: login.user,
-          password,
-          database,
-          connectionTimeoutMillis: connectTimeoutMs,
-          keepAlive: true,
-          application_name: 'azure-ai-postgres-identity',
-          ssl: {
-            rejectUnauthorized: true,
-            ...(ca === undefined ? {} : { ca }),
-            checkServerIdentity: (_name, certificate) => {
-              const asItself = checkServerIdentity(address.serverName, certificate)
-              const valid = asItself === undefined || checkServerIdentity(address.host, certificate) === undefined
-              return valid ? undefined : asItself
-            },
-          },
-        })
-        // A connection that dies between statements is told by the next statement.
-        client.on('error', () => undefined)
-        const drop = (): void => {
-          ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
-        }
-        signal.addEventListener('abort', drop, { once: true })
-        try {
-          await client.connect()
-        } catch (error) {
-          signal.removeEventListener('abort', drop)
-          drop()
-          if (signal.aborted) throw signal.reason
-          throw failure(error, database, 'connecting')
-        }
-        return { client, drop }
-      }
-      let opened: Awaited<ReturnType<typeof open>>
-      try {
-        opened = await open(undefined)
-      } catch (error) {
-        if (!(error instanceof Failure) || error.code !== 'tls-not-trusted' || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID')
-          throw error
-        // Node's own roots and NODE_EXTRA_CA_CERTS did not do: those of the system are looked at only now, they take a moment.
-        opened = await open([...getCACertificates('default'), ...getCACertificates('system')])
-      }
-      const { client, drop } = opened
-      const close = async (): Promise<void> => {
-        signal.removeEventListener('abort', drop)
-        await Promise.race([
-          client.end().catch(() => undefined),
-          new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref()),
-        ])
-        drop()
-      }
-      return {
-        id: randomBytes(4).toString('hex'),
-        database,
-        user: login.user,
-        close,
-        async copyIn(statement, rows) {
-          const { copyFrom } = await import('./driver.ts')
-          signal.throwIfAborted()
-          const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
-          const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
-          try {
-            await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
-          } catch (error) {
-            if (signal.aborted) throw signal.reason
-            if (!limit.aborted) throw error
-            drop()
-            throw new Error('Query read timeout', { cause: error })
-          }
-        },
-        async query(text, values, timeoutMs = statementTimeoutMs) {
-          signal.throwIfAborted()
-          try {
-            const config = { text, values: values === undefined ? undefined : [...values], query_timeout: timeoutMs + graceMs }
-            const result = (await client.query(config as QueryConfig)) as { rows?: Row[] } | { rows?: Row[] }[]
-            // Several statements in one text: the rows of the last.
-            return (Array.isArray(result) ? result.at(-1)?.rows : result.rows) ?? []
-          } catch (error) {
-            if (signal.aborted) throw signal.reason
-            // The server did not even say that it took too long: what follows would only queue behind it.
-            if (messageOf(error).code === 'QUERY_TIMEOUT') drop()
-            throw error
-          }
-        },
-      }
-    },
+    connect: (database, signal) => connectWith((stop) => slots.take(stop), database, signal),
+    paired: { connect: (database, signal) => connectWith((stop) => slots.take(stop, 2), database, signal) },
+    second: { connect: patiently },
+    learn: slots.learn,
   }
 }
 
