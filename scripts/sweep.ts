@@ -5,7 +5,7 @@
  *   --sample N             N cases of all, chosen by --seed
  *   --seed S               a number; made up and printed when absent
  *   --stays N|all          how many of the cases whose fault stays for the whole run: they take minutes (one in ten when absent)
- *   --case ID              one case, with its logs
+ *   --case ID              this case, with its logs; may be given several times
  *   --workers N            runs at once that need the processor (twice the processors when absent)
  *   --list                 the cases, without running them
  *
@@ -38,7 +38,7 @@ const { values, positionals } = parseArgs({
     sample: { type: 'string' },
     seed: { type: 'string' },
     stays: { type: 'string' },
-    case: { type: 'string' },
+    case: { type: 'string', multiple: true },
     workers: { type: 'string' },
     list: { type: 'boolean', default: false },
   },
@@ -77,9 +77,11 @@ async function recorded(): Promise<Recording> {
 
 function chosen(all: readonly Case[]): Case[] {
   if (values.case !== undefined) {
-    const found = all.filter(({ id }) => id === values.case)
-    if (found.length === 0) throw new Error(`There is no case ${values.case}; --list shows them all.`)
-    return found
+    return values.case.map((wanted) => {
+      const found = all.find(({ id }) => id === wanted)
+      if (found === undefined) throw new Error(`There is no case ${wanted}; --list shows them all.`)
+      return found
+    })
   }
   const random = seeded(seed)
   const kinds = all.filter(({ kind }) => values.only === undefined || kind === (values.only as Kind))
