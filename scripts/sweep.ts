@@ -7,6 +7,7 @@
  *   --stays N|all          how many of the cases whose fault stays for the whole run: they take minutes (one in ten when absent)
  *   --case ID              this case, with its logs; may be given several times
  *   --workers N            runs at once that need the processor (twice the processors when absent)
+ *   --minutes N            begins no case after so many minutes; Ctrl-C does the same at once. The figures are those of the cases that ran
  *   --list                 the cases, without running them
  *
  * `npm run sweep -- laws` tries the laws instead, on 200 random worlds; --sample and --seed as above.
@@ -40,6 +41,7 @@ const { values, positionals } = parseArgs({
     stays: { type: 'string' },
     case: { type: 'string', multiple: true },
     workers: { type: 'string' },
+    minutes: { type: 'string' },
     list: { type: 'boolean', default: false },
   },
 })
@@ -159,21 +161,27 @@ async function main(): Promise<void> {
     }
     if (values.case !== undefined) print(outcome.logs)
   }
+  const enough = new AbortController()
+  process.once('SIGINT', () => enough.abort())
+  if (values.minutes !== undefined) setTimeout(() => enough.abort(), Number(values.minutes) * 60_000).unref()
+  const options = { recording, onOutcome, signal: enough.signal }
   const waiting = cases.filter(mostlyWaits)
   const working = cases.filter((each) => !mostlyWaits(each))
   await Promise.all([
-    runAll(shuffled(working, seeded(seed + 1)), { recording, workers, onOutcome }),
-    runAll(shuffled(waiting, seeded(seed + 2)), { recording, workers: patient, onOutcome }),
+    runAll(shuffled(working, seeded(seed + 1)), { ...options, workers }),
+    runAll(shuffled(waiting, seeded(seed + 2)), { ...options, workers: patient }),
   ])
   print(`\n${table(outcomes)}\n`)
   const casualties = outcomes.filter(({ ended }) => ended === 'casualty')
   for (const { of, broken } of casualties) print(`casualty: npm run sweep -- --case '${of.id}'\n    ${broken.join('\n    ')}`)
   const unmet = outcomes.filter(({ ended }) => ended === 'unmet').length
   print(
-    `Seed ${seed}: ${outcomes.length - unmet} tried, ${outcomes.length - unmet - casualties.length} survived, ${unmet} never met, in ${((performance.now() - start) / 60_000).toFixed(1)} min.`,
+    `Seed ${seed}: ${outcomes.length - unmet} of ${cases.length} cases tried, ${outcomes.length - unmet - casualties.length} survived, ${unmet} never met, in ${((performance.now() - start) / 60_000).toFixed(1)} min.`,
   )
   // A sweep that hardly meets what it recorded shows nothing.
   if (casualties.length > 0 || unmet > outcomes.length / 10) process.exitCode = 1
 }
 
 await main()
+// Node may wait without an end for sockets of the emulator that are closed already.
+process.exit()

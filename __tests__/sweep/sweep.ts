@@ -408,6 +408,8 @@ export async function runAll(
   options: SweepOptions & {
     readonly workers: number
     readonly lent?: Emulator
+    /** No case is begun once it is aborted; those under way end. */
+    readonly signal?: AbortSignal
     readonly onOutcome: (outcome: Outcome) => void
   },
 ): Promise<void> {
@@ -415,7 +417,7 @@ export async function runAll(
   const work = async (_: unknown, worker: number): Promise<void> => {
     let emulator: Emulator | undefined = worker === 0 ? options.lent : undefined
     try {
-      for (let each = queue.shift(); each !== undefined; each = queue.shift()) {
+      for (let each = queue.shift(); each !== undefined && options.signal?.aborted !== true; each = queue.shift()) {
         emulator ??= await startWorld()
         try {
           options.onOutcome(await runCase(emulator, each, options))
