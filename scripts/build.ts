@@ -23,31 +23,35 @@ type Ncc = (entry: string, options: Record<string, unknown>) => Promise<NccResul
 
 const require = createRequire(import.meta.url)
 
-/** Modules that the bundle imports at run time instead of containing them. */
-const externals = {
-  // Opens a browser for an interactive login, which no runner has. See `open` below.
-  open: './open.js',
-  // See `undici` below.
-  undici: './undici.js',
-}
-
-/** Imported at the start although it is never called: a runner has no node_modules, so the name must lead to a file of the bundle. */
-const open = `export default () => Promise.reject(new Error('There is no browser on a runner'))
-`
-
 /**
- * Half of the start-up time of @actions/core goes into undici, which its HTTP client imports for a proxy class that only Octokit asks for.
- * So the bundle imports this instead, and the real one is loaded when something of it is used.
+ * What the bundle contains in the place of modules that are never run, or hardly ever: by name, as the source of a module.
+ * A path of `tsconfig.json` leads to each of them, which the bundler follows in the packages as well.
  */
-const undici = `import { createRequire } from 'node:module'
-const load = createRequire(import.meta.url)
+const substitutes = {
+  // Opens a browser for an interactive login, which no runner has.
+  open: `export default () => Promise.reject(new Error('There is no browser on a runner'))
+`,
+  // A third of the start-up time: @actions/http-client imports it for a proxy class that only Octokit asks for. Loaded when
+  // there is a proxy; without one Node's own fetch, which is the same code, does.
+  undici: `import { createRequire } from 'node:module'
+const load = (name) => createRequire(import.meta.url)(name)
 export class ProxyAgent {
   constructor(...args) {
     return new (load('./undici.cjs').ProxyAgent)(...args)
   }
 }
-export const fetch = (...args) => load('./undici.cjs').fetch(...args)
-`
+export const fetch = (url, options) =>
+  options?.dispatcher === undefined ? globalThis.fetch(url, options) : load('./undici.cjs').fetch(url, options)
+`,
+  // jsonwebtoken compares the version of Node with those before 17.
+  semver: `export const satisfies = () => true
+`,
+  // pg makes a class of the first when it is loaded, and asks the second for a password when there is none.
+  'pg-pool': `module.exports = class {}
+`,
+  pgpass: `module.exports = () => undefined
+`,
+}
 
 /**
  * Compiles and bundles the sources of a project folder, in memory.
@@ -63,13 +67,18 @@ export async function bundle(root: string): Promise<Bundle> {
   try {
     await compile(root, folder)
     process.chdir(folder)
-    const main = await ncc(join(folder, 'main.js'), 'index.js', { externals })
     await writeFile(join(folder, 'undici.cjs'), `module.exports = require('undici')\n`)
     const second = await ncc(join(folder, 'undici.cjs'), 'undici.cjs')
+    const paths: Record<string, string[]> = {}
+    for (const [name, source] of Object.entries(substitutes)) {
+      const file = `${name}.substitute.${source.startsWith('module.exports') ? 'cjs' : 'js'}`
+      await writeFile(join(folder, file), source)
+      paths[name] = [`./${file}`]
+    }
+    await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions: { baseUrl: '.', paths } }))
+    const main = await ncc(join(folder, 'main.js'), 'index.js')
 
     const files: Bundle = new Map([...second, ...main])
-    files.set('open.js', Buffer.from(open))
-    files.set('undici.js', Buffer.from(undici))
     // ncc's own list lacks the packages whose modules it joins, and the texts of others. Its loader is in the bundle as well.
     const packages = await licencesOf(dirname(modules), ['@vercel/ncc'])
     for (const each of [main, second]) expectAll(packages, each.get('licenses.txt')?.toString() ?? '')

@@ -35,6 +35,7 @@ const states = { isPost: 'isPost', firewallRule: 'firewall-rule', firewallRuleMa
 
 let inputs: Inputs | undefined
 let githubToken = ''
+let earlyToken: { audience: string; token: Promise<string> } | undefined
 let host = ''
 let principalId = ''
 let finishing: Promise<void> | undefined
@@ -166,17 +167,20 @@ function readInputs(): Record<InputName, string> {
   return raw
 }
 
+function oidcToken(audience: string, signal: AbortSignal): Promise<string> {
+  const { ACTIONS_ID_TOKEN_REQUEST_URL: url = '', ACTIONS_ID_TOKEN_REQUEST_TOKEN: token = '' } = env
+  return idToken(audience, { url, token }, log, signal)
+}
+
 function outside(signal: AbortSignal): Outside {
   return {
     log,
     signal,
-    idToken: (audience) =>
-      idToken(
-        audience,
-        { url: env.ACTIONS_ID_TOKEN_REQUEST_URL ?? '', token: env.ACTIONS_ID_TOKEN_REQUEST_TOKEN ?? '' },
-        log,
-        signal,
-      ),
+    idToken: (audience) => {
+      const early = audience === earlyToken?.audience ? earlyToken.token : undefined
+      earlyToken = undefined
+      return early ?? oidcToken(audience, signal)
+    },
     ambient: {
       tenantId: env.AZURE_TENANT_ID || undefined,
       clientId: env.AZURE_CLIENT_ID || undefined,
@@ -213,6 +217,11 @@ async function main(): Promise<void> {
   const budgetMs = runBudgetMs(inputs)
   const budget = setTimeout(() => stop(outOfTime(budgetMs), lastWordMs), budgetMs)
   try {
+    // On its way while the rest is loaded; a failure is told where it is awaited.
+    const { audienceOf } = await import('./session.ts')
+    const audience = audienceOf(inputs)
+    if (audience !== undefined) earlyToken = { audience, token: oidcToken(audience, controller.signal) }
+    earlyToken?.token.catch(() => undefined)
     const { run } = await import('./run.ts')
     await run(inputs, journal, outside(controller.signal))
   } finally {

@@ -41,20 +41,26 @@ export interface Session {
   readonly log: Log
 }
 
+/** The audience of the OIDC token that the run will ask for; undefined when it asks for none. */
+export function audienceOf(inputs: Inputs): string | undefined {
+  if (inputs.oidc === undefined || !needsTokens(inputs)) return undefined
+  return inputs.oidc.audience ?? knownCloud(inputs.environment)?.oidcAudience ?? 'api://AzureADTokenExchange'
+}
+
 /** Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way. */
 export async function enter(inputs: Inputs, outside: Outside): Promise<Session> {
   const { log, signal } = outside
   const named = knownCloud(inputs.environment)
-  const audience = inputs.oidc?.audience ?? named?.oidcAudience ?? 'api://AzureADTokenExchange'
+  const audience = audienceOf(inputs)
   const idToken = async (): Promise<string> => {
     try {
-      return await orAborted(outside.idToken(audience), signal)
+      return await orAborted(outside.idToken(audience ?? ''), signal)
     } catch (error) {
       if (signal.aborted) throw signal.reason
       throw oidcFailure(error, outside.workflow)
     }
   }
-  const oidc = needsTokens(inputs) ? inputs.oidc : undefined
+  const oidc = audience === undefined ? undefined : inputs.oidc
   // Asked for first: it needs nothing else.
   const early = oidc === undefined ? undefined : idToken()
   early?.catch(() => undefined)

@@ -1,1 +1,0 @@
-export const id=238;export const ids=[238];export const modules={8238:(t,e,o)=>{o.r(e),o.d(e,{Client:()=>c,copyFrom:()=>i,quoteLiteral:()=>quoteLiteral});var r=o(5757),s=o(6561);const c=r.Ay.Client,quoteLiteral=t=>r.Ay.escapeLiteral(t),i=s.H}};

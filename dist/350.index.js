@@ -1,0 +1,1 @@
+export const id=350;export const ids=[350];export const modules={350:(r,e,o)=>{o.r(e),o.d(e,{default:()=>__WEBPACK_DEFAULT_EXPORT__});const __WEBPACK_DEFAULT_EXPORT__=()=>Promise.reject(new Error("There is no browser on a runner"))}};

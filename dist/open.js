@@ -1,1 +1,0 @@
-export default()=>Promise.reject(new Error("There is no browser on a runner"));

@@ -1,1 +1,0 @@
-import{createRequire as t}from"node:module";const o=t(import.meta.url);export class ProxyAgent{constructor(...t){return new(o("./undici.cjs").ProxyAgent)(...t)}}export const fetch=(...t)=>o("./undici.cjs").fetch(...t);
