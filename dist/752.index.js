@@ -1,1 +1,1 @@
-export const id=752;export const ids=[752];export const modules={752:(e,t,n)=>{n.d(t,{AuthorizationManagementClient:()=>o.I,PostgreSQLManagementFlexibleServerClient:()=>r.FH});var o=n(7581),r=n(2878)}};
+export const id=752;export const ids=[752];export const modules={752:(e,t,n)=>{n.r(t),n.d(t,{AuthorizationManagementClient:()=>o.I,PostgreSQLManagementFlexibleServerClient:()=>r.FH});var o=n(7581),r=n(2878)}};

@@ -192,34 +192,37 @@ async function traced(
   const result = await run(emulator, inputs)
   const trips = [...lines.http.trips(), ...lines.postgres.trips()]
   const exchanges = Map.groupBy(emulator.world.exchanges, ({ port }) => port)
-  // The client's last message of the handshake is answered with tickets, which nobody waits for.
-  const isFinished = (trip: Trip): boolean => trip.index === (trip.line === 'PostgreSQL' ? 3 : 2) && trip.sent < 100
+  // The client's last message of the handshake is answered with tickets, and its goodbye with another: nobody waits for these.
+  const isIdle = (trip: Trip): boolean =>
+    trip.line === 'PostgreSQL'
+      ? (trip.index === 3 && trip.sent < 100) || (trip.index > 3 && trip.sent < 60)
+      : trip.index === 2 && trip.sent < 100
   const label = (trip: Trip): string => {
     const where = `${trip.line} ${trip.connection}`
     if (trip.index === 0) return `${where}: TCP`
     if (trip.line === 'PostgreSQL') {
       if (trip.index === 1) return `${where}: SSLRequest`
       if (trip.index === 2) return `${where}: TLS`
-      if (isFinished(trip)) return ''
+      if (isIdle(trip)) return ''
       const nth = trips.filter(
         (each) =>
           each.line === trip.line &&
           each.connection === trip.connection &&
           each.index > 2 &&
           each.index <= trip.index &&
-          !isFinished(each),
+          !isIdle(each),
       ).length
       return `${where}: ${['startup', 'password'][nth - 1] ?? `SQL ${nth - 2}`}`
     }
     if (trip.index === 1) return `${where}: TLS`
-    if (isFinished(trip)) return ''
+    if (isIdle(trip)) return ''
     const nth = trips.filter(
       (each) =>
         each.line === trip.line &&
         each.connection === trip.connection &&
         each.index > 1 &&
         each.index < trip.index &&
-        !isFinished(each),
+        !isIdle(each),
     ).length
     const exchange = exchanges.get(trip.port)?.[nth]
     return `${where}: ${exchange === undefined ? 'a request' : `${exchange.method} ${shortened(exchange.url)}`}`

@@ -261,7 +261,8 @@ export async function observeDatabases(
       if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
       return found
     } finally {
-      await connection.close()
+      // Nobody waits for the goodbye.
+      void connection.close()
     }
   }
   return mapLimited(names, most, async (name, index) => {

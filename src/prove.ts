@@ -8,7 +8,7 @@ import { judge, throttled } from './judge.ts'
 import type { ObservedDatabase } from './observed.ts'
 import { differs, givenFamilies } from './plan.ts'
 import { most } from './postgres/slots.ts'
-import { askReadOnly } from './postgres/trial.ts'
+import { askReadOnly, type CallOutcomes } from './postgres/trial.ts'
 import { backoff, mapLimited, pause } from './retry.ts'
 import type { Family, Service } from './services.ts'
 import { type Attempt, attempt, databaseFailed, freshly, giveUp, patiently, readOnlyProof, record } from './switch.ts'
@@ -118,7 +118,7 @@ function passedKeyless({ queries }: Journal, { database, calls }: Task): boolean
  * asked a few times more: it says nothing about the state.
  */
 export async function askOnce(options: ProveOptions): Promise<void> {
-  const { inputs, journal, log, signal } = options
+  const { inputs, journal, signal } = options
   await mapLimited(options.databases, most, async (database) => {
     const tasks = givenFamilies(inputs).flatMap(({ family, services }) => {
       const ready: Service[] = []
@@ -129,18 +129,15 @@ export async function askOnce(options: ProveOptions): Promise<void> {
       }
       return ready.length === 0 ? [] : (taskOf(options, family, ready, database) ?? [])
     })
-    for (const task of tasks) {
-      task.attempts = 1
+    const asked = tasks.map((task) => {
+      const outcomes = askPatiently(options, task)
+      outcomes.catch(() => undefined)
+      return { task, outcomes }
+    })
+    // Told in their order, whichever answers first.
+    for (const { task, outcomes: asking } of asked) {
       try {
-        const ask = () =>
-          freshly(options, database.name, (connection) => askReadOnly(connection, database.serverVersion, task.calls))
-        let outcomes = await patiently(options, database.name, ask)
-        for (let again = 0; again < 3 && throttled(outcomes); again++) {
-          log.info(`… ${task.family.name} in "${database.name}" is throttled; again in a moment`)
-          await pause(backoff({ ...rounds, baseMs: 2_000 }, again + 1), signal)
-          task.attempts++
-          outcomes = await patiently(options, database.name, ask)
-        }
+        const outcomes = await asking
         const verdict = judge(options, task, outcomes)
         if (verdict === 'passed') record(options, task, outcomes, readOnlyProof(options, task))
         else giveUp(options, task, verdict.failure, journal)
@@ -150,6 +147,22 @@ export async function askOnce(options: ProveOptions): Promise<void> {
       }
     }
   })
+}
+
+/** The answers of a family, a few times more while it is throttled. */
+async function askPatiently(options: ProveOptions, task: Task): Promise<CallOutcomes> {
+  const { log, signal } = options
+  const { name, serverVersion } = task.database
+  task.attempts = 1
+  const ask = () => freshly(options, name, (connection) => askReadOnly(connection, serverVersion, task.calls))
+  let outcomes = await patiently(options, name, ask)
+  for (let again = 0; again < 3 && throttled(outcomes); again++) {
+    log.info(`… ${task.family.name} in "${name}" is throttled; again in a moment`)
+    await pause(backoff({ ...rounds, baseMs: 2_000 }, again + 1), signal)
+    task.attempts++
+    outcomes = await patiently(options, name, ask)
+  }
+  return outcomes
 }
 
 /** The first step that a query depends on and that is not as it should be; undefined when the answer will mean something. */

@@ -62,8 +62,6 @@ const noKeys: KeyCandidates = new Map()
 async function observe(inputs: Inputs, journal: Journal, session: Session, outside: Outside): Promise<Found> {
   const { log, signal, known } = outside
   const withSql = inputs.part !== 'azure'
-  // The token for the databases is on its way while Resource Manager answers.
-  if (withSql && inputs.database.password === undefined) session.tokens.get(session.cloud.postgresScope).catch(() => undefined)
   let surroundings = await observeSurroundings(inputs, session.azure)
   // Another job's temporary firewall rule shows as Updating: a check that opens one of its own waits as well.
   const waits = inputs.mode === 'apply' || inputs.temporaryFirewallRule

@@ -7,6 +7,7 @@ import type { Inputs } from './inputs.ts'
 import type { Log } from './log.ts'
 import type { Administrator } from './observed.ts'
 import type { Connector } from './postgres/connection.ts'
+import type { Greeted } from './postgres/greeting.ts'
 import { orAborted } from './waiting.ts'
 
 /** What the outside gives to a run. */
@@ -39,6 +40,7 @@ export interface Session {
   readonly tokens: Tokens
   readonly azure: ResourceManager
   readonly log: Log
+  readonly greeting: Promise<Greeting> | undefined
 }
 
 /** The audience of the OIDC token that the run will ask for; undefined when it asks for none. */
@@ -64,6 +66,11 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
   // Asked for first: it needs nothing else.
   const early = oidc === undefined ? undefined : idToken()
   early?.catch(() => undefined)
+  const { ReadyAgent } = await import('./azure/agent.ts')
+  const agent = outside.workflow.behindProxy ? undefined : new ReadyAgent()
+  // Connections that are sure to be needed are opened while the OIDC token is on its way.
+  agent?.open(named?.resourceManager ?? inputs.environment, requestsAtOnce(inputs))
+  if (named !== undefined && oidc !== undefined) agent?.open(named.authority, 2)
   const [{ createHttp, createPipeline }, { signIn }, { createResourceManager }] = await Promise.all([
     import('./azure/pipeline.ts'),
     import('./azure/credential.ts'),
@@ -72,9 +79,10 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
   let cloud = named
   if (cloud === undefined) {
     const url = inputs.environment
-    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log }))
+    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log, agent }))
     cloud = await discoverCloud(url, http, signal)
   }
+  if (named === undefined && oidc !== undefined) agent?.open(cloud.authority, 2)
   let unused = early
   const tokens = signIn({
     cloud,
@@ -87,14 +95,46 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
     ambient: outside.ambient,
     log,
     signal,
+    agent,
   })
+  // What the databases will need is on its way while Resource Manager answers; a failure is told where it is awaited.
+  const withSql = inputs.part !== 'azure'
+  if (withSql && inputs.database.password === undefined) tokens.get(cloud.postgresScope).catch(() => undefined)
+  // A temporary firewall rule has to be there first.
+  const greeting = withSql && !inputs.temporaryFirewallRule ? greetServer(inputs, cloud) : undefined
+  greeting?.catch(() => undefined)
   return {
+    greeting,
     workflow: outside.workflow,
     cloud,
     tokens,
-    azure: createResourceManager({ cloud, tokens, server: inputs.server, log, signal }),
+    azure: createResourceManager({ cloud, tokens, server: inputs.server, log, signal, agent }),
     log,
   }
+}
+
+/** How many requests to Resource Manager a run begins with; a verify with all it needs has none. */
+function requestsAtOnce({ mode, given, database, embeddingDeployment, testQueries }: Inputs): number {
+  const deployments = testQueries && embeddingDeployment === undefined && given.some((each) => each.service === 'openai') ? 1 : 0
+  const administrators = database.user === undefined ? 1 : 0
+  if (mode === 'verify') return administrators + deployments
+  const resources = new Set(given.map(({ resource }) => resource.id.toLowerCase())).size
+  return 3 + 2 * resources + administrators + deployments
+}
+
+/** Connections up to TLS, and where they lead. */
+interface Greeting extends Greeted {
+  readonly host: string
+  readonly serverName: string
+}
+
+/** Opens connections to the databases up to TLS, before it is known as whom. `end` them when they are of no use. */
+async function greetServer(inputs: Inputs, cloud: Cloud): Promise<Greeting> {
+  const [{ greet }, { tlsFor }] = await Promise.all([import('./postgres/greeting.ts'), import('./postgres/connection.ts')])
+  const serverName = `${inputs.server.name}${cloud.postgresSuffix}`
+  const host = inputs.database.host ?? serverName
+  const count = inputs.testQueries ? 4 : 1
+  return { host, serverName, ...greet(host, inputs.database.port, tlsFor(serverName, host), count) }
 }
 
 /** False for a verify with a password that is given everything it would ask Resource Manager for. */
@@ -136,7 +176,7 @@ function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Fail
 /** Where and as whom to connect. `serverName` is what the certificate is to be valid for. */
 export async function connectorFor(
   inputs: Inputs,
-  { cloud, tokens, workflow, log }: Session,
+  { cloud, tokens, workflow, log, greeting }: Session,
   serverName: string,
   administrators: readonly Administrator[],
 ): Promise<{ readonly connector: Connector; readonly user: string; readonly host: string }> {
@@ -146,6 +186,10 @@ export async function connectorFor(
   const user =
     inputs.database.user ??
     administratorOf(inputs, administrators, password === undefined ? await tokens.get(cloud.postgresScope) : undefined)
+  const greeted = await greeting
+  // What was guessed is not where the server is.
+  const fits = greeted?.host === host && greeted.serverName === serverName
+  if (!fits) greeted?.end()
   const connector = createConnector(
     {
       host,
@@ -154,6 +198,7 @@ export async function connectorFor(
       server: inputs.server.name,
       resourceGroup: inputs.server.resourceGroup,
       behindProxy: workflow.behindProxy,
+      greeted: fits ? greeted : undefined,
     },
     { user, password: async () => password ?? tokens.get(cloud.postgresScope) },
     log,

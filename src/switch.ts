@@ -579,7 +579,8 @@ export async function freshly<T>(
   try {
     return await body(connection)
   } finally {
-    await connection.close()
+    // Nobody waits for the goodbye.
+    void connection.close()
   }
 }
 

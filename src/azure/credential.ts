@@ -6,6 +6,7 @@ import type { AccessToken, TokenCredential } from '@azure/core-auth'
 import { type Circumstances, describe, explain, Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { orAborted } from '../waiting.ts'
+import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
 
 /** Tokens by scope. Callers that ask at the same time share one request. */
@@ -36,6 +37,7 @@ export interface SignInOptions {
   readonly ambient: AmbientLogin
   readonly log: Log
   readonly signal: AbortSignal
+  readonly agent?: ReadyAgent | undefined
 }
 
 /** Longest time that one token may take in all, in milliseconds: as long as Entra may throttle. */
@@ -50,7 +52,14 @@ const renewBeforeMs = 5 * 60_000
 /** Prepares signing in; nothing is sent before the first token is asked for, but the OIDC token, which is asked for at once. */
 export function signIn(options: SignInOptions): Tokens {
   const { log, signal } = options
-  const assertion = options.oidc === undefined ? undefined : remembered(options.idToken)
+  const remember = options.oidc === undefined ? undefined : remembered(options.idToken)
+  let presenting: Promise<string> | undefined
+  const assertion =
+    remember &&
+    (() => {
+      presenting = remember()
+      return presenting
+    })
   // Asked for before the SDK is loaded, so that both happen at the same time; a failure is told where it is awaited.
   assertion?.().catch(() => undefined)
   let chosen: Promise<Way> | undefined
@@ -60,7 +69,6 @@ export function signIn(options: SignInOptions): Tokens {
   const ask = async (scope: string): Promise<AccessToken> => {
     chosen ??= choose(options, assertion)
     const { credential, way: by, local } = await chosen
-    if (assertion !== undefined) await assertion()
     try {
       const limit = AbortSignal.any([signal, AbortSignal.timeout(local === true ? localTokenLimitMs : tokenLimitMs)])
       const token = await orAborted(credential.getToken(scope, { abortSignal: limit }), limit)
@@ -73,7 +81,8 @@ export function signIn(options: SignInOptions): Tokens {
       return token
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      const presented = assertion === undefined ? undefined : claimsOf(await assertion())
+      // What kept the assertion away is the reason, whatever the SDK makes of it.
+      const presented = presenting === undefined ? undefined : claimsOf(await presenting)
       throw credentialFailure(await reasonOf(error, options), {
         doing: `signing in by ${by} for ${scope}`,
         clientId: options.oidc?.clientId ?? options.ambient.clientId,
@@ -150,14 +159,15 @@ interface Way {
 
 /** Chooses one way, in a fixed order, by what is there; no chain that tries them all. */
 async function choose(options: SignInOptions, assertion: (() => Promise<string>) | undefined): Promise<Way> {
-  const { cloud, oidc, ambient, signal, log } = options
-  const { retryPolicy } = await import('./pipeline.ts')
+  const { cloud, oidc, ambient, signal, log, agent } = options
+  const { agentPolicy, retryPolicy } = await import('./pipeline.ts')
+  const policies = [retryPolicy({ from: 'Entra', signal, log }), ...(agent === undefined ? [] : [agentPolicy(agent)])]
   const common = {
     authorityHost: cloud.authority,
     disableInstanceDiscovery: !cloud.wellKnown,
     // There is one policy, ours: around the SDK's own, which is left with nothing to do.
     retryOptions: { maxRetries: 0 },
-    additionalPolicies: [{ policy: retryPolicy({ from: 'Entra', signal, log }), position: 'perCall' as const }],
+    additionalPolicies: policies.map((policy) => ({ policy, position: 'perCall' as const })),
   }
   if (oidc !== undefined && assertion !== undefined) {
     const { ClientAssertionCredential } = await import('@azure/identity')
@@ -259,7 +269,7 @@ async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: S
   const limit = AbortSignal.any([signal, AbortSignal.timeout(10_000)])
   const host = new URL(cloud.authority).host
   try {
-    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host, signal: limit, log }))
+    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host, signal: limit, log, agent: undefined }))
     await http.get(
       `${cloud.authority}/${tenantId}/v2.0/.well-known/openid-configuration`,
       'asking Entra for its configuration',

@@ -18,6 +18,7 @@ import { type Circumstances, describe, explain, Failure } from '../errors.ts'
 import { type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import { pause, retrying, spread, type Verdict } from '../retry.ts'
+import type { ReadyAgent } from './agent.ts'
 import type { Tokens } from './credential.ts'
 
 /**
@@ -46,6 +47,19 @@ export interface PipelineOptions {
   readonly host: string
   readonly signal: AbortSignal
   readonly log: Log
+  /** Behind a proxy there is none: the SDK has its own. */
+  readonly agent: ReadyAgent | undefined
+}
+
+/** Sends requests over the connections of an agent. */
+export function agentPolicy(agent: ReadyAgent): PipelinePolicy {
+  return {
+    name: 'connections',
+    sendRequest: (request, next) => {
+      request.agent ??= agent
+      return next(request)
+    },
+  }
 }
 
 const userAgent = 'azure-ai-postgres-identity'
@@ -127,6 +141,7 @@ async function evenPolls(request: PipelineRequest, { status, headers }: Pipeline
 /** Creates the pipeline. The SDKs' own retry policy is left out: there is one, ours. */
 export function createPipeline(options: PipelineOptions): Pipeline {
   const pipeline = createClientPipeline({ userAgentOptions: { userAgentPrefix: userAgent } })
+  if (options.agent !== undefined) pipeline.addPolicy(agentPolicy(options.agent))
   pipeline.removePolicy({ phase: 'Retry' })
   const { signal, log } = options
   const refused = (): boolean => {

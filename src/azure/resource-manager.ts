@@ -9,6 +9,7 @@ import type { Administrator, ObservedServer, RoleAssignment } from '../observed.
 import { retrying, spread } from '../retry.ts'
 import type { Deployment, Resource } from '../services.ts'
 import { waiting } from '../waiting.ts'
+import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
 import { azureFailure, createHttp, createPipeline, readAgainWhenBusy, verdictOnOperation } from './pipeline.ts'
@@ -60,6 +61,7 @@ export interface ResourceManagerOptions {
   readonly server: ResourceId
   readonly log: Log
   readonly signal: AbortSignal
+  readonly agent: ReadyAgent | undefined
 }
 
 /** Shapes of Resource Manager's answers, as far as they are read. */
@@ -93,10 +95,10 @@ const cognitiveServicesVersion = '2025-09-01'
 const machineLearningVersion = '2022-10-01'
 
 export function createResourceManager(options: ResourceManagerOptions): ResourceManager {
-  const { cloud, tokens, server, log, signal } = options
+  const { cloud, tokens, server, log, signal, agent } = options
   const { resourceGroup, name } = server
   const endpoint = cloud.resourceManager
-  const pipeline = createPipeline({ tokens, scope: cloud.resourceManagerScope, host: new URL(endpoint).host, signal, log })
+  const pipeline = createPipeline({ tokens, scope: cloud.resourceManagerScope, host: new URL(endpoint).host, signal, log, agent })
   const http = createHttp(pipeline)
 
   // The pipeline carries the token; the clients ask for a credential all the same.
@@ -109,6 +111,9 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
     const { AuthorizationManagementClient } = await import('./clients.ts')
     return new AuthorizationManagementClient(credential, server.subscription, { endpoint, pipeline })
   })
+
+  // Loaded while the token is on its way; a failure is told where it is awaited.
+  import('./clients.ts').catch(() => undefined)
 
   const call = async <T>(doing: string, body: () => Promise<T>, resource?: string): Promise<T> => {
     try {

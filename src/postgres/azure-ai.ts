@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { FunctionSignature, ObservedDatabase } from '../observed.ts'
 import { type Argument, commonArguments, families, type Service, services } from '../services.ts'
-import { type Connection, type Connector, messageOf, readOnly } from './connection.ts'
+import { type Connection, type Connector, messageOf, readAtOnce } from './connection.ts'
 
 /** All settings that are read, no secret among them. */
 const plainSettings: readonly string[] = [
@@ -74,40 +74,41 @@ export async function observeDatabase(
   const name = connection.database
   try {
     // client_connection_check_interval is not needed for reads: any version will do.
-    return await readOnly(connection, 0, async () => {
-      const [facts] = await connection.query(factsSql, [loggingParameters])
-      connector.learn(Number(facts?.connections), Number(facts?.reserved))
-      const installed = text(facts?.installed)
-      const isInstalled = installed !== undefined
-      const functions = isInstalled ? (await connection.query(functionsSql)).map(signatureOf) : []
-      const mayReadAll = isInstalled && facts?.may_read === true
-      const mayRead = mayReadAll || (isInstalled && facts?.may_ask === true)
-      const maySet = isInstalled ? facts?.manager === true && facts.may_write === true : facts?.admin === true
-      const readable = mayReadAll
-        ? await settings(connection, keys)
-        : mayRead
-          ? await wrappedSettings(connection)
-          : { values: new Map(), keysSet: new Set<string>(), keyStates: new Map(), unknown: new Set<string>() }
-      return {
-        name,
-        failure: undefined,
-        user: connection.user,
-        serverVersion: Number(facts?.version ?? 0),
-        isReadOnly: facts?.read_only === true,
-        extension: { installed, available: text(facts?.available) },
-        mayCreateExtension: facts?.admin === true,
-        mayRead,
-        maySet,
-        logging: new Map(Object.entries((facts?.logging ?? {}) as Record<string, string>)),
-        settings: readable.values,
-        keysSet: readable.keysSet,
-        keyStates: readable.keyStates,
-        startedAt: facts?.started_at instanceof Date ? facts.started_at : undefined,
-        runningIdentity: text(facts?.running_identity),
-        unknownSettings: readable.unknown,
-        functions,
-      }
-    })
+    const [[facts] = [], functionRows = []] = await readAtOnce(connection, 0, [
+      { text: factsSql, values: [loggingParameters] },
+      { text: functionsSql },
+    ])
+    connector.learn(Number(facts?.connections), Number(facts?.reserved))
+    const installed = text(facts?.installed)
+    const isInstalled = installed !== undefined
+    const functions = isInstalled ? functionRows.map(signatureOf) : []
+    const mayReadAll = isInstalled && facts?.may_read === true
+    const mayRead = mayReadAll || (isInstalled && facts?.may_ask === true)
+    const maySet = isInstalled ? facts?.manager === true && facts.may_write === true : facts?.admin === true
+    const readable = mayReadAll
+      ? await settings(connection, keys)
+      : mayRead
+        ? await wrappedSettings(connection)
+        : { values: new Map(), keysSet: new Set<string>(), keyStates: new Map(), unknown: new Set<string>() }
+    return {
+      name,
+      failure: undefined,
+      user: connection.user,
+      serverVersion: Number(facts?.version ?? 0),
+      isReadOnly: facts?.read_only === true,
+      extension: { installed, available: text(facts?.available) },
+      mayCreateExtension: facts?.admin === true,
+      mayRead,
+      maySet,
+      logging: new Map(Object.entries((facts?.logging ?? {}) as Record<string, string>)),
+      settings: readable.values,
+      keysSet: readable.keysSet,
+      keyStates: readable.keyStates,
+      startedAt: facts?.started_at instanceof Date ? facts.started_at : undefined,
+      runningIdentity: text(facts?.running_identity),
+      unknownSettings: readable.unknown,
+      functions,
+    }
   } catch (error) {
     return unobserved(name, connection.user, connector.failure(error, name, 'looking at the settings'))
   }
@@ -115,20 +116,24 @@ export async function observeDatabase(
 
 /** Who is connected, as a line for the log. */
 export async function activity(connection: Connection): Promise<string> {
-  const [row] = await readOnly(connection, 0, () =>
-    connection.query(`SELECT count(*) AS connections, count(*) FILTER (WHERE state <> 'idle') AS busy,
+  const [[row] = []] = await readAtOnce(connection, 0, [
+    {
+      text: `SELECT count(*) AS connections, count(*) FILTER (WHERE state <> 'idle') AS busy,
   coalesce(extract(epoch FROM max(clock_timestamp() - xact_start))::int, 0) AS longest
-FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`),
-  )
+FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`,
+    },
+  ])
   return `connections: ${row?.connections ?? '?'}, of which ${row?.busy ?? '?'} are busy; longest open transaction: ${row?.longest ?? '?'} s`
 }
 
 /** The databases of a server that take connections, template databases and Azure's own left out. */
 export async function listDatabases(connection: Connection): Promise<readonly string[]> {
-  const rows = await readOnly(connection, 0, () =>
-    connection.query(`SELECT datname FROM pg_database
-WHERE datallowconn AND NOT datistemplate AND datname NOT IN ('azure_maintenance', 'azure_sys') ORDER BY datname`),
-  )
+  const [rows = []] = await readAtOnce(connection, 0, [
+    {
+      text: `SELECT datname FROM pg_database
+WHERE datallowconn AND NOT datistemplate AND datname NOT IN ('azure_maintenance', 'azure_sys') ORDER BY datname`,
+    },
+  ])
   return rows.map((row) => String(row.datname))
 }
 
@@ -162,7 +167,7 @@ interface Readable {
   unknown: Set<string>
 }
 
-/** Reads all at once; where one key is not known to this version, one by one. Inside a transaction. */
+/** Reads all at once; where one key is not known to this version, one by one. */
 async function settings(connection: Connection, keys: KeyCandidates): Promise<Readable> {
   const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
   // Neither value travels: the server salts and hashes its own, we ours.
@@ -171,11 +176,8 @@ async function settings(connection: Connection, keys: KeyCandidates): Promise<Re
   CASE WHEN secret AND $3 <> '' THEN encode(sha256(convert_to($3 || value, 'UTF8')), 'hex') END AS hash
 FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM unnest($1::text[], $2::boolean[]) AS wanted(key, secret)) AS stored`
   const read = async (names: readonly string[]): Promise<void> => {
-    const rows = await connection.query(sql, [
-      names,
-      names.map((name) => secretSettings.includes(name)),
-      keys.size === 0 ? '' : salt,
-    ])
+    const values = [names, names.map((name) => secretSettings.includes(name)), keys.size === 0 ? '' : salt]
+    const [rows = []] = await readAtOnce(connection, 0, [{ text: sql, values }])
     for (const row of rows) {
       const key = String(row.key)
       const value = text(row.value)
@@ -194,22 +196,21 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM unnest($1::tex
       found.keyStates.set(key, index === -1 ? 'other' : index === 0 ? 'first' : 'second')
     }
   }
-  await connection.query('SAVEPOINT settings')
   const all = [...plainSettings, ...secretSettings]
   try {
     await read(all)
   } catch (error) {
     if (!isUnknownSetting(error)) throw error
-    for (const key of all) {
-      await connection.query('ROLLBACK TO SAVEPOINT settings')
-      try {
-        await read([key])
-      } catch (single) {
-        if (!isUnknownSetting(single)) throw single
-        found.unknown.add(key)
-      }
-    }
-    await connection.query('ROLLBACK TO SAVEPOINT settings')
+    await Promise.all(
+      all.map(async (key) => {
+        try {
+          await read([key])
+        } catch (single) {
+          if (!isUnknownSetting(single)) throw single
+          found.unknown.add(key)
+        }
+      }),
+    )
   }
   return found
 }
@@ -217,7 +218,7 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM unnest($1::tex
 /** The same by way of the wrapper: no key can be read, so none can be compared. A setting it leaves out is not known to this version. */
 async function wrappedSettings(connection: Connection): Promise<Readable> {
   const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
-  const rows = await connection.query(`SELECT key, value, is_set FROM ${wrapper}`)
+  const [rows = []] = await readAtOnce(connection, 0, [{ text: `SELECT key, value, is_set FROM ${wrapper}` }])
   const told = new Map(rows.map((row) => [String(row.key), row]))
   for (const key of [...plainSettings, ...secretSettings]) {
     const row = told.get(key)

@@ -2,11 +2,12 @@
 import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { checkServerIdentity, getCACertificates } from 'node:tls'
+import { type ConnectionOptions, checkServerIdentity, getCACertificates } from 'node:tls'
 import type { QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { retrying, transient } from '../retry.ts'
+import type { Greeted } from './greeting.ts'
 import { createSlots, type Slots } from './slots.ts'
 
 /** Longest time to connect, TLS and login included, in milliseconds. */
@@ -30,6 +31,20 @@ export interface Address {
   readonly resourceGroup: string
   /** Whether the job has a proxy: PostgreSQL does not go through it. */
   readonly behindProxy: boolean
+  /** Connections that were opened to it beforehand. */
+  readonly greeted: Greeted | undefined
+}
+
+/** A certificate is valid when it is for the server's own name or for the host that was given. */
+export function tlsFor(serverName: string, host: string): ConnectionOptions {
+  return {
+    rejectUnauthorized: true,
+    checkServerIdentity: (_name, certificate) => {
+      const asItself = checkServerIdentity(serverName, certificate)
+      const valid = asItself === undefined || checkServerIdentity(host, certificate) === undefined
+      return valid ? undefined : asItself
+    },
+  }
 }
 
 export interface Login {
@@ -148,6 +163,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
     signal.throwIfAborted()
     const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
     const open = async (ca: string[] | undefined) => {
+      const stream = ca === undefined ? await address.greeted?.take() : undefined
       const client = new Client({
         host: address.host,
         port: address.port,
@@ -157,15 +173,11 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         connectionTimeoutMillis: connectTimeoutMs,
         keepAlive: true,
         application_name: 'azure-ai-postgres-identity',
-        ssl: {
-          rejectUnauthorized: true,
-          ...(ca === undefined ? {} : { ca }),
-          checkServerIdentity: (_name, certificate) => {
-            const asItself = checkServerIdentity(address.serverName, certificate)
-            const valid = asItself === undefined || checkServerIdentity(address.host, certificate) === undefined
-            return valid ? undefined : asItself
-          },
-        },
+        // Statements that are given at once are sent at once.
+        pipeline: true,
+        ...(stream === undefined
+          ? { ssl: { ...tlsFor(address.serverName, address.host), ...(ca === undefined ? {} : { ca }) } }
+          : { stream: () => stream }),
       })
       // A connection that dies between statements is told by the next statement.
       client.on('error', () => undefined)
@@ -211,6 +223,9 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         signal.throwIfAborted()
         const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
         const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
+        // COPY talks back and forth: the driver does that only alone on the line.
+        const alone = client as unknown as { pipeline: boolean }
+        alone.pipeline = false
         try {
           await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
         } catch (error) {
@@ -218,6 +233,8 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
           if (!limit.aborted) throw error
           drop()
           throw new Error('Query read timeout', { cause: error })
+        } finally {
+          alone.pipeline = true
         }
       },
       async query(text, values, timeoutMs = statementTimeoutMs) {
@@ -265,13 +282,26 @@ export function begin(access: 'READ ONLY' | 'READ WRITE', serverVersion: number)
   return lines.join('; ')
 }
 
-/** Runs `body` in a read-only transaction. */
-export async function readOnly<T>(connection: Connection, serverVersion: number, body: () => Promise<T>): Promise<T> {
-  await connection.query(begin('READ ONLY', serverVersion))
-  try {
-    return await body()
-  } finally {
-    // Nothing was written: how it ends does not matter, and a lost connection ends it as well.
-    await connection.query('ROLLBACK').catch(() => undefined)
-  }
+export interface Statement {
+  readonly text: string
+  readonly values?: readonly unknown[]
+  /** Milliseconds from the sending on. */
+  readonly timeoutMs?: number
+}
+
+/**
+ * Runs statements that need nothing of each other's answers in one read-only transaction and in one round trip; gives the
+ * rows of each. Rejects with the first that fails.
+ */
+export async function readAtOnce(
+  connection: Connection,
+  serverVersion: number,
+  statements: readonly Statement[],
+): Promise<readonly (readonly Row[])[]> {
+  const begun = connection.query(begin('READ ONLY', serverVersion))
+  const answers = statements.map(({ text, values, timeoutMs }) => connection.query(text, values, timeoutMs))
+  const ended = connection.query('ROLLBACK')
+  // The first to fail is told; the others only say that the transaction is over.
+  const [, rows] = await Promise.all([begun, Promise.all(answers), ended])
+  return rows
 }

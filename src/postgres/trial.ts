@@ -5,7 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
-import { begin, type Connection, messageOf, type Row, readOnly, statementTimeoutMs } from './connection.ts'
+import { begin, type Connection, messageOf, type Row, readAtOnce, statementTimeoutMs } from './connection.ts'
 
 /** `[setting, value]`; an empty value blanks. No secrets: these travel as bind parameters. */
 export type Setting = readonly [key: string, value: string]
@@ -111,19 +111,19 @@ export async function holds(
   const salt = randomBytes(16).toString('hex')
   const hash = (value: string): string => createHash('sha256').update(`${salt}${value}`).digest('hex')
   try {
-    const [row] = await readOnly(connection, serverVersion, () =>
-      connection.query(
-        `SELECT coalesce(bool_and(CASE WHEN secret THEN encode(sha256(convert_to($4 || stored, 'UTF8')), 'hex') ELSE stored END = value), true) AS held
+    const [[row] = []] = await readAtOnce(connection, serverVersion, [
+      {
+        text: `SELECT coalesce(bool_and(CASE WHEN secret THEN encode(sha256(convert_to($4 || stored, 'UTF8')), 'hex') ELSE stored END = value), true) AS held
 FROM (SELECT secret, value, coalesce(azure_ai.get_setting(key), '') AS stored
   FROM unnest($1::text[], $2::text[], $3::boolean[]) AS wanted(key, value, secret)) AS compared`,
-        [
+        values: [
           [...settings, ...secrets].map(([key]) => key),
           [...settings.map(([, value]) => value), ...secrets.map(([, value]) => hash(value))],
           [...settings.map(() => false), ...secrets.map(() => true)],
           salt,
         ],
-      ),
-    )
+      },
+    ])
     return row?.held === true
   } catch (error) {
     if (messageOf(error).code === '42501') return undefined
@@ -257,25 +257,43 @@ async function withTemporaryTable(
   await body()
 }
 
-/** Asks the test queries read-only; a function that refuses that is asked again in a transaction that is rolled back. */
+/**
+ * Asks the test queries read-only, each in a transaction of its own, all in one round trip; a function that refuses that is
+ * asked again in a transaction that is rolled back.
+ */
 export async function askReadOnly(connection: Connection, serverVersion: number, calls: readonly Call[]): Promise<CallOutcomes> {
   const outcomes = new Map<string, CallOutcome>()
-  for (const call of calls) {
-    let outcome = await readOnly(connection, serverVersion, () => ask(connection, call))
-    if (!outcome.ok && outcome.code === '25006') {
-      await connection.query(begin('READ WRITE', serverVersion))
-      outcome = { ...(await ask(connection, call)), inReadWrite: true }
-      await connection.query('ROLLBACK')
-    }
+  let before: Promise<unknown> | undefined
+  const asked = calls.map((call, index) => {
+    // The server answers one after the other: each has its own time, which begins when the one before is answered.
+    const timeoutMs = statementTimeoutMs * (index + 1)
+    const rows = readAtOnce(connection, serverVersion, [{ text: call.sql, timeoutMs }]).then(([answer = []]) => answer)
+    const outcome = outcomeOf(rows, before)
+    before = rows.catch(() => undefined)
+    return outcome
+  })
+  for (const [index, outcome] of (await Promise.all(asked)).entries()) {
+    const call = calls[index] as Call
     outcomes.set(call.name, outcome)
+    if (outcome.ok || outcome.code !== '25006') continue
+    await connection.query(begin('READ WRITE', serverVersion))
+    outcomes.set(call.name, { ...(await ask(connection, call)), inReadWrite: true })
+    await connection.query('ROLLBACK')
   }
   return outcomes
 }
 
-async function ask(connection: Connection, call: Call): Promise<CallOutcome> {
-  const start = performance.now()
+const ask = (connection: Connection, call: Call): Promise<CallOutcome> => outcomeOf(connection.query(call.sql), undefined)
+
+/** What came of a test query that is under way; its time counts from now, or from the end of what is `before` it on the line. */
+async function outcomeOf(rows: Promise<readonly Row[]>, before: Promise<unknown> | undefined): Promise<CallOutcome> {
+  let start = performance.now()
+  const begun = before?.then(() => {
+    start = performance.now()
+  })
   try {
-    const [row] = await connection.query(call.sql)
+    const [row] = await rows
+    await begun
     const answer = shown(row)
     const durationMs = performance.now() - start
     // No answer is no proof.
