@@ -99,7 +99,11 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
   })
   // What the databases will need is on its way while Resource Manager answers; a failure is told where it is awaited.
   const withSql = inputs.part !== 'azure'
-  if (withSql && inputs.database.password === undefined) tokens.get(cloud.postgresScope).catch(() => undefined)
+  if (withSql && inputs.database.password === undefined) {
+    // The SDK would ask Entra twice for its configuration, were both tokens asked for at once.
+    const first = requestsAtOnce(inputs) > 0 ? tokens.get(cloud.resourceManagerScope) : Promise.resolve()
+    first.then(() => tokens.get(cloud.postgresScope)).catch(() => undefined)
+  }
   // A temporary firewall rule has to be there first.
   const greeting = withSql && !inputs.temporaryFirewallRule ? greetServer(inputs, cloud) : undefined
   greeting?.catch(() => undefined)
