@@ -137,7 +137,7 @@ function holders(left: ReadonlyMap<string, string>, keys: readonly string[] = Ob
   return [...left].flatMap(([name, text]) => keys.filter((key) => text.includes(key)).map((key) => `${name}: ${key}`))
 }
 
-function expectNone({ left, result }: Trace): void {
+function expectNone({ left }: Trace): void {
   expect(holders(left)).toEqual([])
   expect(left.get('PostgreSQL log')).toContain('azure_ai.set_setting')
 }
