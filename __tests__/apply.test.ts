@@ -74,9 +74,9 @@ describe('from nothing, with slow replication and propagation', () => {
     await begin(emulator, {
       delays: {
         operation: 300,
-        principalReplication: 1_500,
-        roleReplication: 4_000,
-        rolePropagation: 6_000,
+        principalReplication: 4_000,
+        roleReplication: 8_000,
+        rolePropagation: 10_000,
         identityPropagation: 3_000,
         allowListPropagation: 1_500,
       },

@@ -391,7 +391,8 @@ describe('the drift issue', () => {
       ),
     )
     const rest = Array.from({ length: 3_000 }, (_, index) =>
-      step(`quiet-${index}/extension`, 'extension', 'azure_ai 1.1.0', 'azure_ai', 'in-sync'),
+      // No two alike: those would share a row.
+      step(`quiet-${index}/extension`, 'extension', `azure_ai 1.1.${index}`, 'azure_ai', 'in-sync'),
     )
     for (const report of [reportOf(many), reportOf([...rest, ...many]), reportOf([...many.slice(0, 3), ...rest])]) {
       issues().length = 0

@@ -130,11 +130,12 @@ describe('a run that is killed', () => {
     ['while the server restarts', /^Restarting /],
     ['while it waits for the roles', /… waiting for the identity and its roles/],
   ])('%s reads as failed, and running it again comes to the same end', async (_, moment) => {
-    await begin(emulator, { delays: { operation: 300, rolePropagation: 5_000 } })
+    await begin(emulator, { delays: { operation: 300, rolePropagation: Number.POSITIVE_INFINITY } })
     const job = await start(emulator, only, (line) => {
       if (moment.test(line)) job.child.kill('SIGKILL')
     })
     const killed = await job.done
+    emulator.world.delays.rolePropagation = 2_000
     expect(killed.signal, killed.log).toBe('SIGKILL')
     expect(killed.outputs).toMatchObject({ result: 'failed', verified: 'false', drift: 'true', 'failure-reason': 'internal' })
     // Told before the first write was sent.
