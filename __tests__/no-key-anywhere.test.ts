@@ -137,9 +137,10 @@ function holders(left: ReadonlyMap<string, string>, keys: readonly string[] = Ob
   return [...left].flatMap(([name, text]) => keys.filter((key) => text.includes(key)).map((key) => `${name}: ${key}`))
 }
 
-function expectNone({ left }: Trace): void {
+function expectNone({ left, result }: Trace): void {
   expect(holders(left)).toEqual([])
   expect(left.get('PostgreSQL log')).toContain('azure_ai.set_setting')
+  expect(result.raw).toContain('::debug::POST /')
 }
 
 test('the search would find them: set by hand, a key stands in the log', async () => {

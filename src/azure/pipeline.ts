@@ -99,7 +99,12 @@ export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOp
       try {
         const response = await retrying(
           async () => {
+            const start = performance.now()
             const answer = await next(request)
+            const took = Math.round(performance.now() - start)
+            log.debug(
+              `${request.method} ${pathOf(request.url)}: ${answer.status} in ${took} ms ${requestIdOf(answer) ?? ''}`.trimEnd(),
+            )
             const verdict = verdictOnAnswer(request, answer, from)
             if (verdict === false) return answer
             if (answer.status === 401 && (renewed || refused === undefined || !refused())) return answer
@@ -268,6 +273,8 @@ function codeOf(response: PipelineResponse): string {
   return (typeof body.error === 'string' ? body.error : body.error?.code) ?? body.code ?? ''
 }
 
+const requestIdOf = ({ headers }: PipelineResponse): string | undefined =>
+  headers.get('x-ms-correlation-request-id') ?? headers.get('x-ms-request-id')
 const pathOf = (url: string): string => new URL(url).pathname.replace(/^\/\//, '/')
 const seconds = (ms: number): string => `${(ms / 1_000).toFixed(ms < 10_000 ? 1 : 0)} s`
 
@@ -284,7 +291,7 @@ function answerFailure(response: PipelineResponse, at: Circumstances, cause?: un
       code: codeOf(response) || (response.status === 404 ? 'NotFound' : ''),
       status: response.status,
       text,
-      requestId: response.headers.get('x-ms-correlation-request-id') ?? response.headers.get('x-ms-request-id'),
+      requestId: requestIdOf(response),
     },
     at,
     cause,
