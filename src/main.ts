@@ -222,6 +222,8 @@ async function main(): Promise<void> {
     const audience = audienceOf(inputs)
     if (audience !== undefined) earlyToken = { audience, token: oidcToken(audience, controller.signal) }
     earlyToken?.token.catch(() => undefined)
+    // Loading leaves the event loop no turn: the connection is opened before it begins.
+    await new Promise((opened) => setImmediate(opened))
     const { run } = await import('./run.ts')
     await run(inputs, journal, outside(controller.signal))
   } finally {

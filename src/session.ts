@@ -71,11 +71,14 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
   // Connections that are sure to be needed are opened while the OIDC token is on its way.
   agent?.open(named?.resourceManager ?? inputs.environment, requestsAtOnce(inputs))
   if (named !== undefined && oidc !== undefined) agent?.open(named.authority, 2)
-  const [{ createHttp, createPipeline }, { signIn }, { createResourceManager }] = await Promise.all([
-    import('./azure/pipeline.ts'),
-    import('./azure/credential.ts'),
-    import('./azure/resource-manager.ts'),
-  ])
+  // One after the other, and in between a turn for what is on the line: an SDK takes longer to load than a round trip.
+  const turn = (): Promise<void> => new Promise((over) => setImmediate(over))
+  await turn()
+  const { createHttp, createPipeline } = await import('./azure/pipeline.ts')
+  await turn()
+  const { signIn } = await import('./azure/credential.ts')
+  const { createResourceManager } = await import('./azure/resource-manager.ts')
+  await turn()
   let cloud = named
   if (cloud === undefined) {
     const url = inputs.environment
