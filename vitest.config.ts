@@ -6,6 +6,7 @@ const report = process.env['TEST_REPORT']
 
 /** Roughly by length; the others come after, in their usual order. */
 const longest = [
+  'connections',
   'undocumented',
   'firewall',
   'switch-over',
@@ -16,6 +17,10 @@ const longest = [
   'restart',
   'dist',
   'unproven',
+  'sweep',
+  'retries',
+  'way-back',
+  'live',
 ]
 
 class LongestFirst extends BaseSequencer {
@@ -33,7 +38,7 @@ export default defineConfig({
     include: ['__tests__/**/*.test.ts'],
     pool: 'forks',
     // Most of the time is spent waiting, for roles and servers that take effect: more files at once than a small machine has processors.
-    maxWorkers: 4,
+    maxWorkers: 5,
     // The long ones first, so that none of them is alone at the end.
     sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,

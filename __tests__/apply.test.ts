@@ -555,7 +555,7 @@ describe('names of databases that mean something elsewhere', () => {
         expect(statusesOf(result)[`${name}/extension`]).toBe('created')
       }
       const commands = [...result.raw.matchAll(/^\s*::([a-z-]+)/gm)].map((match) => match[1])
-      expect(new Set(commands)).toEqual(new Set(['add-mask', 'group', 'endgroup']))
+      expect(new Set(commands)).toEqual(new Set(['add-mask', 'debug', 'group', 'endgroup']))
       for (const table of tablesOf(result.summary)) expect(new Set(table.map((row) => row.length)).size).toBe(1)
       expect(result.summary).not.toMatch(/<script/i)
       expect(JSON.parse(await readFile(result.outputs['report-path'] ?? '', 'utf8'))).toEqual(result.report)

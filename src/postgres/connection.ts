@@ -6,7 +6,7 @@ import { type ConnectionOptions, checkServerIdentity, getCACertificates } from '
 import type { QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
-import { retrying, transient } from '../retry.ts'
+import { retrying, transient, unreachable } from '../retry.ts'
 import type { Greeted } from './greeting.ts'
 import { createSlots, type Slots } from './slots.ts'
 
@@ -129,6 +129,8 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         signal,
         verdict: (error) => {
           if (sqlState(error) !== noSlot) return false
+          // A limit of one database or role is mostly there to stay.
+          if (/too many connections for/i.test(messageOf(error).text)) return { schedule: unreachable }
           fullSince ??= performance.now()
           return performance.now() - fullSince < transient.budgetMs ? { schedule: transient } : false
         },
