@@ -63,7 +63,14 @@ const mayWrite = [
 ]
 
 test('the workflows are those that are known', () => {
-  expect(all.map(({ file }) => file).sort()).toEqual(['ci.yml', 'codeql.yml', 'live.yml', 'release.yml', 'scorecard.yml'])
+  expect(all.map(({ file }) => file).sort()).toEqual([
+    'ci.yml',
+    'codeql.yml',
+    'live.yml',
+    'release.yml',
+    'scorecard.yml',
+    'sweep.yml',
+  ])
 })
 
 test('nothing is written but what is on the list', () => {
