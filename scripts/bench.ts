@@ -34,6 +34,8 @@ const runs = Number(/^--runs=(\d+)$/.exec(args.find((each) => each.startsWith('-
 const parts: Record<string, () => Promise<void> | void> = { start, chain, databases, 'by-hand': byHand, bundle }
 
 await main()
+// Node may wait without an end for sockets of the emulator that are closed already.
+process.exit()
 
 async function main(): Promise<void> {
   const named = args.filter((each) => !each.startsWith('--'))
