@@ -2,23 +2,23 @@ import { readFile } from 'node:fs/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { checkConformance, specificationsFolder } from '../emulator/conformance.ts'
 import { builtInRoles, deployerName, readerName } from '../emulator/default-world.ts'
-import type { Emulator } from '../emulator/index.ts'
 import type { JobResult } from '../emulator/runner.ts'
 import type { RoleAssignment } from '../emulator/world.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   accountNamed,
+  admitReader,
   apply,
   askEmbedding,
   asReader,
   begin,
   callersOfServices,
   codesOf,
-  emulate,
   giveIdentity,
   logLength,
   logSince,
+  onlyService,
   principalNamed,
-  removeJobs,
   rolesOfServer,
   serverOf,
   settingsOf,
@@ -27,18 +27,10 @@ import {
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
-
-beforeAll(async () => {
-  emulator = await emulate()
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
+const emulator = await ownEmulator()
 
 /** One service in one database, for what does not depend on how many there are. */
-const only = { cognitive: '', translator: '', 'machine-learning': '', 'machine-learning-input': '', databases: 'app' }
+const only = onlyService(emulator, 'openai', 'app')
 
 /** The four roles of the interface at exactly the named resources. */
 function fourRoles(): string[] {
@@ -262,13 +254,7 @@ describe('from nothing, with slow replication and propagation', () => {
   })
 
   test('who may only read succeeds when nothing is missing', async () => {
-    const reader = principalNamed(emulator.world, readerName)
-    serverOf(emulator).administrators.push({
-      objectId: reader.objectId,
-      principalName: readerName,
-      principalType: 'ServicePrincipal',
-    })
-    await emulator.refresh()
+    await admitReader(emulator)
     const result = await apply(emulator, { ...asReader(emulator), 'allow-restart': 'false' })
     expect(result.outputs).toMatchObject({ result: 'in-sync', verified: 'true', changed: 'false' })
     expect(result.code).toBe(0)

@@ -8,6 +8,7 @@ import { passwordLogin } from '../emulator/postgres.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
 import {
   accountNamed,
+  assignRole,
   begin,
   codesOf,
   databasesOf,
@@ -382,17 +383,8 @@ describe('who connects', () => {
     world.principals.push({ objectId: outer, displayName: 'all callers', kind: 'Group' })
     Object.assign(world.principals.find(({ objectId }) => objectId === identity) ?? {}, { memberOf: [group] })
     const { id } = accountNamed(world, 'contoso-openai')
-    const name = randomUUID()
-    world.roleAssignments.push({
-      id: `${id}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-      name,
-      scope: id,
-      principalId: outer,
-      principalType: 'Group',
-      roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${builtInRoles.cognitiveServicesOpenAIUser}`,
-      createdAt: 0,
-      createdBy: identity,
-    })
+    const more = { principalType: 'Group', createdAt: 0, createdBy: identity } as const
+    assignRole(world, outer, id, builtInRoles.cognitiveServicesOpenAIUser, more)
     await emulator.refresh()
     const result = await job({})
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })

@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { builtInRoles, deployerName, readerName } from '../emulator/default-world.ts'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import type { Account, Principal, Server, World } from '../emulator/world.ts'
+import { assignRole } from './support.ts'
 
 const run = promisify(execFile)
 const postgresAudience = 'https://ossrdbms-aad.database.windows.net'
@@ -189,17 +190,7 @@ function newPrincipal(given: Partial<Principal> = {}): Principal {
 }
 
 function assign(principalId: string, role: string, scope: string, createdAt = 0): void {
-  const name = crypto.randomUUID()
-  world.roleAssignments.push({
-    id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-    name,
-    scope,
-    principalId,
-    principalType: 'ServicePrincipal',
-    roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`,
-    createdAt,
-    createdBy: principalId,
-  })
+  assignRole(world, principalId, scope, role, { createdAt, createdBy: principalId })
 }
 
 async function withWorld<T>(change: () => void, restore: () => void, work: () => Promise<T>): Promise<T> {

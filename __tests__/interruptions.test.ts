@@ -1,14 +1,13 @@
 /** Runs that meet each other, that are killed, that are cancelled. */
 import { existsSync } from 'node:fs'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Emulator } from '../emulator/index.ts'
+import { describe, expect, test } from 'vitest'
+import { ownEmulator } from './own-emulator.ts'
 import {
   apply,
   begin,
   codesOf,
-  emulate,
   giveIdentity,
-  removeJobs,
+  onlyService,
   rolesOfServer,
   serverOf,
   settingsOf,
@@ -16,17 +15,9 @@ import {
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
+const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['app', 'crm'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
-
-const only = { cognitive: '', translator: '', 'machine-learning': '', 'machine-learning-input': '', databases: 'app' }
+const only = onlyService(emulator, 'openai', 'app')
 
 describe('two runs at the same time', () => {
   test('converge: nobody fails, four role assignments, the settings of both databases', async () => {

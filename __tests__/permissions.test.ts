@@ -8,7 +8,7 @@ import type { Emulator } from '../emulator/index.ts'
 import { passwordLogin } from '../emulator/postgres.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
 import { families, services } from '../src/services.ts'
-import { begin, codesOf, emulate, principalNamed, remember, serverOf, settingsOf, usual } from './support.ts'
+import { assignRole, begin, codesOf, emulate, principalNamed, remember, serverOf, settingsOf, usual } from './support.ts'
 
 const page = readFileSync(join(import.meta.dirname, '..', 'docs', 'permissions.md'), 'utf8')
 const blocks = (language: string): string[] =>
@@ -59,7 +59,7 @@ function give(...roles: Role[]): void {
   const others = world.roleAssignments.filter(({ principalId }) => principalId !== objectId)
   world.roleAssignments.splice(0, Number.POSITIVE_INFINITY, ...others)
   for (const { Name, Actions, NotActions, DataActions, NotDataActions } of roles) {
-    const [definition, name] = [randomUUID(), randomUUID()]
+    const definition = randomUUID()
     world.roleDefinitions.push({
       name: definition,
       roleName: Name,
@@ -68,13 +68,7 @@ function give(...roles: Role[]): void {
       dataActions: DataActions,
       notDataActions: NotDataActions,
     })
-    world.roleAssignments.push({
-      id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-      name,
-      scope,
-      principalId: objectId,
-      principalType: 'ServicePrincipal',
-      roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${definition}`,
+    assignRole(world, objectId, scope, definition, {
       ...(Actions.includes('Microsoft.Authorization/roleAssignments/write') ? { condition } : {}),
       createdAt: 0,
       createdBy: objectId,

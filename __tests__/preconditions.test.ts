@@ -1,36 +1,28 @@
 /** What stands in the way is found before the first write, or named with what it lacks when Azure refuses. */
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { builtInRoles, deployerName } from '../emulator/default-world.ts'
-import type { Emulator } from '../emulator/index.ts'
 import type { JobResult } from '../emulator/runner.ts'
 import type { World } from '../emulator/world.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   accountNamed,
   apply,
+  assignRole,
   begin,
   codesOf,
-  emulate,
   giveIdentity,
+  onlyService,
   principalNamed,
-  removeJobs,
   serverOf,
   settingsOf,
   statusesOf,
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
+const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['app', 'crm'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
-
-const only = { cognitive: '', translator: '', 'machine-learning': '', 'machine-learning-input': '', databases: 'app' }
+const only = onlyService(emulator, 'openai', 'app')
 
 interface Told {
   code: string
@@ -217,19 +209,7 @@ describe('a missing permission names the action, the scope and the role that has
       for (let index = world.roleAssignments.length - 1; index >= 0; index--) {
         if (world.roleAssignments[index]?.principalId === deployer) world.roleAssignments.splice(index, 1)
       }
-      for (const role of roles) {
-        const name = randomUUID()
-        world.roleAssignments.push({
-          id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-          name,
-          scope,
-          principalId: deployer,
-          principalType: 'ServicePrincipal',
-          roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`,
-          createdAt: 0,
-          createdBy: deployer,
-        })
-      }
+      for (const role of roles) assignRole(world, deployer, scope, role, { createdAt: 0, createdBy: deployer })
     },
   })
   const serverWriter = 'aaaaaaaa-1111-4222-8333-444455556666'

@@ -6,7 +6,7 @@ import type { Emulator } from '../emulator/index.ts'
 import type { Account, Delays, Switches, World } from '../emulator/world.ts'
 import { assignmentDescription } from '../src/observed.ts'
 import { type FamilyName, type ServiceName, serviceNamed } from '../src/services.ts'
-import { accountNamed, addKeyedEndpoint, begin, databasesOf, giveIdentity, serverOf } from './support.ts'
+import { accountNamed, addKeyedEndpoint, assignRole, begin, databasesOf, giveIdentity, serverOf } from './support.ts'
 
 const services = ['openai', 'cognitive', 'translator', 'machine-learning'] as const
 const familyNames = ['azure_openai', 'azure_cognitive', 'azure_ml'] as const
@@ -265,22 +265,11 @@ export async function become(emulator: Emulator, random: RandomWorld): Promise<v
 const roleOf = (service: ServiceName): string => serviceNamed(service).role.id
 
 function assign(world: World, principalId: string, scope: string, roleId: string, description?: string): void {
-  const name = randomUUID()
   const alike = world.roleAssignments.some(
     (each) => each.principalId === principalId && each.scope === scope && each.roleDefinitionId.endsWith(roleId),
   )
   if (alike) return
-  world.roleAssignments.push({
-    id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-    name,
-    scope,
-    principalId,
-    principalType: 'ServicePrincipal',
-    roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${roleId}`,
-    createdAt: Date.now() - 3_600_000,
-    createdBy: 'somebody',
-    ...(description === undefined ? {} : { description }),
-  })
+  assignRole(world, principalId, scope, roleId, description === undefined ? {} : { description })
 }
 
 function giveRandomRoles(emulator: Emulator, random: RandomWorld, objectId: string): void {

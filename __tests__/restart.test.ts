@@ -1,18 +1,16 @@
 /** The restart that a new identity needs: only when nothing but a token is missing, once in all, and told before it happens. */
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Emulator } from '../emulator/index.ts'
+import { describe, expect, test } from 'vitest'
 import type { Delays, Fault, World } from '../emulator/world.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   accountNamed,
   apply,
   begin,
   codesOf,
-  emulate,
   giveIdentity,
   giveRoles,
   onlyService,
-  removeJobs,
   rolesOfServer,
   serverOf,
   settingsOf,
@@ -21,15 +19,7 @@ import {
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
-
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['app'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
+const emulator = await ownEmulator({ databases: ['app'] })
 
 /** The identity was turned on earlier, and the server has not been restarted since. `loaded`: what it runs with. */
 async function turnedOnEarlier(delays: Partial<Delays> = {}, loaded?: string): Promise<void> {

@@ -158,6 +158,13 @@ export function accountNamed(world: World, name: string): Account {
   return found
 }
 
+/** The app that may only read may log in to the databases. */
+export async function admitReader(emulator: Emulator): Promise<void> {
+  const { objectId } = principalNamed(emulator.world, readerName)
+  serverOf(emulator).administrators.push({ objectId, principalName: readerName, principalType: 'ServicePrincipal' })
+  await emulator.refresh()
+}
+
 /** Inputs of a job that signs in as the app that may only read, and the world in which it may log in to the database. */
 export function asReader(emulator: Emulator): Record<string, string> {
   const reader = principalNamed(emulator.world, readerName)
@@ -393,6 +400,28 @@ export async function until(such: () => boolean | Promise<boolean>): Promise<voi
   }
 }
 
+/** Gives a principal a role at a scope, as somebody did an hour ago, unless more is said of it. `role`: its GUID. */
+export function assignRole(
+  world: World,
+  principalId: string,
+  scope: string,
+  role: string,
+  more: Partial<RoleAssignment> = {},
+): void {
+  const name = more.name ?? randomUUID()
+  world.roleAssignments.push({
+    id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
+    name,
+    scope,
+    principalId,
+    principalType: 'ServicePrincipal',
+    roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`,
+    createdAt: Date.now() - 3_600_000,
+    createdBy: 'somebody',
+    ...more,
+  })
+}
+
 /** The roles of the server's identity on what the emulator's inputs name. `createdAt`: an hour ago when absent. */
 export function giveRoles(emulator: Emulator, createdAt: number = Date.now() - 3_600_000): void {
   const { world, inputs } = emulator
@@ -404,18 +433,7 @@ export function giveRoles(emulator: Emulator, createdAt: number = Date.now() - 3
     'machine-learning': builtInRoles.dataScientist,
   }
   for (const [service, role] of Object.entries(roles)) {
-    const scope = inputs[service] ?? ''
-    const name = randomUUID()
-    world.roleAssignments.push({
-      id: `${scope}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-      name,
-      scope,
-      principalId,
-      principalType: 'ServicePrincipal',
-      roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`,
-      createdAt,
-      createdBy: 'somebody',
-    })
+    assignRole(world, principalId, inputs[service] ?? '', role, { createdAt })
   }
 }
 

@@ -1,10 +1,10 @@
 /** From keys to the identity, while the database is in use: nobody notices, and what is called proven is. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Emulator } from '../emulator/index.ts'
+import { describe, expect, test } from 'vitest'
 import type { JobResult } from '../emulator/runner.ts'
 import type { Switches } from '../emulator/world.ts'
 import { type Connection, statementTimeoutMs } from '../src/postgres/connection.ts'
 import { trial } from '../src/postgres/trial.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   accountNamed,
   addKeyedEndpoint,
@@ -13,7 +13,6 @@ import {
   begin,
   callersOfServices,
   codesOf,
-  emulate,
   giveIdentity,
   giveRoles,
   identitySettings,
@@ -23,7 +22,6 @@ import {
   putSettings,
   queriesOf,
   questions,
-  removeJobs,
   rolesOfServer,
   seeded,
   serverOf,
@@ -35,15 +33,7 @@ import {
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
-
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['app', 'crm'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
+const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
 type Family = keyof typeof questions
 const serviceOf: Record<Family, string> = {

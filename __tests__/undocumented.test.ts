@@ -1,16 +1,14 @@
 /** What nobody has documented, each way round: a whole apply either succeeds or fails cleanly, and a key never passes for the identity. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Emulator } from '../emulator/index.ts'
+import { describe, expect, test } from 'vitest'
 import type { JobResult } from '../emulator/runner.ts'
 import type { Switches } from '../emulator/world.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   apply,
   begin,
   callersOfServices,
   codesOf,
-  emulate,
   giveIdentity,
-  removeJobs,
   rolesOfServer,
   serverOf,
   settingsOf,
@@ -18,15 +16,7 @@ import {
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
-
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['fresh', 'keyed'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
+const emulator = await ownEmulator({ databases: ['fresh', 'keyed'] })
 
 type Query = { database: string; service: string; status: string; proof: string; error: string }
 const queries = (result: JobResult, database: string): Query[] =>

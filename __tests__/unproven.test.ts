@@ -1,31 +1,21 @@
 /** Bad moments in the middle of a switch: what is not proven is not committed, or is put back, and nobody else's change is lost. */
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { Emulator } from '../emulator/index.ts'
+import { expect, test } from 'vitest'
 import type { Fault } from '../emulator/world.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   addKeyedEndpoint,
   apply,
   begin,
   codesOf,
-  emulate,
   giveIdentity,
   onlyService,
-  removeJobs,
   serverOf,
   settingsOf,
   statusesOf,
   workWithKeys,
 } from './support.ts'
 
-let emulator: Emulator
-
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['app'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
+const emulator = await ownEmulator({ databases: ['app'] })
 
 const openai = () => onlyService(emulator, 'openai', 'app')
 

@@ -1,27 +1,24 @@
 /** From the identity back to keys: tried before anyone sees it, told beforehand where it cannot be, identity and roles left alone. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readerName } from '../emulator/default-world.ts'
-import type { Emulator } from '../emulator/index.ts'
+import { describe, expect, test } from 'vitest'
 import type { Switches } from '../emulator/world.ts'
+import { ownEmulator } from './own-emulator.ts'
 import {
   accountNamed,
   addKeyedEndpoint,
+  admitReader,
   application,
   apply,
   asReader,
   begin,
   callersOfServices,
   codesOf,
-  emulate,
   giveIdentity,
   giveRoles,
   identitySettings,
   onlyService,
-  principalNamed,
   putSettings,
   queriesOf,
   questions,
-  removeJobs,
   rolesOfServer,
   seeded,
   serverOf,
@@ -30,15 +27,7 @@ import {
   statusesOf,
 } from './support.ts'
 
-let emulator: Emulator
-
-beforeAll(async () => {
-  emulator = await emulate({ databases: ['app', 'crm'] })
-})
-afterAll(async () => {
-  await removeJobs()
-  await emulator?.stop()
-})
+const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
 const wrongKey = 'wrong0key1wrong2key3wrong4key5wrong6key7wrong8'
 const back = { 'auth-type': 'subscription-key' }
@@ -167,13 +156,7 @@ describe('what stands in the way is told before anything is changed', () => {
 
   test('a caller that may not list keys: which action is missing, where, and the role that has it', async () => {
     const before = await onIdentity()
-    const reader = principalNamed(emulator.world, readerName)
-    serverOf(emulator).administrators.push({
-      objectId: reader.objectId,
-      principalName: readerName,
-      principalType: 'ServicePrincipal',
-    })
-    await emulator.refresh()
+    await admitReader(emulator)
     const result = await apply(emulator, { ...openai(), ...asReader(emulator) })
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'permission', changed: 'false' })
     const [finding] = result.report.findings

@@ -45,36 +45,27 @@ export function workflows(readme: string): ReadonlyMap<string, string> {
   return new Map([...readme.matchAll(/^```yaml\n(# (\S+)\n[\s\S]*?)^```$/gm)].map(([, text = '', path = '']) => [path, text]))
 }
 
+/** Writes a page afresh where it differs, and says which of the two it was. Its new text. */
+async function keep(page: string, source: string, afresh: (text: string) => string, todo = ''): Promise<string> {
+  const file = join(dirname(import.meta.dirname), page)
+  const before = await readFile(file, 'utf8')
+  const after = afresh(before)
+  if (after !== before) await writeFile(file, after)
+  console.log(after === before ? `${page} agrees with ${source}.` : `${page} was brought up to date with ${source}${todo}.`)
+  return after
+}
+
 if (import.meta.main) {
   const root = dirname(import.meta.dirname)
-  const readme = join(root, 'README.md')
-  const [before, actionFile] = await Promise.all([readFile(readme, 'utf8'), readFile(join(root, 'action.yml'), 'utf8')])
-  const after = withTables(before, actionFile)
-  if (after !== before) await writeFile(readme, after)
-  console.log(after === before ? 'README.md says what action.yml says.' : 'README.md was brought up to date with action.yml.')
-  const page = join(root, 'docs', 'troubleshooting.md')
-  const written = await readFile(page, 'utf8')
-  const wanted = troubleshooting(written)
-  if (wanted !== written) await writeFile(page, wanted)
-  console.log(
-    wanted === written
-      ? 'docs/troubleshooting.md says what src/errors.ts says.'
-      : 'docs/troubleshooting.md was brought up to date with src/errors.ts: write the causes that are empty.',
-  )
+  const actionFile = await readFile(join(root, 'action.yml'), 'utf8')
+  const readme = await keep('README.md', 'action.yml', (text) => withTables(text, actionFile))
+  await keep('docs/troubleshooting.md', 'src/errors.ts', troubleshooting, ': write the causes that are empty')
   const examples = join(root, 'examples')
   for (const file of await readdir(join(examples, '.github', 'workflows'))) {
-    const text = workflows(after).get(`.github/workflows/${file}`)
+    const text = workflows(readme).get(`.github/workflows/${file}`)
     if (text === undefined) throw new Error(`README.md has no workflow .github/workflows/${file}`)
     await writeFile(join(examples, '.github', 'workflows', file), text)
   }
   console.log('The workflows of examples/ are those of README.md.')
-  const reliability = join(root, 'docs', 'reliability.md')
-  const stood = await readFile(reliability, 'utf8')
-  const stands = withRetries(stood)
-  if (stands !== stood) await writeFile(reliability, stands)
-  console.log(
-    stands === stood
-      ? 'docs/reliability.md says what the tables of retries say.'
-      : 'docs/reliability.md was brought up to date with the tables of retries.',
-  )
+  await keep('docs/reliability.md', 'the tables of retries', withRetries)
 }

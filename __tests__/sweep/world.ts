@@ -2,8 +2,18 @@
 import { createHash } from 'node:crypto'
 import { builtInRoles } from '../../emulator/default-world.ts'
 import type { Emulator } from '../../emulator/index.ts'
-import type { RoleAssignment, World } from '../../emulator/world.ts'
-import { accountNamed, begin, emulate, principalNamed, serverOf, settingsOf, usual, workWithKeys } from '../support.ts'
+import type { World } from '../../emulator/world.ts'
+import {
+  accountNamed,
+  assignRole,
+  begin,
+  emulate,
+  principalNamed,
+  serverOf,
+  settingsOf,
+  usual,
+  workWithKeys,
+} from '../support.ts'
 
 /** How much one run sets up: four services, or one of them. */
 export type Size = 'full' | 'small'
@@ -71,18 +81,8 @@ function shape(world: World): void {
   const openai = accountNamed(world, 'contoso-openai').id
   for (const role of [builtInRoles.cognitiveServicesOpenAIUser, builtInRoles.reader]) {
     const name = `${role.slice(0, -4)}0000`
-    const assignment: RoleAssignment = {
-      id: `${openai}/providers/Microsoft.Authorization/roleAssignments/${name}`,
-      name,
-      scope: openai,
-      principalId: somebody,
-      principalType: 'ServicePrincipal',
-      roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`,
-      description: 'of somebody else',
-      createdAt: Date.now() - 3_600_000,
-      createdBy: principalNamed(world, 'contoso deployer').objectId,
-    }
-    world.roleAssignments.push(assignment)
+    const createdBy = principalNamed(world, 'contoso deployer').objectId
+    assignRole(world, somebody, openai, role, { name, description: 'of somebody else', createdBy })
   }
 }
 
