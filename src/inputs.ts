@@ -150,6 +150,12 @@ const publicIpv4 = /^((25[0-5]|2[0-4]\d|1?\d?\d)(\.(?!$)|$)){4}$/
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const controlCharacter = /[\u0000-\u001f\u007f]/
 
+/** The account whose deployments Resource Manager is asked for, since none is given for its test query. */
+export function accountToAsk(inputs: Pick<Inputs, 'given' | 'embeddingDeployment' | 'testQueries'>): ResourceId | undefined {
+  if (!inputs.testQueries || inputs.embeddingDeployment !== undefined) return undefined
+  return inputs.given.find((each) => each.service === 'openai')?.resource
+}
+
 /** Takes a Resource Manager id apart; undefined when it is none. Case does not matter, a trailing slash is tolerated. */
 export function parseResourceId(text: string): ResourceId | undefined {
   const id = withoutSlashes(text)
@@ -353,12 +359,7 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
   // A header takes no other signs; the request would fail as if the network had.
   if (!/^[!-~]*$/.test(raw['github-token'])) problem('github-token', 'holds a blank or a sign that no token has')
   const asksControlPlane = mode !== 'verify' || inputs.database.user === undefined || host === undefined
-  if (
-    !asksControlPlane &&
-    inputs.testQueries &&
-    inputs.embeddingDeployment === undefined &&
-    given.some((each) => each.service === 'openai')
-  ) {
+  if (!asksControlPlane && accountToAsk({ ...inputs, given }) !== undefined) {
     problem(
       'embedding-deployment',
       'is needed by `verify` with `openai` when `database-host` and `database-user` are given: Resource Manager is not asked then',

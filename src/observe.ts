@@ -1,7 +1,7 @@
 /** Looks at everything at once: the server and its surroundings, the resources, the role assignments, then the databases. */
 import type { ResourceManager } from './azure/resource-manager.ts'
 import { type Failure, Failures, failuresOf } from './errors.ts'
-import type { Given, Inputs } from './inputs.ts'
+import { accountToAsk, type Given, type Inputs } from './inputs.ts'
 import {
   type Administrator,
   holds,
@@ -38,9 +38,8 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
   const withRoles = inputs.part !== 'database' && inputs.authType === 'managed-identity'
   const withSql = inputs.part !== 'azure'
   // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
-  const wantsDeployments = withSql && inputs.testQueries && inputs.embeddingDeployment === undefined
-  const openai = wantsDeployments ? inputs.given.find((each) => each.service === 'openai')?.resource.id.toLowerCase() : undefined
-  const resourceOf = once(inputs, ({ resource }) => collected(azure.resource(resource, resource.id.toLowerCase() === openai)))
+  const asked = withSql ? accountToAsk(inputs)?.id.toLowerCase() : undefined
+  const resourceOf = once(inputs, ({ resource }) => collected(azure.resource(resource, resource.id.toLowerCase() === asked)))
   const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
   const perService = inputs.given.map(async (given) => {
     const { service } = given

@@ -11,7 +11,7 @@ import {
 import { Failure, Failures, failuresOf } from './errors.ts'
 import { databaseFindings, findings } from './findings.ts'
 import { openDoor } from './firewall.ts'
-import { type Inputs, unusedInputs } from './inputs.ts'
+import { accountToAsk, type Inputs, unusedInputs } from './inputs.ts'
 import type { Journal } from './journal.ts'
 import { findDatabases, observeDatabases, observeKeys, observeSurroundings } from './observe.ts'
 import type { Observed, ObservedDatabase, ObservedServer } from './observed.ts'
@@ -209,12 +209,12 @@ function proving(
 async function verify(inputs: Inputs, journal: Journal, outside: Outside): Promise<void> {
   const { log, signal, known } = outside
   const openai = inputs.given.find((each) => each.service === 'openai')
-  const asksForDeployments = openai !== undefined && inputs.embeddingDeployment === undefined && inputs.testQueries
+  const asked = accountToAsk(inputs)
   const session = await log.group('Sign in', () => enter(inputs, outside))
   const { connector, user, resources, server } = await log.group('Observe', async () => {
     const [administrators, deployments, server] = await Promise.all([
       inputs.database.user === undefined ? session.azure.administrators() : [],
-      asksForDeployments ? session.azure.deployments(openai.resource) : [],
+      asked === undefined ? [] : session.azure.deployments(asked),
       inputs.temporaryFirewallRule ? session.azure.server() : undefined,
     ])
     const serverName = `${inputs.server.name}${session.cloud.postgresSuffix}`

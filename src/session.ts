@@ -3,7 +3,7 @@ import { type Cloud, discoverCloud, knownCloud } from './azure/cloud.ts'
 import { type AmbientLogin, claimsOf, type Tokens } from './azure/credential.ts'
 import type { ResourceManager } from './azure/resource-manager.ts'
 import { Failure } from './errors.ts'
-import type { Inputs } from './inputs.ts'
+import { accountToAsk, type Inputs } from './inputs.ts'
 import type { Log } from './log.ts'
 import type { Administrator } from './observed.ts'
 import type { Connector } from './postgres/connection.ts'
@@ -121,8 +121,9 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
 }
 
 /** How many requests to Resource Manager a run begins with; a verify with all it needs has none. */
-function requestsAtOnce({ mode, given, database, embeddingDeployment, testQueries }: Inputs): number {
-  const deployments = testQueries && embeddingDeployment === undefined && given.some((each) => each.service === 'openai') ? 1 : 0
+function requestsAtOnce(inputs: Inputs): number {
+  const { mode, given, database } = inputs
+  const deployments = accountToAsk(inputs) === undefined ? 0 : 1
   const administrators = database.user === undefined ? 1 : 0
   if (mode === 'verify') return administrators + deployments
   const resources = new Set(given.map(({ resource }) => resource.id.toLowerCase())).size
@@ -145,15 +146,8 @@ async function greetServer(inputs: Inputs, cloud: Cloud): Promise<Greeting> {
 }
 
 /** False for a verify with a password that is given everything it would ask Resource Manager for. */
-function needsTokens({ mode, given, database, embeddingDeployment, testQueries, temporaryFirewallRule }: Inputs): boolean {
-  const asksDeployments = testQueries && embeddingDeployment === undefined && given.some((each) => each.service === 'openai')
-  return (
-    mode !== 'verify' ||
-    database.password === undefined ||
-    database.user === undefined ||
-    asksDeployments ||
-    temporaryFirewallRule
-  )
+function needsTokens(inputs: Inputs): boolean {
+  return requestsAtOnce(inputs) > 0 || inputs.database.password === undefined || inputs.temporaryFirewallRule
 }
 
 function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Failure {

@@ -340,9 +340,11 @@ async function cameToNothing(
 
 /** Whether the role may keep an old key in a temporary table while a new one is tried. */
 async function mayKeep(options: ProveOptions, database: string): Promise<boolean> {
-  const [may] = await freshly(options, database, (connection) =>
-    connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`),
-  )
+  return freshly(options, database, mayMakeTemporaryTables)
+}
+
+async function mayMakeTemporaryTables(connection: Connection): Promise<boolean> {
+  const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
   return may?.keep === true
 }
 
@@ -381,8 +383,7 @@ async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
     database.name,
     async (connection) => {
       if (calls.length < task.calls.length) {
-        const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
-        if (may?.keep !== true)
+        if (!(await mayMakeTemporaryTables(connection)))
           return unable(
             'it can be proven only once it is gone, and without the right to temporary tables it could not be put back',
           )

@@ -164,7 +164,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
   const open = async (database: string, signal: AbortSignal): Promise<Connection> => {
     signal.throwIfAborted()
     const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
-    const open = async (ca: string[] | undefined) => {
+    const dial = async (ca: string[] | undefined) => {
       const stream = ca === undefined ? await address.greeted?.take() : undefined
       const client = new Client({
         host: address.host,
@@ -197,14 +197,14 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
       }
       return { client, drop }
     }
-    let opened: Awaited<ReturnType<typeof open>>
+    let opened: Awaited<ReturnType<typeof dial>>
     try {
-      opened = await open(undefined)
+      opened = await dial(undefined)
     } catch (error) {
       if (!(error instanceof Failure) || error.code !== 'tls-not-trusted' || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID')
         throw error
       // Node's own roots and NODE_EXTRA_CA_CERTS did not do: those of the system are looked at only now, they take a moment.
-      opened = await open([...getCACertificates('default'), ...getCACertificates('system')])
+      opened = await dial([...getCACertificates('default'), ...getCACertificates('system')])
     }
     const { client, drop } = opened
     const close = async (): Promise<void> => {
