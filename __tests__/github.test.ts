@@ -586,7 +586,7 @@ describe('what GitHub refuses', () => {
     }
     const { finding, log } = await run.issue(drifted())
     expect(finding).toBeNull()
-    expect(log.join('\n')).toMatch(/POST \/issues: 403 Wait.*again in [123] s/)
+    expect(log.join('\n')).toMatch(/POST \/issues: 403 Wait.*again in [123]\.\d s/)
     expect(performance.now() - refused).toBeGreaterThan('retry-after' in headers ? 1_900 : 900)
     expect(theIssue().state).toBe('open')
   })

@@ -153,7 +153,7 @@ export async function applyExtensions(
         signal,
         verdict: (error) => verdictOnSql(error, 'extension'),
         onWait: (error, waitMs) =>
-          log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`),
+          log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${duration(waitMs)}`),
       }).catch((error: unknown) => {
         if (['42501', '0A000', '55P03'].includes(sqlState(error))) refused?.()
         throw error

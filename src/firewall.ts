@@ -1,4 +1,5 @@
 /** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
+
 import { randomBytes } from 'node:crypto'
 import type { FirewallRule, ResourceManager } from './azure/resource-manager.ts'
 import { describe, Failure } from './errors.ts'
@@ -8,6 +9,7 @@ import type { ObservedServer } from './observed.ts'
 import type { Step } from './plan.ts'
 import { type Connector, messageOf } from './postgres/connection.ts'
 import { pause, retrying } from './retry.ts'
+import { duration } from './waiting.ts'
 
 /** How long a rule may live beyond the wait for the test queries before another run may sweep it, in seconds. */
 const graceSeconds = 90 * 60
@@ -75,7 +77,7 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
       verdict: () => ({ schedule: opening }),
       onWait: (_, waitMs, leftMs) =>
         log.info(
-          `… waiting for the firewall rule to take effect; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
+          `… waiting for the firewall rule to take effect; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`,
         ),
     },
   )

@@ -2,17 +2,18 @@
  * The test queries of all families and databases: in rounds while the identity and its roles take effect, or once for a
  * check. One database waits for a family; the others are tried when it has passed.
  */
-
+import { askFreshly, patiently } from './asking.ts'
 import type { Journal } from './journal.ts'
 import { judge, throttled } from './judge.ts'
 import type { ObservedDatabase } from './observed.ts'
+import { databaseFailed, giveUp, readOnlyProof, record } from './outcome.ts'
 import { differs, givenFamilies } from './plan.ts'
 import { most } from './postgres/slots.ts'
-import { askReadOnly, type CallOutcomes } from './postgres/trial.ts'
+import type { CallOutcomes } from './postgres/trial.ts'
 import { backoff, mapLimited, pause } from './retry.ts'
 import type { Family, Service } from './services.ts'
-import { type Attempt, attempt, databaseFailed, freshly, giveUp, patiently, readOnlyProof, record } from './switch.ts'
-import { type ProveOptions, skipQuery, type Task, taskOf } from './task.ts'
+import { attempt } from './switch.ts'
+import { type Attempt, type ProveOptions, skipQuery, type Task, taskOf } from './task.ts'
 import { duration } from './waiting.ts'
 
 /** Failures of the server, its identity or the services, which every database meets alike. */
@@ -152,9 +153,9 @@ export async function askOnce(options: ProveOptions): Promise<void> {
 /** The answers of a family, a few times more while it is throttled. */
 async function askPatiently(options: ProveOptions, task: Task): Promise<CallOutcomes> {
   const { log, signal } = options
-  const { name, serverVersion } = task.database
+  const { name } = task.database
   task.attempts = 1
-  const ask = () => freshly(options, name, (connection) => askReadOnly(connection, serverVersion, task.calls))
+  const ask = () => askFreshly(options, task)
   let outcomes = await patiently(options, name, ask)
   for (let again = 0; again < 3 && throttled(outcomes); again++) {
     log.info(`… ${task.family.name} in "${name}" is throttled; again in a moment`)

@@ -2,44 +2,37 @@
  * One attempt to switch a family in a database: the new settings are tried in a transaction, and only what the services
  * accepted is committed; what fails afterwards is put back. Nothing stays open between attempts.
  */
-import { Failure, outlook } from './errors.ts'
-import type { Journal, Proof } from './journal.ts'
-import { factsOf, judge } from './judge.ts'
-import { verdictOnSql } from './postgres/again.ts'
-import type { Connection } from './postgres/connection.ts'
 import {
-  askReadOnly,
-  type Call,
-  type CallOutcome,
-  type CallOutcomes,
-  forget,
-  holds,
-  restore,
-  type Setting,
-  trial,
-  writeBack,
-} from './postgres/trial.ts'
-import { isConfigured } from './preconditions.ts'
-import { backoff, later, pause, retrying, transient } from './retry.ts'
-import { type ServiceName, serviceNamed } from './services.ts'
-import { type ProveOptions, skipQuery, type Task, type Visibility } from './task.ts'
+  alongside,
+  askFreshly,
+  askTwice,
+  cameToNothing,
+  freshly,
+  lastActMs,
+  mayMakeTemporaryTables,
+  patiently,
+} from './asking.ts'
+import { blankKey } from './blank.ts'
+import { Failure, outlook } from './errors.ts'
+import type { Proof } from './journal.ts'
+import { factsOf, judge } from './judge.ts'
+import { databaseFailed, exposed, giveUp, keyWins, markWritten, readOnlyProof, record } from './outcome.ts'
+import type { Connection } from './postgres/connection.ts'
+import { type CallOutcomes, forget, restore, trial, writeBack } from './postgres/trial.ts'
+import { later } from './retry.ts'
+import { type Attempt, differing, type ProveOptions, type Task, type Visibility, worksToday } from './task.ts'
+import { unclearTrial, visibilityOf } from './visibility.ts'
 import { onOneLine } from './visible.ts'
-import { duration } from './waiting.ts'
 
 /** Stands in for a stored key while a query runs: whoever is answered with this in place was not answered because of a key. */
 const notAKey = 'not-a-key-taken-out-of-reach'
-/** Leads nowhere, by RFC 2606. */
-const nowhere = 'https://trial.invalid'
-
-/** What came of an attempt: done, or not yet, or never. */
-export type Attempt = 'done' | { readonly failure: Failure; readonly final: boolean }
 
 /** One try of one family in one database. */
 export async function attempt(options: ProveOptions, task: Task): Promise<Attempt> {
   const { journal, signal } = options
   task.attempts++
   try {
-    task.visibility ??= await settled(options, task, () => visibilityOf(options, task))
+    task.visibility ??= await visibilityOf(options, task)
     const visibility = task.visibility ?? 'unclear'
     const result = await patiently(options, task.database.name, () => tryOnce(options, task, visibility))
     if (result !== 'done') {
@@ -57,7 +50,7 @@ async function tryOnce(options: ProveOptions, task: Task, visibility: Visibility
   const { inputs } = options
   if (task.calls.length === 0) {
     await commitAndCheck(options, task, 'none', () => true)
-    return task.blank === undefined ? 'done' : blankKey(options, task)
+    return task.blank === undefined ? 'done' : blankKey(options, task, task.blank)
   }
   if (inputs.mode === 'verify') {
     const outcomes = await askFreshly(options, task)
@@ -66,12 +59,12 @@ async function tryOnce(options: ProveOptions, task: Task, visibility: Visibility
     record(options, task, outcomes, readOnlyProof(options, task))
     return 'done'
   }
-  const result = await prove(options, task, visibility)
-  return result === 'done' && task.blank !== undefined ? blankKey(options, task) : result
+  const result = await switchOver(options, task, visibility)
+  return result === 'done' && task.blank !== undefined ? blankKey(options, task, task.blank) : result
 }
 
 /** The trial as the extension allows it; what everybody has afterwards is checked on a connection of its own. */
-async function prove(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
+async function switchOver(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
   if (visibility === 'hidden') return mayCommitNow(task) ? committedTrial(options, task) : tooSoon(task)
   if (visibility === 'unclear' && worksToday(task)) {
     // What answered may be what is committed: nothing is committed on such an answer. The next round looks again.
@@ -96,17 +89,6 @@ async function prove(options: ProveOptions, task: Task, visibility: Visibility):
   if (verdict === 'passed') throw new Error('a trial that was accepted came to nothing')
   // Nothing shows whether the trial's settings were seen: ask with committed ones before believing the failure.
   return visibility === 'unclear' && task.settings.length > 0 ? committedTrial(options, task) : verdict
-}
-
-function unclearTrial({ family, database, lastOutcomes }: Task): Failure {
-  const said = first(lastOutcomes)
-  return new Failure({
-    reason: 'verification',
-    code: 'trial-unclear',
-    title: 'It cannot be told whether the extension sees uncommitted settings',
-    detail: `${family.name} in "${database.name}": a query whose endpoint leads nowhere was answered in a way that shows neither${said?.ok === false ? `: ${said.text}` : '.'}`,
-    fix: 'Run again: a service that is throttling or failing just now looks like this.',
-  })
 }
 
 /**
@@ -134,20 +116,6 @@ async function settle(options: ProveOptions, task: Task, proof: Proof, connectio
   return verdict
 }
 
-/** A line that breaks is not an answer: asked once more, at once. */
-async function askTwice(options: ProveOptions, task: Task): Promise<CallOutcomes> {
-  try {
-    return await askFreshly(options, task)
-  } catch (error) {
-    if (options.signal.aborted || verdictOnSql(error, 'work') === false) throw error
-    return askFreshly(options, task)
-  }
-}
-
-/** Whether there is anything to set; a key to blank is none, that comes after the proof. */
-const differing = (task: Task): boolean => task.settings.length > 0 || task.secrets.length > 0
-const worksToday = (task: Task): boolean => differing(task) && isConfigured(task.database, task.family)
-
 /** How long what answers users today is left alone between two trials that everybody sees, in milliseconds. */
 const committedTrialEveryMs = 60_000
 
@@ -161,11 +129,6 @@ function mayCommitNow(task: Task): boolean {
 
 function tooSoon(task: Task): Attempt {
   return { failure: task.waitingFor ?? unclearTrial(task), final: false }
-}
-
-function askFreshly(options: ProveOptions, task: Task): Promise<CallOutcomes> {
-  const { name, serverVersion } = task.database
-  return freshly(options, name, (connection) => askReadOnly(connection, serverVersion, task.calls))
 }
 
 interface Tried {
@@ -274,7 +237,7 @@ async function commitAndCheck(
     task.secrets.length > 0 &&
     worksToday(task) &&
     !options.inputs.allowUnproven &&
-    !(await mayKeep(options, name))
+    !(await freshly(options, name, mayMakeTemporaryTables))
   ) {
     return { failure: couldNotBePutBack(task), final: true }
   }
@@ -314,40 +277,6 @@ async function commitAndCheck(
   })
 }
 
-/** The options of work that has two connections open: for the first of them, and for the second. */
-function alongside(options: ProveOptions, which: 'paired' | 'second'): ProveOptions {
-  return { ...options, connector: { ...options.connector, ...options.connector[which] } }
-}
-
-/**
- * After a COMMIT without an answer: whether it is known that nothing came of it, so that all of it may be done again. What
- * cannot be read counts as written: it is asked, and put back when it does not pass. Looks also when the run was cancelled.
- */
-async function cameToNothing(
-  given: ProveOptions,
-  task: Task,
-  settings: readonly Setting[],
-  secrets: readonly Setting[],
-): Promise<boolean> {
-  const options = { ...given, signal: later(given.signal, lastActMs) }
-  const { name, serverVersion } = task.database
-  options.log.info(`… database "${name}": COMMIT got no answer; reading what came of it`)
-  const look = () => freshly(options, name, (connection) => holds(connection, serverVersion, settings, secrets))
-  const held = await patiently(options, name, look).catch(() => undefined)
-  if (held === false) task.wrote?.()
-  return held === false
-}
-
-/** Whether the role may keep an old key in a temporary table while a new one is tried. */
-async function mayKeep(options: ProveOptions, database: string): Promise<boolean> {
-  return freshly(options, database, mayMakeTemporaryTables)
-}
-
-async function mayMakeTemporaryTables(connection: Connection): Promise<boolean> {
-  const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
-  return may?.keep === true
-}
-
 function couldNotBePutBack({ family, database }: Task): Failure {
   return new Failure({
     reason: 'verification',
@@ -357,141 +286,6 @@ function couldNotBePutBack({ family, database }: Task): Failure {
     fix: `GRANT TEMPORARY ON DATABASE "${database.name.replaceAll('"', '""')}" TO "${database.user.replaceAll('"', '""')}";   -- or give \`allow-unproven: true\``,
   })
 }
-
-/** Blanks the stored key now that the identity is proven; the queries have to pass without it, or it is put back. */
-async function blankKey(options: ProveOptions, task: Task): Promise<Attempt> {
-  const { journal, log } = options
-  const { blank, database, family } = task
-  if (blank === undefined) return 'done'
-  const unable = (why: string): Attempt => {
-    journal.mark(blank.id, 'failed', why)
-    const failure = new Failure({
-      reason: 'database',
-      code: 'key-not-blanked',
-      title: 'A stored key could not be blanked',
-      detail: `${family.key} in "${database.name}": ${why}.`,
-      fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(database.name)}"; if it is refused, DROP EXTENSION azure_ai and run this action again`,
-    })
-    journal.fail(failure)
-    return 'done'
-  }
-  // What is not seen before COMMIT, or has no time limit of its own, is not asked in the transaction.
-  const calls = task.visibility === 'visible' ? task.calls : []
-  let wrote: (() => void) | undefined
-  return freshly(
-    { ...alongside(options, 'paired'), signal: later(options.signal, lastActMs) },
-    database.name,
-    async (connection) => {
-      if (calls.length < task.calls.length) {
-        if (!(await mayMakeTemporaryTables(connection)))
-          return unable(
-            'it can be proven only once it is gone, and without the right to temporary tables it could not be put back',
-          )
-      }
-      let outcomes: CallOutcomes = new Map()
-      for (let checks = 1; ; checks++) {
-        for (let tries = 1; ; tries++) {
-          let refused = ''
-          let passing = false
-          let committing = false
-          const { committed } = await trial(connection, {
-            serverVersion: database.serverVersion,
-            settings: [[family.key, '']],
-            keep: true,
-            hide: undefined,
-            calls,
-            commit: (outcomes) => {
-              const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
-              passing = verdict !== 'passed' && !verdict.final
-              const stays = verdict === 'passed' && !options.signal.aborted
-              committing = stays
-              if (stays) wrote = journal.writing()
-              return stays
-            },
-            log,
-          }).catch(async (error: unknown) => {
-            if (committing) {
-              if (!(await cameToNothing(alongside(options, 'second'), { ...task, wrote }, [[family.key, '']], [])))
-                return { committed: true }
-              throw error
-            }
-            if (options.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
-            refused = options.connector.failure(error, database.name, 'blanking the key').detail
-            return { committed: false }
-          })
-          if (committed) break
-          if (!passing || tries === 3) return unable(refused === '' ? 'the test queries do not pass without it' : refused)
-          await pause(backoff({ ...transient, baseMs: 2_000 }, tries), options.signal)
-        }
-        let asked: CallOutcomes | undefined
-        try {
-          asked = await askTwice(alongside(options, 'second'), task)
-        } catch (error) {
-          log.debug(`blanking ${family.key}: ${options.connector.failure(error, database.name, 'checking').message}`)
-        }
-        const verdict = asked === undefined ? undefined : judge(options, task, asked)
-        if (asked !== undefined && verdict === 'passed') {
-          outcomes = asked
-          break
-        }
-        // Cancelled or not: the connection that kept the key is the only one that can put it back.
-        const kept = await restore(connection, database.serverVersion, log).catch(() => false)
-        if (kept) wrote?.()
-        if (!kept) {
-          journal.mark(blank.id, 'failed', 'it is blank, was not proven, and could not be put back')
-          journal.fail(
-            new Failure({
-              reason: 'database',
-              code: 'key-not-put-back',
-              title: 'The previous key could not be put back',
-              detail: `${family.key} in "${database.name}" is blank, although the test queries did not pass without it.`,
-              fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${onOneLine(database.name)}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
-            }),
-          )
-        }
-        // A service that fails for a moment says nothing about the key.
-        if (
-          kept &&
-          checks < 3 &&
-          !options.signal.aborted &&
-          (verdict === undefined || (verdict !== 'passed' && !verdict.final))
-        ) {
-          await pause(backoff({ ...transient, baseMs: 2_000 }, checks), options.signal)
-          continue
-        }
-        const attempted: Attempt = kept ? unable('the test queries did not pass without it, and it was put back') : 'done'
-        if (options.signal.aborted) throw options.signal.reason
-        return attempted
-      }
-      await forget(connection).catch(() => undefined)
-      journal.mark(blank.id, 'updated', '')
-      record(options, task, outcomes, 'keyless')
-      log.info(`Database "${database.name}": ${family.key} is blank`)
-      return 'done'
-    },
-  )
-}
-
-/** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
-function exposed({ journal, log }: ProveOptions, { database, family }: Task): void {
-  const settings = [...database.logging].map(([name, value]) => `${name} = ${value}`).join(', ')
-  const detail = `The role may not make temporary tables in "${database.name}", so ${family.key} travels as a bind parameter. Logging in force: ${settings || 'unknown'}.`
-  log.info(detail)
-  journal.finding({
-    severity: 'warning',
-    code: 'key-as-parameter',
-    title: 'A key may stand in the statement log',
-    detail,
-    fix: `GRANT TEMPORARY ON DATABASE "${database.name.replaceAll('"', '""')}" TO "${database.user.replaceAll('"', '""')}";   -- and rotate the key when statements are logged`,
-  })
-}
-
-function markWritten(options: ProveOptions, task: Task): void {
-  for (const step of task.steps) options.journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', '')
-}
-
-/** How long putting back may take when the run was cancelled, in milliseconds: the runner waits a few seconds only. */
-const lastActMs = 4_000
 
 /** Puts the previous settings back, also when the run was cancelled; keys only on the connection that kept them. Says so when it cannot. */
 async function putBack(given: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
@@ -533,219 +327,4 @@ async function putBack(given: ProveOptions, task: Task, connection: Connection |
   // All is as it was: nothing of this stays.
   if (kept || task.secrets.length === 0) task.wrote?.()
   for (const step of task.steps) journal.mark(step.id, step.status, 'was set, was not proven, and was put back')
-}
-
-/** What a read-only query proves: a stored key cannot be taken out of reach by reading, but a resource may refuse all keys. */
-export function readOnlyProof({ inputs, resources }: ProveOptions, { keyStored, calls, database, family }: Task): Proof {
-  if (inputs.authType === 'subscription-key') return 'key'
-  const asIdentity = database.settings.get(family.authType) === 'managed-identity'
-  // In a verify the endpoint is not held against the resource: what the resource refuses proves nothing then.
-  const refusesKeys =
-    inputs.mode !== 'verify' && calls.every((call) => resources.get(call.name as ServiceName)?.localAuthDisabled === true)
-  return !keyStored || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
-}
-
-/** Runs `body` with whatever the database does to us retried; a failure that stays belongs to the task. */
-async function settled<T>(options: ProveOptions, task: Task, body: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await patiently(options, task.database.name, body)
-  } catch (error) {
-    if (options.signal.aborted) throw options.signal.reason
-    // The attempt that follows meets the same failure and tells it; until then nothing is known.
-    options.log.debug(
-      `database "${task.database.name}": ${options.connector.failure(error, task.database.name, 'looking').message}`,
-    )
-    return undefined
-  }
-}
-
-export function patiently<T>(options: ProveOptions, database: string, body: () => Promise<T>): Promise<T> {
-  return retrying(body, {
-    signal: options.signal,
-    verdict: (error) => verdictOnSql(error, 'work'),
-    onWait: (error, waitMs, leftMs) => {
-      const { title } = options.connector.failure(error, database, 'switching')
-      options.log.info(`… database "${database}": ${title}; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`)
-    },
-  })
-}
-
-/** A fresh connection for each thing: a session may remember settings it saw. */
-export async function freshly<T>(
-  options: ProveOptions,
-  database: string,
-  body: (connection: Connection) => Promise<T>,
-): Promise<T> {
-  const connection = await options.connector.connect(database, options.signal)
-  try {
-    return await body(connection)
-  } finally {
-    // Nobody waits for the goodbye.
-    void connection.close()
-  }
-}
-
-const first = (outcomes: CallOutcomes): CallOutcome | undefined => [...outcomes.values()][0]
-
-/**
- * Whether a trial means anything here: with the endpoint set to nowhere inside a transaction the query must fail, and in
- * another way than it does without; else what answers is what is committed.
- */
-async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibility> {
-  const [call] = task.calls
-  // Nothing would be tried, neither a setting nor the absence of a key.
-  if (task.visibility !== undefined) return task.visibility
-  if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && (!task.keyStored || !task.database.maySet)))
-    return 'visible'
-  const { name, serverVersion } = task.database
-  const { log } = options
-  const control = async (): Promise<CallOutcome | undefined> =>
-    first(
-      (
-        await freshly(options, name, (connection) =>
-          trial(connection, {
-            serverVersion,
-            settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
-            hide: undefined,
-            calls: [call],
-            commit: () => false,
-            log,
-          }),
-        )
-      ).outcomes,
-    )
-  const answered = await control()
-  if (isAnswer(answered)) {
-    options.journal.finding({
-      severity: 'notice',
-      code: 'uncommitted-settings-not-seen',
-      title: 'The extension does not see uncommitted settings',
-      detail: `${task.family.name}: a query succeeded although the endpoint led nowhere in its transaction. What is set can be proven only once it is committed: it is checked at once then, and put back when it fails.`,
-      fix: '',
-    })
-    return 'hidden'
-  }
-  if (namesNowhere(answered)) return 'visible'
-  // What it said is told when it stays unclear.
-  if (answered !== undefined) task.lastOutcomes = new Map([[call.name, answered]])
-  const before = first(await freshly(options, name, (connection) => askReadOnly(connection, serverVersion, [call])))
-  // A service that is throttling, failing or refusing answers for the committed endpoint just as well: that shows nothing.
-  const telling = (outcome: CallOutcome | undefined): boolean =>
-    outlookOf(outcome) === 'no-token' || (outlookOf(outcome) === 'unknown' && !isServiceText(outcome))
-  if (!telling(answered)) return 'unclear'
-  if (isAnswer(before)) return telling(await control()) ? 'visible' : 'unclear'
-  return outlookOf(answered) === 'no-token' && outlookOf(before) !== 'no-token'
-    ? 'visible'
-    : differ(before, answered) && !isServiceText(answered)
-      ? 'visible'
-      : 'unclear'
-}
-
-function outlookOf(outcome: CallOutcome | undefined): ReturnType<typeof outlook> {
-  return outcome === undefined || outcome.ok ? 'unknown' : outlook({ origin: 'ai', code: outcome.code, text: outcome.text })
-}
-
-/** A service answered: with a result, or with a refusal that shows access. */
-const isAnswer = (outcome: CallOutcome | undefined): boolean => outcome?.ok === true || outlookOf(outcome) === 'proves-access'
-const namesNowhere = (outcome: CallOutcome | undefined): boolean =>
-  outcome?.ok === false && outcome.text.includes(new URL(nowhere).host)
-const differ = (a: CallOutcome | undefined, b: CallOutcome | undefined): boolean =>
-  a?.ok === false && b?.ok === false && a.text !== b.text
-/** Looks like what a service says: it carries an HTTP status. */
-const isServiceText = (outcome: CallOutcome | undefined): boolean => outcome?.ok === false && /\b[45]\d\d\b/.test(outcome.text)
-
-/** The settings with one of them replaced or added, in the fixed order of their names. */
-function inOrder(settings: readonly Setting[], other: Setting): Setting[] {
-  return [...settings.filter(([key]) => key !== other[0]), other].sort(([a], [b]) => (a < b ? -1 : 1))
-}
-
-/** The database itself failed, not what the queries ask. */
-export function databaseFailed(options: ProveOptions, task: Task, error: unknown): Failure {
-  const { journal } = options
-  const failure = options.connector.failure(error, task.database.name, `asking ${task.family.name}`)
-  for (const step of task.steps) journal.mark(step.id, 'failed', failure.title)
-  for (const call of task.calls) queryFailed(options, task, call, failure.title)
-  journal.fail(failure)
-  return failure
-}
-
-/** The queries as they stand in report and summary. */
-export function record(options: ProveOptions, task: Task, outcomes: CallOutcomes, proof: Proof): void {
-  for (const call of task.calls) {
-    const outcome = outcomes.get(call.name)
-    const service = serviceNamed(call.name as ServiceName)
-    options.journal.query({
-      database: task.database.name,
-      service: service.name,
-      sql: call.sql,
-      status: 'passed',
-      proof,
-      attempts: task.attempts,
-      durationMs: Math.round(outcome?.durationMs ?? 0),
-      answer: outcome?.ok === true ? service.test.answer(outcome.answer) : 'access granted (the model does not embed)',
-      error: '',
-    })
-  }
-}
-
-function queryFailed(options: ProveOptions, task: Task, call: Call, error: string): void {
-  options.journal.query({
-    database: task.database.name,
-    service: call.name as ServiceName,
-    sql: call.sql,
-    status: 'failed',
-    proof: 'none',
-    attempts: task.attempts,
-    durationMs: 0,
-    answer: '',
-    error,
-  })
-}
-
-function keyWins(options: ProveOptions, task: Task): void {
-  options.journal.finding({
-    severity: 'warning',
-    code: 'key-wins',
-    title: 'The stored key is used although the identity is asked for',
-    detail: `${task.family.name} in "${task.database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
-    fix: `SELECT azure_ai.set_setting('${task.family.key}', '');   -- in "${onOneLine(task.database.name)}"`,
-  })
-}
-
-/** The time is up, or waiting cannot help: what was is still there. */
-export function giveUp(options: ProveOptions, task: Task, why: Failure | undefined, journal: Journal): void {
-  const failure =
-    why ??
-    new Failure({
-      reason: 'verification',
-      code: 'not-tried',
-      title: 'A test query was never asked',
-      detail: `${task.family.name} in "${task.database.name}"`,
-      fix: 'Raise `verify-timeout-minutes` and run again.',
-    })
-  const tried = task.attempts > 0
-  for (const call of task.calls) {
-    const outcome = task.lastOutcomes.get(call.name)
-    if (outcome?.ok === true && task.steps.length > 0) {
-      skipQuery(
-        journal,
-        task.database.name,
-        call.name as ServiceName,
-        'passed in the trial, which was rolled back because another test query of its family failed',
-      )
-    } else if (outcome?.ok === true) record(options, { ...task, calls: [call] }, task.lastOutcomes, readOnlyProof(options, task))
-    else if (tried) queryFailed(options, task, call, outcome?.ok === false ? outcome.text : failure.detail)
-    else skipQuery(journal, task.database.name, call.name as ServiceName, 'waits for the same family in the first database')
-  }
-  const working = task.steps.length > 0
-  for (const step of task.steps) {
-    const now = journal.step(step.id)
-    if (now?.detail === '') journal.mark(step.id, step.status, 'left as it was: its test query did not pass')
-  }
-  if (tried)
-    journal.fail(
-      working
-        ? new Failure({ ...factsOf(failure), detail: `${failure.detail}\nThe settings were left as they were.` }, failure.cause)
-        : failure,
-    )
 }

@@ -38,6 +38,9 @@ export interface Task {
   lastOutcomes: CallOutcomes
 }
 
+/** What came of an attempt: done, or not yet, or never. */
+export type Attempt = 'done' | { readonly failure: Failure; readonly final: boolean }
+
 /** Whether the extension sees settings that this session has not committed yet. */
 export type Visibility = 'visible' | 'hidden' | 'unclear'
 
@@ -171,6 +174,11 @@ export function taskOf(
   }
   return steps.length === 0 && blank === undefined && calls.length === 0 ? undefined : task
 }
+
+/** Whether there is anything to set; a key to blank is none, that comes after the proof. */
+export const differing = (task: Task): boolean => task.settings.length > 0 || task.secrets.length > 0
+/** Whether it would be lost what answers users today. */
+export const worksToday = (task: Task): boolean => differing(task) && isConfigured(task.database, task.family)
 
 export function skipQuery(journal: Journal, database: string, service: ServiceName, reason: string): void {
   journal.query({

@@ -18,6 +18,7 @@ import { type Circumstances, describe, explain, Failure } from '../errors.ts'
 import { type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import { pause, retrying, spread, type Verdict } from '../retry.ts'
+import { duration } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
 import type { Tokens } from './credential.ts'
 
@@ -117,7 +118,7 @@ export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOp
             verdict: (error) => (error instanceof Retriable ? error.verdict : verdictOnBreak(request, error, from)),
             onWait: (error, waitMs, leftMs) => {
               log.info(
-                `${request.method} ${pathOf(request.url)}: ${describe(error)}; again in ${seconds(waitMs)}, for at most ${seconds(leftMs)} more`,
+                `${request.method} ${pathOf(request.url)}: ${describe(error)}; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`,
               )
             },
           },
@@ -276,7 +277,6 @@ function codeOf(response: PipelineResponse): string {
 const requestIdOf = ({ headers }: PipelineResponse): string | undefined =>
   headers.get('x-ms-correlation-request-id') ?? headers.get('x-ms-request-id')
 const pathOf = (url: string): string => new URL(url).pathname.replace(/^\/\//, '/')
-const seconds = (ms: number): string => `${(ms / 1_000).toFixed(ms < 10_000 ? 1 : 0)} s`
 
 /** An error answer of Resource Manager as a failure. */
 function answerFailure(response: PipelineResponse, at: Circumstances, cause?: unknown): Failure {

@@ -8,7 +8,7 @@ import type { Log } from '../log.ts'
 import type { Administrator, ObservedServer, RoleAssignment } from '../observed.ts'
 import { retrying, spread } from '../retry.ts'
 import type { Deployment, Resource } from '../services.ts'
-import { waiting } from '../waiting.ts'
+import { duration, waiting } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
@@ -162,7 +162,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       verdict: verdictOnOperation,
       onWait: (_, waitMs, leftMs) =>
         log.info(
-          `… the server is busy with another operation; again in ${(waitMs / 1_000).toFixed(1)} s, for at most ${Math.round(leftMs / 1_000)} s more`,
+          `… the server is busy with another operation; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`,
         ),
     })
   let directoryToldAt = Number.NEGATIVE_INFINITY
@@ -367,8 +367,9 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
                 // All roles wait for the same thing: it is told once in a while, not for each.
                 if (performance.now() - directoryToldAt < 3_000) return
                 directoryToldAt = performance.now()
-                const [again, left] = [(waitMs / 1_000).toFixed(1), Math.round(leftMs / 1_000)]
-                log.info(`… the directory does not know the new identity yet; again in ${again} s, for at most ${left} s more`)
+                log.info(
+                  `… the directory does not know the new identity yet; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`,
+                )
               },
             },
           ),

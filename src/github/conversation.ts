@@ -1,4 +1,5 @@
 /** The drift issue and the comment on a pull request: how they are found, kept single and current over GitHub's REST API. */
+
 import {
   changedComment,
   type Drift,
@@ -20,6 +21,7 @@ import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts
 import type { Log } from '../log.ts'
 import type { Report } from '../report.ts'
 import { retrying, type Verdict } from '../retry.ts'
+import { duration } from '../waiting.ts'
 
 /** Where the run takes place. */
 export interface Place {
@@ -291,7 +293,7 @@ async function connect(place: Place, options: ConversationOptions): Promise<GitH
       signal,
       verdict,
       onWait: (error, waitMs) =>
-        log.info(`GitHub, ${what}: ${statusOf(error) ?? ''} ${describe(error)}; again in ${Math.ceil(waitMs / 1_000)} s`),
+        log.info(`GitHub, ${what}: ${statusOf(error) ?? ''} ${describe(error)}; again in ${duration(waitMs)}`),
     })
   const objectOf = (data: unknown): Json => {
     if (typeof data !== 'object' || data === null || Array.isArray(data)) throw new Unreadable('an answer that is not JSON')

@@ -1,4 +1,5 @@
 /** Connections to PostgreSQL: verified TLS, a time limit for each statement, nothing that a transaction-pooling PgBouncer refuses. */
+
 import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -7,6 +8,7 @@ import type { QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { retrying, transient, unreachable } from '../retry.ts'
+import { duration } from '../waiting.ts'
 import type { Greeted } from './greeting.ts'
 import { createSlots, type Slots } from './slots.ts'
 
@@ -136,7 +138,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         },
         onWait: (error, waitMs) =>
           log.info(
-            `… database "${database}": ${messageOf(error instanceof Failure ? error.cause : error).text}; again in ${(waitMs / 1_000).toFixed(1)} s`,
+            `… database "${database}": ${messageOf(error instanceof Failure ? error.cause : error).text}; again in ${duration(waitMs)}`,
           ),
       },
     )
