@@ -82,6 +82,27 @@ describe('an identity that was turned on earlier, on a server that was never res
     expect(serverOf(emulator).restarts).toBe(1)
   })
 
+  test('a page that answers in place of Azure is not taken for a restart, and the next run restarts', async () => {
+    await turnedOnEarlier({}, randomUUID())
+    const page: Fault = {
+      kind: 'answer',
+      status: 200,
+      headers: { 'content-type': 'text/html' },
+      body: '<!DOCTYPE html><title>Sign in to the network</title>',
+    }
+    emulator.world.fault = ({ method, url }) => (method === 'POST' && url.includes('/restart?') ? page : undefined)
+    const result = await apply(emulator, openai())
+    delete emulator.world.fault
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'network' })
+    expect(codesOf(result)).toContain('azure-not-json')
+    expect(result.log).toContain('Sign in to the network')
+    expect(statusesOf(result)['restart']).toBe('failed')
+    expect(serverOf(emulator).restarts).toBe(0)
+    const next = await apply(emulator, openai())
+    expect(next.outputs, next.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(serverOf(emulator).restarts).toBe(1)
+  })
+
   test('not allowed: restart-required, with the exact command, and what worked is left alone', async () => {
     await turnedOnEarlier()
     const before = await workWithKeys(emulator, 'app')

@@ -124,13 +124,26 @@ export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOp
           },
         )
         await evenPolls(request, response, signal)
-        return response
+        return from === 'Resource Manager' ? spokenByAzure(request, response) : response
       } catch (error) {
-        if (error instanceof Retriable) return error.response
-        throw error
+        if (!(error instanceof Retriable)) throw error
+        return from === 'Resource Manager' ? spokenByAzure(request, error.response) : error.response
       }
     },
   }
+}
+
+/** The SDKs take a page that says 200 for a success where they need no body, as after a restart: nothing was done then. */
+function spokenByAzure({ method, url }: PipelineRequest, response: PipelineResponse): PipelineResponse {
+  if (response.status >= 300 || isJson(response.bodyAsText)) return response
+  const { host } = new URL(url)
+  throw new Failure({
+    reason: 'network',
+    code: 'azure-not-json',
+    title: 'Something else answered in place of Azure',
+    detail: `${method} ${pathOf(url)} got ${response.status} from ${host}, with a text that is not JSON: ${(response.bodyAsText ?? '').slice(0, 200)}`,
+    fix: `curl -sS -i https://${host}/ | head -20   # on this runner: a proxy, a sign-in page of the network; let it through to Azure, or set HTTPS_PROXY on the job`,
+  })
 }
 
 /** A poll is not put off for longer than the cap, not at once, and not for all runs to the same moment. */
