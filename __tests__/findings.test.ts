@@ -1,6 +1,7 @@
 import { globSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { actionFile } from '../emulator/runner.ts'
 
 const root = dirname(import.meta.dirname)
 const sources = globSync('src/**/*.ts', { cwd: root }).map((file) => readFileSync(join(root, file), 'utf8'))
@@ -80,4 +81,17 @@ describe('docs/findings.md and the sources agree', () => {
       expect([code, cells.filter((cell) => cell === '')]).toEqual([code, []])
     }
   })
+})
+
+test('the documents name no failure-reason but those of action.yml', async () => {
+  const listed = (await actionFile()).outputs['failure-reason']?.description ?? ''
+  const reasons = [...listed.matchAll(/`([a-z-]+)`/g)].map(([, reason]) => reason)
+  const named = globSync(['README.md', 'docs/*.md', 'examples/**/*.{md,yml}'], { cwd: root }).flatMap((file) =>
+    [...readFileSync(join(root, file), 'utf8').matchAll(/failure-reason`?\s*[:=]+\s*[`'"]?([a-z-]+)/g)].map(([, reason]) => ({
+      file,
+      reason,
+    })),
+  )
+  expect(named.length).toBeGreaterThan(30)
+  expect(named.filter(({ reason }) => !reasons.includes(reason))).toEqual([])
 })

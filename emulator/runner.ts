@@ -54,10 +54,17 @@ export interface JobResult {
   readonly endedAt: number
   /**
    * Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. One that takes
-   * longer than the limit is killed, and has no exit code.
+   * longer than the limit is killed, and has a signal instead.
    */
-  post(limitMs?: number): Promise<{ code: number | null; raw: string }>
+  post(options?: PostOptions): Promise<Pick<JobResult, 'code' | 'signal' | 'raw'>>
   remove(): Promise<void>
+}
+
+export interface PostOptions {
+  /** In milliseconds; none when absent. */
+  readonly limitMs?: number
+  /** Given the process as soon as it runs. */
+  readonly onStart?: (child: ChildProcess) => void
 }
 
 /** A step under way. */
@@ -122,14 +129,15 @@ export async function startJob(options: JobOptions): Promise<Job> {
       masked,
       startedAt: main.startedAt,
       endedAt,
-      post: async (limitMs) => {
+      post: async ({ limitMs, onStart } = {}) => {
         const state = keyValues(await readFile(files.GITHUB_STATE, 'utf8'))
         const withState = Object.fromEntries(Object.entries(state).map(([name, value]) => [`STATE_${name}`, value]))
         const post = launch(join(root, action.runs.post), { ...env, ...withState }, options.onLine)
+        onStart?.(post.child)
         const limit = limitMs === undefined ? undefined : setTimeout(() => post.child.kill('SIGKILL'), limitMs)
         const ended = await post.done
         clearTimeout(limit)
-        return { code: ended.code, raw: ended.raw }
+        return ended
       },
       remove: () => rm(folder, { recursive: true, force: true }),
     }

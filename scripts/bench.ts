@@ -199,6 +199,16 @@ async function traced(
     trip.line === 'PostgreSQL'
       ? (trip.index === 3 && trip.sent < 100) || (trip.index > 3 && trip.sent < 60)
       : trip.index === 2 && trip.sent < 100
+  /** How many round trips of its connection that somebody waited for lie between the last of the handshake and this one. */
+  const before = (trip: Trip, handshake: number): number =>
+    trips.filter(
+      (each) =>
+        each.line === trip.line &&
+        each.connection === trip.connection &&
+        each.index > handshake &&
+        each.index < trip.index &&
+        !isIdle(each),
+    ).length
   const label = (trip: Trip): string => {
     const where = `${trip.line} ${trip.connection}`
     if (trip.index === 0) return `${where}: TCP`
@@ -206,27 +216,12 @@ async function traced(
       if (trip.index === 1) return `${where}: SSLRequest`
       if (trip.index === 2) return `${where}: TLS`
       if (isIdle(trip)) return ''
-      const nth = trips.filter(
-        (each) =>
-          each.line === trip.line &&
-          each.connection === trip.connection &&
-          each.index > 2 &&
-          each.index <= trip.index &&
-          !isIdle(each),
-      ).length
-      return `${where}: ${['startup', 'password'][nth - 1] ?? `SQL ${nth - 2}`}`
+      const nth = before(trip, 2)
+      return `${where}: ${['startup', 'password'][nth] ?? `SQL ${nth - 1}`}`
     }
     if (trip.index === 1) return `${where}: TLS`
     if (isIdle(trip)) return ''
-    const nth = trips.filter(
-      (each) =>
-        each.line === trip.line &&
-        each.connection === trip.connection &&
-        each.index > 1 &&
-        each.index < trip.index &&
-        !isIdle(each),
-    ).length
-    const exchange = exchanges.get(trip.port)?.[nth]
+    const exchange = exchanges.get(trip.port)?.[before(trip, 1)]
     return `${where}: ${exchange === undefined ? 'a request' : `${exchange.method} ${shortened(exchange.url)}`}`
   }
   return { result, trips, label }

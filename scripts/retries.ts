@@ -1,7 +1,7 @@
 /** The section "Retries and time limits" of docs/reliability.md, written from the tables of src/. */
 import { localTokenLimitMs, tokenLimitMs } from '../src/azure/credential.ts'
 import { pollCapMs } from '../src/azure/pipeline.ts'
-import { type Allowance, allowances, lastWordMs, runBudgetMs } from '../src/budget.ts'
+import { type Allowance, allowances, lastWordMs, outOfTime, runBudgetMs } from '../src/budget.ts'
 import { budgetMs as conversationMs } from '../src/github/conversation.ts'
 import { oidcLimitMs } from '../src/github/runner.ts'
 import { type HttpRow, httpRows, requestTimeoutMs } from '../src/http.ts'
@@ -11,6 +11,7 @@ import { closeTimeoutMs, connectTimeoutMs, graceMs, statementTimeoutMs } from '.
 import * as retry from '../src/retry.ts'
 import { duration } from '../src/waiting.ts'
 
+const timedOut = outOfTime(0)
 const { busy, limited, renewed, replication, throttled, transient, unreachable } = retry
 const paces = { transient, unreachable, busy, throttled, limited, replication, renewed }
 
@@ -135,7 +136,7 @@ export function retriesSection(): string {
     '### Time limits',
     table(['what', 'longest time'], limits),
     '### The whole run',
-    `A run has a limit that follows from its inputs, the sum of these. When it is reached the run ends as on a cancel (what is committed and not proven is put back, within seconds), reports, and fails with \`failure-reason: timeout\`. What does not end even then is reported as it stands ${span(lastWordMs)} later.`,
+    `A run has a limit that follows from its inputs, the sum of these. When it is reached the run ends as on a cancel (what is committed and not proven is put back, within seconds), reports, and fails with \`failure-reason: ${timedOut.reason}\` and the finding \`${timedOut.code}\`. What does not end even then is reported as it stands ${span(lastWordMs)} later.`,
     table(
       ['allowance', 'for'],
       allowances.map(({ amount, what: purpose }: Allowance) => [amount, purpose]),

@@ -2,6 +2,7 @@
  * The fault sweep and the kill sweep: a full apply is recorded once, then run again and again in a fresh world, each time with
  * one thing going wrong at one request or statement, and once more without; what must hold then is looked at.
  */
+import type { ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import type { Emulator } from '../../emulator/index.ts'
 import { type JobResult, startJob } from '../../emulator/runner.ts'
@@ -9,6 +10,7 @@ import type { Exchange, Fault, SqlFault, World } from '../../emulator/world.ts'
 import { serverOf } from '../support.ts'
 import {
   differences,
+  expire,
   halfSwitched,
   inputsOf,
   isForeign,
@@ -151,7 +153,7 @@ export function casesOf(points: readonly Point[]): Case[] {
         cases.push(caseOf('sql', point, fault, false))
       }
     }
-    if (point.step === 'main') for (const fault of kills) cases.push(caseOf('kill', point, fault, false))
+    for (const fault of kills) cases.push(caseOf('kill', point, fault, false))
   }
   return cases
 }
@@ -258,12 +260,15 @@ export async function runCase(emulator: Emulator, each: Case, { recording, tampe
   claimsOnEnd(first, each, result !== undefined, claim)
   claimsOnForeign(beginning, await stateOf(emulator), 'after the run', claim)
 
-  if (each.point.step === 'post') strikeAt(world, each, struck, () => undefined)
-  const post = await first.post(limitMs)
+  let inPost: ChildProcess | undefined
+  if (each.point.step === 'post') strikeAt(world, each, struck, () => void inPost?.kill('SIGKILL'))
+  const post = await first.post({ limitMs, onStart: (child) => (inPost = child) })
   quiet(world)
   const tookMs = performance.now() - start
   logs.push(`---- its post step\n${post.raw}`)
-  claim(post.code === 0, `the post step ended with ${post.code ?? `nothing within ${limitMs / 1_000} s`}`)
+  // A runner that dies in its post step removes nothing any more.
+  const orphaned = each.kind === 'kill' && post.signal === 'SIGKILL'
+  claim(post.code === 0 || orphaned, `the post step ended with ${post.code ?? `nothing within ${limitMs / 1_000} s`}`)
   const after = await stateOf(emulator)
   const left = rulesLeft(beginning, after)
   // What the post step cannot remove it says, with the command that does.
@@ -272,12 +277,17 @@ export async function runCase(emulator: Emulator, each: Case, { recording, tampe
       post.raw.includes('Fix: az postgres flexible-server firewall-rule delete') &&
       post.raw.includes(rule.split(' ').at(-1) ?? rule),
   )
-  claim(left.length === 0 || (each.point.step === 'post' && each.stays && told), `${left.join(', ')} is left after the post step`)
+  claim(
+    left.length === 0 || orphaned || (each.point.step === 'post' && each.stays && told),
+    `${left.join(', ')} is left after the post step`,
+  )
   for (const half of halfSwitched(beginning, recording.end, after)) broken.push(`after the run: ${half}`)
   if (first.outputs['result'] === 'changed' || first.outputs['result'] === 'in-sync') {
     for (const line of missed(after, left)) broken.push(`the run ended well, and ${line}`)
   }
 
+  // What an orphan left behind is removed by the first run after its time.
+  if (orphaned) expire(emulator, left)
   // No rule is needed this time, so no post step either: both were in the first run.
   const { firewallRules } = serverOf(emulator)
   firewallRules['allow-runner'] = { startIpAddress: '127.0.0.1', endIpAddress: '127.0.0.1' }
@@ -295,7 +305,7 @@ export async function runCase(emulator: Emulator, each: Case, { recording, tampe
   delete firewallRules['allow-runner']
   await tamper?.(emulator)
   const end = await stateOf(emulator)
-  for (const line of missed(end, left)) broken.push(`in the end, ${line}`)
+  for (const line of missed(end, orphaned ? [] : left)) broken.push(`in the end, ${line}`)
   claimsOnForeign(beginning, end, 'in the end', claim)
   for (const text of [first.log, first.summary, JSON.stringify(first.report ?? ''), again.log, again.summary]) {
     claim(!secrets.some((secret) => text.includes(secret)), 'a key stands in log, summary or report')
@@ -306,7 +316,12 @@ export async function runCase(emulator: Emulator, each: Case, { recording, tampe
   return {
     of: each,
     ended: broken.length > 0 ? 'casualty' : struck.met ? 'survived' : 'unmet',
-    first: first.signal !== null ? 'killed' : reason === 'none' ? (first.outputs['result'] ?? 'none') : `failed: ${reason}`,
+    first:
+      first.signal !== null || orphaned
+        ? 'killed'
+        : reason === 'none'
+          ? (first.outputs['result'] ?? 'none')
+          : `failed: ${reason}`,
     second: outcome,
     broken,
     tookMs,

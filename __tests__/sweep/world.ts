@@ -21,10 +21,10 @@ export type Size = 'full' | 'small'
 /** `old` works with its keys, `new` has no extension yet, `other` is nobody's business. */
 const databases = { old: 'app', new: 'crm', other: 'archive' } as const
 const foreignRule = { name: 'office', range: { startIpAddress: '203.0.113.0', endIpAddress: '203.0.113.255' } }
-/** A setting that the action knows nothing of. */
 /** Of a run that is under way elsewhere: its time is not over. */
 const anotherRuns = 'gha-aipg-4102444800-0123456789ab'
 const somebody = '3b9f1c52-7d0e-4f6a-9a1b-5e2c8d7f4a60'
+/** A setting that the action knows nothing of. */
 const foreignSetting = ['shop.note', 'ours, not to be touched'] as const
 
 /** With keys that are the same in every such world, so that what two of them came to can be compared. */
@@ -154,6 +154,17 @@ export function lostEntries(beginning: State, now: State): string[] {
 /** Temporary firewall rules that are there and were not at the beginning. */
 export function rulesLeft(beginning: State, now: State): string[] {
   return Object.keys(now).filter((name) => name.startsWith('firewall rule: gha-aipg-') && !(name in beginning))
+}
+
+/** Lets the time of these temporary firewall rules, as `rulesLeft` names them, be over. */
+export function expire(emulator: Emulator, left: readonly string[]): void {
+  const { firewallRules } = serverOf(emulator)
+  for (const rule of left.map((each) => each.replace('firewall rule: ', ''))) {
+    const range = firewallRules[rule]
+    if (range === undefined) throw new Error(`no firewall rule ${rule}`)
+    delete firewallRules[rule]
+    firewallRules[rule.replace(/^gha-aipg-\d+/, 'gha-aipg-1000000000')] = range
+  }
 }
 
 /**
