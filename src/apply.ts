@@ -7,7 +7,7 @@ import type { Log } from './log.ts'
 import { assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
 import type { Change, Step } from './plan.ts'
 import { verdictOnSql } from './postgres/again.ts'
-import { activity, type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
+import { type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
 import { begin, type Connector, messageOf, sqlState } from './postgres/connection.ts'
 import { most } from './postgres/slots.ts'
 import { mapLimited, retrying } from './retry.ts'
@@ -34,12 +34,12 @@ export interface AzureApplied {
 type ChangeOf<K extends Change['kind']> = Extract<Change, { kind: K }>
 
 /** The steps of one kind that have something to do, with their change. */
-function due<K extends Change['kind']>(journal: Journal, kind: K): { step: Step; change: ChangeOf<K> }[] {
+export function due<K extends Change['kind']>(journal: Journal, kind: K): { step: Step; change: ChangeOf<K> }[] {
   return journal.steps.flatMap((step) => (step.change?.kind === kind ? [{ step, change: step.change as ChangeOf<K> }] : []))
 }
 
 /** A missing permission: nothing was written for sure. */
-const isRefusal = (error: unknown): boolean => error instanceof Failure && error.reason === 'permission'
+export const isRefusal = (error: unknown): boolean => error instanceof Failure && error.reason === 'permission'
 
 /** Identity, then role assignments and allow-list at once. A failing identity ends the run; a failing role costs its service. */
 export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
@@ -169,122 +169,5 @@ export async function applyExtensions(
       journal.fail(failure)
       return database
     }
-  })
-}
-
-/** Restarts the server where the plan says so, and where somebody can then use its identity. */
-export async function applyRestart(options: ApplyOptions, connector: Connector | undefined): Promise<void> {
-  const { journal } = options
-  for (const { step } of due(journal, 'restart')) {
-    const failed = (kind: Step['kind']): boolean => {
-      const own = journal.steps.filter((each) => each.kind === kind && each.status !== 'skipped')
-      return own.length > 0 && own.every((each) => each.status === 'failed')
-    }
-    // Nobody could use the identity: what failed has to be mended first, and the next run restarts.
-    if (
-      failed('role') ||
-      failed('extension') ||
-      journal.steps.some((each) => each.kind === 'allow-list' && each.status === 'failed')
-    ) {
-      journal.mark(step.id, 'skipped', 'not restarted: the steps before it failed')
-    } else await restartServer(options, connector, step.id)
-  }
-}
-
-/** Restarts the server, after saying what that interrupts, and waits until it is Ready and takes connections. */
-export async function restartServer(options: ApplyOptions, connector: Connector | undefined, step: string): Promise<void> {
-  const { journal, observed, azure, log, signal } = options
-  const { server, replicas } = observed
-  const database = observed.databases.find((each) => each.failure === undefined)
-  log.info(`Restarting ${server.name}: its identity works only after a restart; connections are cut for a moment`)
-  if (connector !== undefined && database !== undefined) log.info(`  ${await activityOf(connector, database.name, signal)}`)
-  log.info(`  high availability: ${server.highAvailability ?? 'off'}; read replicas: ${replicas.length}, which are not restarted`)
-  const refused = journal.writing()
-  try {
-    await azure.restart()
-    await untilReady(options)
-    if (connector !== undefined && database !== undefined) await untilConnected(options, connector, database.name)
-    journal.mark(step, 'created', 'restarted by this run')
-    log.info(`${server.name} is back`)
-  } catch (error) {
-    if (isRefusal(error)) refused()
-    journal.mark(step, 'failed')
-    throw signal.aborted ? signal.reason : error
-  }
-}
-
-/** What a restart will interrupt, for the log; not being able to tell it stops nothing. */
-async function activityOf(connector: Connector, database: string, signal: AbortSignal): Promise<string> {
-  try {
-    const connection = await connector.connect(database, signal)
-    try {
-      return await activity(connection)
-    } finally {
-      await connection.close()
-    }
-  } catch (error) {
-    if (signal.aborted) throw signal.reason
-    return `what it interrupts is not known: ${connector.failure(error, database, 'looking at its activity').title}`
-  }
-}
-
-const startUp = { baseMs: 1_000, capMs: 5_000, budgetMs: 10 * 60_000 }
-
-async function untilReady({ azure, signal, log, observed }: ApplyOptions): Promise<void> {
-  const { name } = observed.server
-  const away = await whileIt((state) => state !== 'Ready', name, { azure, log, signal })
-  if (away === undefined) return
-  throw new Failure({
-    reason: 'azure',
-    code: 'server-not-back',
-    title: 'The server did not come back in time',
-    detail: `${name} is ${away} ${duration(startUp.budgetMs)} after it was restarted.`,
-    fix: 'Look at the server in the portal (Resource health, Activity log); when it is Ready, run this job again.',
-  })
-}
-
-/** States that pass by themselves: somebody else's operation is under way, or that of another run. */
-export const passingStates: readonly string[] = ['Updating', 'Restarting', 'Starting', 'Provisioning']
-
-/** Waits while the server is in one of the states that pass, for as long as it may take to start. */
-export async function untilSettled(name: string, way: Pick<ApplyOptions, 'azure' | 'log' | 'signal'>): Promise<void> {
-  await whileIt((state) => passingStates.includes(state), name, way)
-}
-
-/** Waits while the state is such; gives the state when it still is at the end. */
-async function whileIt(
-  such: (state: string) => boolean,
-  name: string,
-  { azure, log, signal }: Pick<ApplyOptions, 'azure' | 'log' | 'signal'>,
-): Promise<string | undefined> {
-  try {
-    await retrying(
-      async () => {
-        const { state } = await azure.server()
-        if (such(state)) throw new NotYet(state)
-      },
-      {
-        signal,
-        verdict: (error) => (error instanceof NotYet ? { schedule: startUp } : false),
-        onWait: (error, _, leftMs) =>
-          log.info(`… ${name} is ${(error as NotYet).message}; waiting for at most ${duration(leftMs)} more`),
-      },
-    )
-    return undefined
-  } catch (error) {
-    if (error instanceof NotYet) return error.message
-    throw error
-  }
-}
-
-/** A state on the way to the one that is waited for. */
-class NotYet extends Error {}
-
-async function untilConnected({ signal, log }: ApplyOptions, connector: Connector, database: string): Promise<void> {
-  await retrying(async () => (await connector.connect(database, signal)).close(), {
-    signal,
-    verdict: (error) =>
-      error instanceof Failure && ['network', 'database'].includes(error.reason) ? { schedule: startUp } : false,
-    onWait: (error) => log.info(`… waiting for connections: ${error instanceof Failure ? error.title : messageOf(error).text}`),
   })
 }

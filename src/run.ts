@@ -1,13 +1,5 @@
 /** One run of the action in each mode: observe, plan, apply, prove. What it came to stands in the journal. */
-import {
-  type ApplyOptions,
-  applyAzure,
-  applyExtensions,
-  applyRestart,
-  passingStates,
-  restartServer,
-  untilSettled,
-} from './apply.ts'
+import { applyAzure, applyExtensions } from './apply.ts'
 import { Failure, Failures, failuresOf } from './errors.ts'
 import { databaseFindings, findings } from './findings.ts'
 import { openDoor } from './firewall.ts'
@@ -20,12 +12,11 @@ import type { KeyCandidates } from './postgres/azure-ai.ts'
 import type { Connector } from './postgres/connection.ts'
 import { preconditions } from './preconditions.ts'
 import { askOnce, prove } from './prove.ts'
+import { applyRestart, restartPolicy, restartWithoutSql } from './restart.ts'
+import { passingStates, untilSettled } from './server-state.ts'
 import type { Deployment, Resource, ServiceName } from './services.ts'
 import { connectorFor, enter, type Outside, type Session } from './session.ts'
 import { skipQuery } from './task.ts'
-
-/** How long to wait for a token before a restart is the likelier cure, in milliseconds. */
-const noTokenPatienceMs = 3 * 60_000
 
 /** @throws {Failure | Failures} what ended the run before it was done; the journal holds what was done until then */
 export async function run(inputs: Inputs, journal: Journal, outside: Outside): Promise<void> {
@@ -67,7 +58,7 @@ async function observe(inputs: Inputs, journal: Journal, session: Session, outsi
   const waits = inputs.mode === 'apply' || inputs.temporaryFirewallRule
   // With several jobs at it, the next operation may have begun by the time that everything is looked at.
   for (let again = 0; again < 10 && waits && passingStates.includes(surroundings.server.state); again++) {
-    await untilSettled(surroundings.server.name, { azure: session.azure, log, signal })
+    await untilSettled({ name: surroundings.server.name, azure: session.azure, log, signal })
     surroundings = await observeSurroundings(inputs, session.azure)
   }
   const { server } = surroundings
@@ -362,119 +353,4 @@ function explainMissingQueries(inputs: Inputs, observed: Observed, journal: Jour
       skipQuery(journal, database, service, reason)
     }
   }
-}
-
-/**
- * When a restart is considered: while all that is missing is a token, and the server has not been started since the
- * identity could be of use to it. One restart in all; an answer of an AI service proves a token, and never restarts a server.
- */
-function restartPolicy(options: ApplyOptions, connector: Connector | undefined, databases: readonly ObservedDatabase[]) {
-  const { inputs, journal, observed } = options
-  const step = journal.steps.find((each) => each.id === 'restart')
-  const limitMs = Math.min(noTokenPatienceMs, inputs.verifyTimeoutMs)
-  if (step === undefined || step.status === 'created')
-    return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
-  if (step.status === 'missing') return { patience: { noTokenLimitMs: limitMs }, conclude: () => restartOutcome(inputs, journal) }
-  const evidence = notStartedSince(observed, databases, journal)
-  if (evidence === undefined) return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
-  let required = false
-  const onNoToken = async (): Promise<boolean> => {
-    if (inputs.allowRestart && inputs.part !== 'database') {
-      options.log.info(`The identity gives no token, and ${evidence.text}`)
-      await restartServer(options, connector, step.id)
-      return true
-    }
-    required = true
-    return false
-  }
-  return {
-    patience: { noTokenLimitMs: evidence.certain ? 0 : limitMs, onNoToken },
-    conclude: () => {
-      if (required)
-        journal.fail(
-          restartRequired(
-            inputs,
-            `The identity gives no token, and ${evidence.text}; ${inputs.part === 'database' ? 'part: database does not restart' : '`allow-restart` is false'}.`,
-          ),
-        )
-    },
-  }
-}
-
-/**
- * Without SQL nothing fails for want of a token. What the server says it runs with decides: another identity means that a
- * restart was cut off between the two; none at all is what some servers always say, and is told only.
- */
-async function restartWithoutSql(options: ApplyOptions, server: ObservedServer): Promise<void> {
-  const { inputs, journal, azure } = options
-  const running = await azure.runningIdentity(server)
-  if (running === undefined || running.toLowerCase() === server.principalId?.toLowerCase()) return
-  const { resourceGroup, name } = inputs.server
-  if (running === '') {
-    journal.finding({
-      severity: 'notice',
-      code: 'restart-unknown',
-      title: 'It cannot be told whether the server was restarted since its identity was turned on',
-      detail: `${name} names no identity that it runs with. If azure_ai gets no token there, a restart is missing.`,
-      fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # only when the test queries fail for want of a token`,
-    })
-    return
-  }
-  if (inputs.allowRestart) await restartServer(options, undefined, 'restart')
-  else journal.fail(restartRequired(inputs, `The server still runs with identity ${running}, and \`allow-restart\` is false.`))
-}
-
-/** What shows that the server was not started since its identity could be of use; undefined when nothing does. */
-function notStartedSince(
-  observed: Observed,
-  databases: readonly ObservedDatabase[],
-  journal: Journal,
-): { readonly text: string; readonly certain: boolean } | undefined {
-  const { principalId } = observed.server
-  const database = databases.find((each) => each.failure === undefined)
-  if (principalId === undefined || database === undefined) return undefined
-  const { runningIdentity, startedAt } = database
-  if (runningIdentity !== undefined && runningIdentity !== '') {
-    if (runningIdentity.toLowerCase() === principalId.toLowerCase()) return undefined
-    return { text: `the server still runs with identity ${runningIdentity}`, certain: true }
-  }
-  // A role that was given in this run is younger than any start.
-  const givenNow = journal.steps.some((step) => step.kind === 'role' && step.status === 'created')
-  const given = [...observed.roleAssignments.values()]
-    .flat()
-    .filter((each) => each.principalId.toLowerCase() === principalId.toLowerCase() && each.createdOn !== undefined)
-    .map((each) => (each.createdOn as Date).getTime())
-  const earliest = Math.min(...given, givenNow ? Date.now() : Number.POSITIVE_INFINITY)
-  if (startedAt === undefined || !Number.isFinite(earliest) || startedAt.getTime() >= earliest) return undefined
-  return {
-    text: `the server has run since ${startedAt.toISOString()}, before its identity was given its first role`,
-    certain: false,
-  }
-}
-
-/** The identity was turned on and the restart it needs was not allowed: what the queries say decides. */
-function restartOutcome(inputs: Inputs, journal: Journal): void {
-  const asked = journal.queries.filter((query) => query.status !== 'skipped')
-  if (asked.length > 0 && asked.every((query) => query.status === 'passed')) {
-    journal.mark('restart', 'skipped', 'not needed: the test queries passed without it')
-    return
-  }
-  const refusals = journal.failures.filter((failure) => failure.reason === 'verification')
-  const tokenWasHad =
-    refusals.length > 0 && refusals.every((failure) => !['no-token', 'ai-error', 'not-tried'].includes(failure.code))
-  if (tokenWasHad) return
-  // It was allowed: what failed before it kept this run from it, and is told.
-  if (inputs.allowRestart) return
-  journal.fail(restartRequired(inputs, 'This run turned the identity on, and `allow-restart` is false.'))
-}
-
-function restartRequired(inputs: Inputs, detail: string): Failure {
-  const { resourceGroup, name } = inputs.server
-  return new Failure({
-    reason: 'restart-required',
-    code: 'restart-required',
-    title: 'The server has to be restarted before its identity works',
-    detail,
-    fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # then run this job again; or give \`allow-restart: true\``,
-  })
 }
