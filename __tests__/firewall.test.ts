@@ -309,6 +309,20 @@ describe('the post step never fails the job', () => {
     expect(rules()).toEqual([rule])
   })
 
+  test('when something fails that nothing else tries again: all of it is done anew, and the rule is gone', async () => {
+    const result = await run()
+    let refused = 0
+    emulator.world.fault = ({ url }) =>
+      url.includes('openid-configuration') && refused++ === 0
+        ? { kind: 'answer', status: 409, body: JSON.stringify({ error: { code: 'ServerIsBusy', message: 'busy' } }) }
+        : undefined
+    const post = await result.post()
+    expect(refused, post.raw).toBeGreaterThan(1)
+    expect(post.raw).toMatch(/the rule could not be removed: .*again from the login on/)
+    expect(post.raw).not.toContain('::warning')
+    expect(rules()).toEqual([])
+  })
+
   test('when Azure is not there', async () => {
     const result = await forsaken
     expect(result.code, result.log).toBe(0)

@@ -6,6 +6,7 @@ import { budgetMs as conversationMs } from '../src/github/conversation.ts'
 import { oidcLimitMs } from '../src/github/runner.ts'
 import { type HttpRow, httpRows, requestTimeoutMs } from '../src/http.ts'
 import type { Inputs } from '../src/inputs.ts'
+import { anew } from '../src/post.ts'
 import { type SqlRow, sqlRows } from '../src/postgres/again.ts'
 import { closeTimeoutMs, connectTimeoutMs, graceMs, statementTimeoutMs } from '../src/postgres/connection.ts'
 import * as retry from '../src/retry.ts'
@@ -112,7 +113,7 @@ export function retriesSection(): string {
     ['a lock (`lock_timeout`); idle in a transaction', '10 s; 1 min'],
     ['closing a connection', span(closeTimeoutMs)],
     ['the drift issue and the comment, after the run', `2 min (each ${span(conversationMs)} at most)`],
-    ['the post step', '8 min'],
+    [`the post step; what fails in its first ${span(anew.budgetMs)} is tried anew from the login on`, '8 min'],
   ]
   return [
     '### Paces',
