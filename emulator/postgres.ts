@@ -208,9 +208,14 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       }),
     applyAdministrators: () => inTurn(administrators),
     applySwitches,
-    query,
+    // During a restart nobody is there: what is asked from outside waits for it.
+    query: async (...asked) => {
+      await last
+      return query(...asked)
+    },
     createDatabase: (name) => inTurn(() => createDatabase(name)),
     terminateClients: async () => {
+      await last
       await query('postgres', 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr IS NOT NULL')
     },
   }
