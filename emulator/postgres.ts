@@ -208,16 +208,26 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       }),
     applyAdministrators: () => inTurn(administrators),
     applySwitches,
-    // During a restart nobody is there: what is asked from outside waits for it.
-    query: async (...asked) => {
-      await last
-      return query(...asked)
-    },
+    query: patiently,
     createDatabase: (name) => inTurn(() => createDatabase(name)),
     terminateClients: async () => {
-      await last
-      await query('postgres', 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr IS NOT NULL')
+      await patiently('postgres', 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr IS NOT NULL')
     },
+  }
+
+  /** During a restart nobody is there: what is asked from outside waits until it is over. */
+  async function patiently(...asked: Parameters<typeof query>): ReturnType<typeof query> {
+    for (const until = Date.now() + 10_000; ; ) {
+      await last
+      try {
+        return await query(...asked)
+      } catch (error) {
+        const { code } = error as { code?: string }
+        // The last is that of a server that is starting or shutting down.
+        if (!['ENOENT', 'ECONNREFUSED', '57P03'].includes(code ?? '') || stopped || Date.now() > until) throw error
+      }
+      await sleep(20)
+    }
   }
 
   // ---- the process
