@@ -630,6 +630,47 @@ describe('one statement', () => {
     while (told.length < 2) await sleep(5)
     expect(told).toEqual(['acted, 1 rows, no answer yet', 'answered'])
   })
+
+  describe('among statements that are sent without waiting for answers', () => {
+    const piped = async () => Object.assign(await connect(machine), { pipeline: true })
+    const texts = ['BEGIN', 'INSERT INTO struck VALUES (1)', 'SELECT 7 AS seven', 'COMMIT']
+
+    it('can be watched, and what comes after it waits for its turn', async () => {
+      const told: string[] = []
+      strike('INSERT', {
+        kind: 'watched',
+        acted: async () => {
+          await sleep(50)
+          told.push('acted')
+        },
+        answered: () => void told.push('answered'),
+      })
+      const client = await piped()
+      const answers = texts.map((text) => client.query(text).then(() => void told.push(text)))
+      await Promise.all(answers)
+      expect(seen.map(({ text }) => text)).toEqual(['(connect)', ...texts])
+      expect(told.filter((each) => each !== 'answered')).toEqual([texts[0], 'acted', ...texts.slice(1)])
+      expect(told).toContain('answered')
+    })
+
+    it.each(['BEGIN', 'INSERT', 'SELECT 7', 'COMMIT'])('can lose the connection after %s', async (words) => {
+      strike(words, { kind: 'lost-after' })
+      const client = await piped()
+      const outcomes = await Promise.allSettled(texts.map((text) => client.query(text)))
+      // A reset takes answers along that were on their way before.
+      const after = outcomes.slice(texts.findIndex((text) => text.includes(words)))
+      expect(after.map(({ status }) => status)).toEqual(after.map(() => 'rejected'))
+      if (words === 'COMMIT') expect(await rows()).toBe(1)
+    })
+
+    it('can fail, and the others hear of it', async () => {
+      strike('SELECT 7', { kind: 'error', code: '57014', message: 'too slow' })
+      const client = await piped()
+      const outcomes = await Promise.allSettled(texts.map((text) => client.query(text)))
+      expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled'])
+      expect(await rows()).toBe(0)
+    })
+  })
 })
 
 describe('what is not documented', () => {

@@ -28,7 +28,7 @@ const [query, parse, sync, copyDone, copyFail, startupType] = ['Q', 'P', 'S', 'c
 /** Messages of one statement in the extended protocol, before its Sync. */
 const parts = new Set(['P', 'B', 'D', 'E', 'C', 'H'])
 
-/** A statement under way: what is done when its answer is complete. */
+/** A statement that the server has: what is done when its answer is complete. */
 interface Pending {
   readonly fault: SqlFault | undefined
   readonly held: Buffer[]
@@ -77,9 +77,14 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
   let started = false
   let batch: Buffer[] = []
   let text = ''
-  let pending: Pending | undefined
+  /** Several when a client sends without waiting for answers, which come in the same order. */
+  const pending: Pending[] = []
+  const send = (bytes: Buffer, fault?: SqlFault): void => {
+    pending.push({ fault, held: [] })
+    server.write(bytes)
+  }
 
-  const begin = (words: string, forward: () => void, mayReplace: boolean): void => {
+  const begin = (words: string, bytes: Buffer, mayReplace: boolean): void => {
     const fault = options.fault({ database, user, text: words })
     switch (fault?.kind) {
       case 'lost-before':
@@ -91,16 +96,15 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
         return
       case 'error': {
         if (!mayReplace) {
-          server.write(message(copyFail, `${fault.message}\0`))
+          send(message(copyFail, `${fault.message}\0`))
           return
         }
         const raise = `DO $meddle$ BEGIN RAISE EXCEPTION USING ERRCODE = '${fault.code}', MESSAGE = '${fault.message.replaceAll("'", "''")}'; END $meddle$`
-        server.write(message(query, `${raise}\0`))
+        send(message(query, `${raise}\0`))
         return
       }
       default:
-        pending = fault === undefined ? undefined : { fault, held: [] }
-        forward()
+        send(bytes, fault)
     }
   }
 
@@ -118,9 +122,9 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
         const words = whole.subarray(8).toString().split('\0')
         database = parameterOf(words, 'database') ?? ''
         user = parameterOf(words, 'user') ?? ''
-        begin('(connect)', () => server.write(whole), true)
+        begin('(connect)', whole, true)
       } else if (type === query) {
-        begin(textOf(whole.subarray(5)), () => server.write(whole), true)
+        begin(textOf(whole.subarray(5)), whole, true)
       } else if (parts.has(type)) {
         // After the name of the statement comes its text.
         if (type === parse) text = textOf(whole.subarray(whole.indexOf(0, 5) + 1))
@@ -128,12 +132,18 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
       } else if (type === sync && batch.length > 0) {
         const all = Buffer.concat([...batch, whole])
         batch = []
-        begin(text, () => server.write(all), true)
+        begin(text, all, true)
       } else if (type === copyDone) {
-        begin('(rows of COPY)', () => server.write(whole), false)
+        begin('(rows of COPY)', whole, false)
       } else server.write(whole)
     }
   })
+
+  // What is held back holds back what comes after it.
+  let turn: Promise<unknown> = Promise.resolve()
+  const inTurn = (work: () => unknown): void => {
+    turn = turn.then(work).catch(lose)
+  }
 
   let late: Buffer = Buffer.alloc(0)
   server.on('data', (chunk: Buffer) => {
@@ -146,34 +156,33 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
       const type = String.fromCharCode(whole[0] ?? 0)
       if (type === 'K') pid = whole.readInt32BE(5)
       // While it signs in, the server waits for answers to what it says.
-      if (pending === undefined || (type === 'R' && whole.readInt32BE(5) !== 0)) {
-        client.write(whole)
-        continue
-      }
-      pending.held.push(whole)
+      const [first] = pending
+      if (first?.fault === undefined || (type === 'R' && whole.readInt32BE(5) !== 0)) inTurn(() => client.write(whole))
+      else first.held.push(whole)
       // ReadyForQuery, or CopyInResponse: the statement is done, and the client is to hear of it.
-      if (type === 'Z' || type === 'G') answered(pending)
+      if (type === 'Z' || type === 'G') {
+        pending.shift()
+        if (first?.fault !== undefined) answered(first)
+      }
     }
   })
 
   // A server that refuses or ends the connection says so and is gone: that is the answer then.
   server.on('end', () => {
-    if (pending === undefined) client.end()
-    else answered(pending, () => client.end())
+    const struck = pending.find(({ fault }) => fault !== undefined)
+    if (struck !== undefined) answered(struck)
+    inTurn(() => client.end())
   })
 
-  const answered = ({ fault, held }: Pending, then?: () => void): void => {
-    pending = undefined
-    if (fault?.kind !== 'watched') {
-      lose()
-      return
-    }
-    void (async () => {
+  const answered = ({ fault, held }: Pending): void =>
+    inTurn(async () => {
+      if (fault?.kind !== 'watched') {
+        lose()
+        return
+      }
       await fault.acted?.()
       client.write(Buffer.concat(held), () => void fault.answered?.())
-      then?.()
-    })().catch(lose)
-  }
+    })
 }
 
 const lengthAt = (buffer: Buffer, at: number): number => (buffer.length < at + 4 ? Number.NaN : buffer.readInt32BE(at))

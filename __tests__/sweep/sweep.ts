@@ -46,7 +46,7 @@ export interface Case {
   readonly stays: boolean
 }
 
-/** How a case ended: `unmet` when the run never came to the point. */
+/** How a case ended: `unmet` when the run never came to the point, or was over before it could be killed there. */
 export interface Outcome {
   readonly of: Case
   readonly ended: 'survived' | 'casualty' | 'unmet'
@@ -312,16 +312,12 @@ export async function runCase(emulator: Emulator, each: Case, { recording, tampe
   }
   await Promise.all([first.remove(), again.remove()])
 
+  const killed = first.signal !== null || orphaned
   const reason = first.outputs['failure-reason'] ?? 'none'
   return {
     of: each,
-    ended: broken.length > 0 ? 'casualty' : struck.met ? 'survived' : 'unmet',
-    first:
-      first.signal !== null || orphaned
-        ? 'killed'
-        : reason === 'none'
-          ? (first.outputs['result'] ?? 'none')
-          : `failed: ${reason}`,
+    ended: broken.length > 0 ? 'casualty' : struck.met && (each.kind !== 'kill' || killed) ? 'survived' : 'unmet',
+    first: killed ? 'killed' : reason === 'none' ? (first.outputs['result'] ?? 'none') : `failed: ${reason}`,
     second: outcome,
     broken,
     tookMs,
