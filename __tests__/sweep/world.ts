@@ -161,7 +161,8 @@ export function expire(emulator: Emulator, left: readonly string[]): void {
   const { firewallRules } = serverOf(emulator)
   for (const rule of left.map((each) => each.replace('firewall rule: ', ''))) {
     const range = firewallRules[rule]
-    if (range === undefined) throw new Error(`no firewall rule ${rule}`)
+    // Its removal was under way, and has ended.
+    if (range === undefined) continue
     delete firewallRules[rule]
     firewallRules[rule.replace(/^gha-aipg-\d+/, 'gha-aipg-1000000000')] = range
   }
