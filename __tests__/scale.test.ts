@@ -155,7 +155,7 @@ describe('many databases', () => {
 
   const sizes = long ? [1, 10, 50, many] : [many]
   test.each(sizes)(
-    '%i: few connections, one for each database, closed when done; a short summary',
+    '%i: few connections, closed when done; a short summary',
     async (size) => {
       const databases = names.slice(0, size)
       for (const name of databases) await emulator.postgres.query(name, 'DROP EXTENSION IF EXISTS azure_ai CASCADE')
@@ -175,7 +175,8 @@ describe('many databases', () => {
           expect.not.arrayContaining(['internal']),
         ])
         expect(connections.most).toBeLessThanOrEqual(share + leaving)
-        expect(connections.mostInOne).toBeLessThanOrEqual(1 + leaving)
+        // In a check the families of a database ask at once, each on a connection of its own.
+        expect(connections.mostInOne).toBeLessThanOrEqual((name === 'check' ? share : 1) + leaving)
         // Counted for each database: what one more costs is the same for the first and the last.
         expect(connections.total).toBeLessThanOrEqual((name === 'apply' ? 12 : 4) * size + 3)
         expect(Buffer.byteLength(result.summary)).toBeLessThan(20_000)
