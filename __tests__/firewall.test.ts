@@ -8,6 +8,7 @@ import { Failure } from '../src/errors.ts'
 import { openDoor } from '../src/firewall.ts'
 import type { Connector } from '../src/postgres/connection.ts'
 import { begin, codesOf, emulate, observedServer, parsed, serverOf, statusesOf, usual } from './support.ts'
+import { httpFaults } from './sweep/sweep.ts'
 
 let emulator: Emulator
 /** A post step whose Azure is gone: it takes its time, so it is begun first. */
@@ -313,9 +314,7 @@ describe('the post step never fails the job', () => {
     const result = await run()
     let refused = 0
     emulator.world.fault = ({ url }) =>
-      url.includes('openid-configuration') && refused++ === 0
-        ? { kind: 'answer', status: 409, body: JSON.stringify({ error: { code: 'ServerIsBusy', message: 'busy' } }) }
-        : undefined
+      url.includes('openid-configuration') && refused++ === 0 ? httpFaults['409-busy'] : undefined
     const post = await result.post()
     expect(refused, post.raw).toBeGreaterThan(1)
     expect(post.raw).toMatch(/the rule could not be removed: .*again from the login on/)

@@ -18,6 +18,7 @@ import {
   statusesOf,
   workWithKeys,
 } from './support.ts'
+import { httpFaults } from './sweep/sweep.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 
@@ -84,13 +85,8 @@ describe('an identity that was turned on earlier, on a server that was never res
 
   test('a page that answers in place of Azure is not taken for a restart, and the next run restarts', async () => {
     await turnedOnEarlier({}, randomUUID())
-    const page: Fault = {
-      kind: 'answer',
-      status: 200,
-      headers: { 'content-type': 'text/html' },
-      body: '<!DOCTYPE html><title>Sign in to the network</title>',
-    }
-    emulator.world.fault = ({ method, url }) => (method === 'POST' && url.includes('/restart?') ? page : undefined)
+    emulator.world.fault = ({ method, url }) =>
+      method === 'POST' && url.includes('/restart?') ? httpFaults['html-200'] : undefined
     const result = await apply(emulator, openai())
     delete emulator.world.fault
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'network' })

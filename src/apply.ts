@@ -4,9 +4,9 @@ import { Failure, failuresOf } from './errors.ts'
 import type { Inputs } from './inputs.ts'
 import type { Journal } from './journal.ts'
 import type { Log } from './log.ts'
-import { assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
+import { allowsAzureAi, assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
 import type { Change, Step } from './plan.ts'
-import { verdictOnSql } from './postgres/again.ts'
+import { notAllowListed, verdictOnSql } from './postgres/again.ts'
 import { type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
 import { begin, type Connector, messageOf, sqlState } from './postgres/connection.ts'
 import { most } from './postgres/slots.ts'
@@ -112,12 +112,11 @@ export async function applyExtensions(
   connector: Connector,
   keys: KeyCandidates,
 ): Promise<readonly ObservedDatabase[]> {
-  const { journal, observed, log, signal } = options
+  const { inputs, journal, observed, log, signal } = options
   const changes = new Map(due(journal, 'extension').map((each) => [each.change.database, each]))
   const allowList = journal.steps.find((step) => step.id === 'allow-list')
   // An allow-list without azure_ai that this run does not write is nothing to wait for.
-  const vain =
-    allowList?.status !== 'updated' && observed.allowList?.some((entry) => entry.toLowerCase() === 'azure_ai') === false
+  const vain = inputs.part === 'database' && observed.allowList !== undefined && !allowsAzureAi(observed.allowList)
   return mapLimited(observed.databases, most, async (database) => {
     const found = changes.get(database.name)
     if (found === undefined || database.failure !== undefined) return database
@@ -154,7 +153,7 @@ export async function applyExtensions(
       // Both statements do nothing where it is done: a COMMIT that was cut off may be followed by another.
       const seen = await retrying(run, {
         signal,
-        verdict: (error) => (vain && /not allow-listed/i.test(messageOf(error).text) ? false : verdictOnSql(error, 'extension')),
+        verdict: (error) => (vain && notAllowListed.test(messageOf(error).text) ? false : verdictOnSql(error, 'extension')),
         onWait: (error, waitMs) =>
           log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${duration(waitMs)}`),
       }).catch((error: unknown) => {

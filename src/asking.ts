@@ -7,7 +7,7 @@ import type { ProveOptions, Task } from './task.ts'
 import { duration } from './waiting.ts'
 
 /** How long putting back may take when the run was cancelled, in milliseconds: the runner waits a few seconds only. */
-export const lastActMs = 4_000
+const lastActMs = 4_000
 
 /** A fresh connection for each thing: a session may remember settings it saw. */
 export async function freshly<T>(
@@ -24,9 +24,19 @@ export async function freshly<T>(
   }
 }
 
-/** The options of work that has two connections open: for the first of them, and for the second. */
-export function alongside(options: ProveOptions, which: 'paired' | 'second'): ProveOptions {
-  return { ...options, connector: { ...options.connector, ...options.connector[which] } }
+/** The options of what has to be done also when the run was cancelled. */
+export function outliving(options: ProveOptions): ProveOptions {
+  return { ...options, signal: later(options.signal, lastActMs) }
+}
+
+/** The options of the connection that keeps a key for putting it back: it outlives a cancel, and has a second one beside it. */
+export function keeping(options: ProveOptions): ProveOptions {
+  return outliving({ ...options, connector: { ...options.connector, ...options.connector.paired } })
+}
+
+/** The options of that second connection. */
+export function beside(options: ProveOptions): ProveOptions {
+  return { ...options, connector: { ...options.connector, ...options.connector.second } }
 }
 
 /** Runs `body` again after faults of the database that pass. */
@@ -66,7 +76,7 @@ export async function cameToNothing(
   settings: readonly Setting[],
   secrets: readonly Setting[],
 ): Promise<boolean> {
-  const options = { ...given, signal: later(given.signal, lastActMs) }
+  const options = outliving(given)
   const { name, serverVersion } = task.database
   options.log.info(`… database "${name}": COMMIT got no answer; reading what came of it`)
   const look = () => freshly(options, name, (connection) => holds(connection, serverVersion, settings, secrets))

@@ -1,5 +1,5 @@
 /** Blanking a stored key once the identity is proven. */
-import { alongside, askTwice, cameToNothing, freshly, lastActMs, mayMakeTemporaryTables } from './asking.ts'
+import { askTwice, beside, cameToNothing, freshly, keeping, mayMakeTemporaryTables } from './asking.ts'
 import { Failure } from './errors.ts'
 import { judge } from './judge.ts'
 import { record } from './outcome.ts'
@@ -7,7 +7,7 @@ import type { Step } from './plan.ts'
 import { verdictOnSql } from './postgres/again.ts'
 import type { Connection } from './postgres/connection.ts'
 import { type Call, type CallOutcomes, forget, restore, trial } from './postgres/trial.ts'
-import { backoff, later, pause, transient } from './retry.ts'
+import { backoff, pause, transient } from './retry.ts'
 import type { Attempt, ProveOptions, Task } from './task.ts'
 import { onOneLine } from './visible.ts'
 
@@ -24,8 +24,7 @@ export async function blankKey(options: ProveOptions, task: Task, blank: Step): 
     journal.fail(notBlanked(task, why))
     return 'done'
   }
-  const paired = { ...alongside(options, 'paired'), signal: later(signal, lastActMs) }
-  return freshly(paired, database.name, async (connection) => {
+  return freshly(keeping(options), database.name, async (connection) => {
     if (callsInTrial(task).length < task.calls.length && !(await mayMakeTemporaryTables(connection))) {
       return unable('it can be proven only once it is gone, and without the right to temporary tables it could not be put back')
     }
@@ -95,7 +94,7 @@ async function blankInTrial(
       })
     } catch (error) {
       if (wrote !== undefined) {
-        if (await cameToNothing(alongside(options, 'second'), { ...task, wrote }, [setting], [])) throw error
+        if (await cameToNothing(beside(options), { ...task, wrote }, [setting], [])) throw error
       } else {
         if (signal.aborted || verdictOnSql(error, 'work') !== false) throw error
         refused = connector.failure(error, database.name, 'blanking the key').detail
@@ -112,7 +111,7 @@ async function blankInTrial(
 async function askWithout(options: ProveOptions, task: Task): Promise<CallOutcomes | undefined> {
   const { name } = task.database
   try {
-    return await askTwice(alongside(options, 'second'), task)
+    return await askTwice(beside(options), task)
   } catch (error) {
     options.log.debug(`blanking ${task.family.key}: ${options.connector.failure(error, name, 'checking').message}`)
     return undefined

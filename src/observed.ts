@@ -88,6 +88,10 @@ export interface ObservedReplica {
   readonly restarted: boolean | undefined
 }
 
+/** Whether the allow-list holds azure_ai, in whatever case. */
+export const allowsAzureAi = (allowList: readonly string[]): boolean =>
+  allowList.some((entry) => entry.toLowerCase() === 'azure_ai')
+
 export interface Observed {
   readonly server: ObservedServer
   readonly administrators: readonly Administrator[]

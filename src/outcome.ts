@@ -2,6 +2,7 @@
 import { Failure } from './errors.ts'
 import type { Journal, Proof } from './journal.ts'
 import { factsOf } from './judge.ts'
+import type { ObservedDatabase } from './observed.ts'
 import type { Call, CallOutcomes } from './postgres/trial.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
 import { type ProveOptions, skipQuery, type Task } from './task.ts'
@@ -112,6 +113,12 @@ export function keyWins(options: ProveOptions, task: Task): void {
   })
 }
 
+/** The statement that gives the role the right to keep a key in a temporary table. */
+export function grantTemporary({ name, user }: ObservedDatabase): string {
+  const quoted = (identifier: string): string => `"${identifier.replaceAll('"', '""')}"`
+  return `GRANT TEMPORARY ON DATABASE ${quoted(name)} TO ${quoted(user)};`
+}
+
 /** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
 export function exposed({ journal, log }: ProveOptions, { database, family }: Task): void {
   const settings = [...database.logging].map(([name, value]) => `${name} = ${value}`).join(', ')
@@ -122,6 +129,6 @@ export function exposed({ journal, log }: ProveOptions, { database, family }: Ta
     code: 'key-as-parameter',
     title: 'A key may stand in the statement log',
     detail,
-    fix: `GRANT TEMPORARY ON DATABASE "${database.name.replaceAll('"', '""')}" TO "${database.user.replaceAll('"', '""')}";   -- and rotate the key when statements are logged`,
+    fix: `${grantTemporary(database)}   -- and rotate the key when statements are logged`,
   })
 }

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { type Inputs, titleOf } from './inputs.ts'
-import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import { allowsAzureAi, formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import {
   type FamilyName,
   families,
@@ -202,7 +202,7 @@ function azureSteps(inputs: Inputs, observed: Observed): Step[] {
     const unknown = { current: 'unknown', desired: 'azure_ai', status: 'failed', detail: 'it could not be read' } as const
     return [...steps, { id: 'allow-list', kind: 'allow-list', target: 'azure.extensions', ...unknown }]
   }
-  const listed = allowList.some((entry) => entry.toLowerCase() === 'azure_ai')
+  const listed = allowsAzureAi(allowList)
   const entries = listed ? allowList : [...allowList, 'azure_ai']
   steps.push({
     id: 'allow-list',

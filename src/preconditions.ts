@@ -1,7 +1,7 @@
 /** What must hold before the first write, checked on what was observed; pure. All problems are told together, each with its fix. */
 import { Failure } from './errors.ts'
 import { type Inputs, titleOf } from './inputs.ts'
-import type { Observed, ObservedDatabase } from './observed.ts'
+import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
 import { desiredSettings, givenFamilies, isOlder, type Step } from './plan.ts'
 import { type families, type Resource, serviceNamed } from './services.ts'
 
@@ -253,7 +253,7 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
   if (
     installed === undefined &&
     inputs.part === 'database' &&
-    observed.allowList?.some((entry) => entry.toLowerCase() === 'azure_ai') !== true
+    (observed.allowList === undefined || !allowsAzureAi(observed.allowList))
   ) {
     told(
       'database',

@@ -3,23 +3,23 @@
  * accepted is committed; what fails afterwards is put back. Nothing stays open between attempts.
  */
 import {
-  alongside,
   askFreshly,
   askTwice,
+  beside,
   cameToNothing,
   freshly,
-  lastActMs,
+  keeping,
   mayMakeTemporaryTables,
+  outliving,
   patiently,
 } from './asking.ts'
 import { blankKey } from './blank.ts'
 import { Failure, outlook } from './errors.ts'
 import type { Proof } from './journal.ts'
 import { factsOf, judge } from './judge.ts'
-import { databaseFailed, exposed, giveUp, keyWins, markWritten, readOnlyProof, record } from './outcome.ts'
+import { databaseFailed, exposed, giveUp, grantTemporary, keyWins, markWritten, readOnlyProof, record } from './outcome.ts'
 import type { Connection } from './postgres/connection.ts'
 import { type CallOutcomes, forget, restore, trial, writeBack } from './postgres/trial.ts'
-import { later } from './retry.ts'
 import { type Attempt, differing, type ProveOptions, type Task, type Visibility, worksToday } from './task.ts'
 import { unclearTrial, visibilityOf } from './visibility.ts'
 import { onOneLine } from './visible.ts'
@@ -242,8 +242,8 @@ async function commitAndCheck(
     return { failure: couldNotBePutBack(task), final: true }
   }
   // The connection that keeps the old key outlives a cancel for as long as putting it back takes.
-  return freshly({ ...alongside(options, 'paired'), signal: later(options.signal, lastActMs) }, name, async (connection) => {
-    const beside = alongside(options, 'second')
+  return freshly(keeping(options), name, async (connection) => {
+    const second = beside(options)
     let committing = false
     try {
       const { outcomes, committed } = await trial(connection, {
@@ -268,12 +268,12 @@ async function commitAndCheck(
       }
     } catch (error) {
       if (!committing) throw error
-      if (await cameToNothing(beside, task, task.settings, task.secrets)) throw error
+      if (await cameToNothing(second, task, task.settings, task.secrets)) throw error
       markWritten(options, task)
-      return settle(beside, task, proof, undefined)
+      return settle(second, task, proof, undefined)
     }
     markWritten(options, task)
-    return settle(beside, task, proof, connection)
+    return settle(second, task, proof, connection)
   })
 }
 
@@ -283,13 +283,13 @@ function couldNotBePutBack({ family, database }: Task): Failure {
     code: 'not-switched-unproven',
     title: 'A family that works today was not switched: its key could not be put back',
     detail: `${family.name} in "${database.name}": the new key can be proven only once it is stored, and without the right to temporary tables the old one would be lost.`,
-    fix: `GRANT TEMPORARY ON DATABASE "${database.name.replaceAll('"', '""')}" TO "${database.user.replaceAll('"', '""')}";   -- or give \`allow-unproven: true\``,
+    fix: `${grantTemporary(database)}   -- or give \`allow-unproven: true\``,
   })
 }
 
 /** Puts the previous settings back, also when the run was cancelled; keys only on the connection that kept them. Says so when it cannot. */
 async function putBack(given: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
-  const options = { ...given, signal: later(given.signal, lastActMs) }
+  const options = outliving(given)
   const { journal, log } = options
   const { name, serverVersion } = task.database
   log.info(`… database "${name}": ${task.family.name} was committed and is not proven; putting the previous settings back`)

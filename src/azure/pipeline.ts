@@ -124,26 +124,13 @@ export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOp
           },
         )
         await evenPolls(request, response, signal)
-        return from === 'Resource Manager' ? spokenByAzure(request, response) : response
+        return response
       } catch (error) {
-        if (!(error instanceof Retriable)) throw error
-        return from === 'Resource Manager' ? spokenByAzure(request, error.response) : error.response
+        if (error instanceof Retriable) return error.response
+        throw error
       }
     },
   }
-}
-
-/** The SDKs take a page that says 200 for a success where they need no body, as after a restart: nothing was done then. */
-function spokenByAzure({ method, url }: PipelineRequest, response: PipelineResponse): PipelineResponse {
-  if (response.status >= 300 || isJson(response.bodyAsText)) return response
-  const { host } = new URL(url)
-  throw new Failure({
-    reason: 'network',
-    code: 'azure-not-json',
-    title: 'Something else answered in place of Azure',
-    detail: `${method} ${pathOf(url)} got ${response.status} from ${host}, with a text that is not JSON: ${(response.bodyAsText ?? '').slice(0, 200)}`,
-    fix: `curl -sS -i https://${host}/ | head -20   # on this runner: a proxy, a sign-in page of the network; let it through to Azure, or set HTTPS_PROXY on the job`,
-  })
 }
 
 /** A poll is not put off for longer than the cap, not at once, and not for all runs to the same moment. */
@@ -157,6 +144,27 @@ async function evenPolls(request: PipelineRequest, { status, headers }: Pipeline
   }
 }
 
+/** The SDKs take a page that says 200 for a success where they need no body, as after a restart: nothing was done then. */
+const answersOfAzure: PipelinePolicy = {
+  name: 'answers of Azure',
+  sendRequest: async (request, next) => {
+    const response = await next(request)
+    if (response.status < 300 && !isJson(response.bodyAsText)) throw notAzure(request, response)
+    return response
+  },
+}
+
+function notAzure({ method, url }: PipelineRequest, { status, bodyAsText }: PipelineResponse): Failure {
+  const { host } = new URL(url)
+  return new Failure({
+    reason: 'network',
+    code: 'azure-not-json',
+    title: 'Something else answered in place of Azure',
+    detail: `${method} ${pathOf(url)} got ${status} from ${host}, with a text that is not JSON: ${(bodyAsText ?? '').slice(0, 200)}`,
+    fix: `curl -sS -i https://${host}/ | head -20   # on this runner: a proxy, a sign-in page of the network; let it through to Azure, or set HTTPS_PROXY on the job`,
+  })
+}
+
 /** Creates the pipeline. The SDKs' own retry policy is left out: there is one, ours. */
 export function createPipeline(options: PipelineOptions): Pipeline {
   const pipeline = createClientPipeline({ userAgentOptions: { userAgentPrefix: userAgent } })
@@ -168,6 +176,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     return options.tokens !== undefined
   }
   pipeline.addPolicy(retryPolicy({ from: 'Resource Manager', signal, log, refused }), { phase: 'Retry' })
+  pipeline.addPolicy(answersOfAzure, { phase: 'Retry', beforePolicies: ['retry'] })
   const { tokens } = options
   if (tokens !== undefined) {
     pipeline.addPolicy(

@@ -8,6 +8,9 @@ import { messageOf, sqlState } from './connection.ts'
  */
 export type SqlMoment = 'look' | 'work' | 'extension'
 
+/** CREATE or ALTER EXTENSION for what the server's allow-list does not hold, or not yet. */
+export const notAllowListed = /not allow-listed/i
+
 export interface SqlRow {
   /** SQLSTATE, errno, or one of the names that the driver's own errors are given. */
   readonly codes?: readonly string[]
@@ -57,7 +60,7 @@ export const sqlRows: readonly SqlRow[] = [
       'During a failover the name may lead nowhere for a moment. Not at the first look: a wrong name and a closed firewall say the same',
   },
   {
-    text: /not allow-listed/i,
+    text: notAllowListed,
     moments: ['extension'],
     schedule: replication,
     reason: 'The server obeys a new allow-list a moment after Resource Manager has it',
