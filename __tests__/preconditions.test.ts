@@ -155,6 +155,16 @@ describe('preconditions', () => {
     })
   })
 
+  test('an update that the allow-list forbids is not waited for where this run does not write the list', async () => {
+    await begin(emulator)
+    giveIdentity(emulator)
+    await workWithKeys(emulator, 'app', '1.0.0')
+    const result = await apply(emulator, { ...only, part: 'database', 'update-extension': 'true' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'database' })
+    expect(told(result, 'not-allow-listed').fix).not.toBe('')
+    expect(result.log).not.toContain('again in')
+  })
+
   test('a read replica that would break is told first; with identity and role of its own it is none', async () => {
     await begin(emulator, { shape: addReplica })
     const before = await workWithKeys(emulator, 'app')
