@@ -1,14 +1,29 @@
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { AuthorizationManagementClient } from '@azure/arm-authorization'
+import { ClientSecretCredential } from '@azure/identity'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { type AssignmentRequest, allows } from '../emulator/conditions.ts'
 import { builtInRoles, readerName } from '../emulator/default-world.ts'
 import type { Emulator } from '../emulator/index.ts'
 import { passwordLogin } from '../emulator/postgres.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
 import { families, services } from '../src/services.ts'
-import { assignRole, begin, codesOf, emulate, principalNamed, remember, serverOf, settingsOf, usual } from './support.ts'
+import {
+  accountNamed,
+  assignRole,
+  begin,
+  codesOf,
+  emulate,
+  giveIdentity,
+  principalNamed,
+  remember,
+  serverOf,
+  settingsOf,
+  usual,
+} from './support.ts'
 
 const page = readFileSync(join(import.meta.dirname, '..', 'docs', 'permissions.md'), 'utf8')
 const blocks = (language: string): string[] =>
@@ -27,7 +42,7 @@ function role(name: string): Role {
   if (found === undefined) throw new Error(`docs/permissions.md has no role for ${name}`)
   return found
 }
-const [condition = ''] = blocks('text')
+const [condition = '', ofServerAlone = ''] = blocks('text')
 /** Statements of the SQL block that begins with this comment. */
 function sql(title: string): string {
   const found = blocks('sql').find((text) => text.startsWith(`-- ${title}`))
@@ -50,6 +65,7 @@ afterAll(async () => {
 })
 
 const caller = () => principalNamed(emulator.world, readerName)
+const assigning = 'Microsoft.Authorization/roleAssignments/write'
 
 /** From now on the caller has these roles on the group, and no other right in Azure. */
 function give(...roles: Role[]): void {
@@ -69,7 +85,7 @@ function give(...roles: Role[]): void {
       notDataActions: NotDataActions,
     })
     assignRole(world, objectId, scope, definition, {
-      ...(Actions.includes('Microsoft.Authorization/roleAssignments/write') ? { condition } : {}),
+      ...(Actions.includes(assigning) ? { condition: condition.replace('OBJECT-ID', objectId) } : {}),
       createdAt: 0,
       createdBy: objectId,
     })
@@ -135,6 +151,7 @@ function expectDenied(result: JobResult, action: string): void {
 test('the page is complete: roles, condition, and a wrapper that tells all settings the action asks for', () => {
   expect(documentedRoles.map(({ Name }) => Name.replace('azure_ai identity: ', ''))).toEqual([
     'apply',
+    'restart',
     'check',
     'verify',
     'part azure',
@@ -174,6 +191,60 @@ describe('apply', () => {
     expectDenied(await job({}), action)
   })
 
+  /** Verdict on a role for a principal, under the condition of the page with its last comparison replaced by `last`, or as it is. */
+  function verdict(principalId: string, more: Partial<AssignmentRequest> = {}, last?: string): boolean {
+    const text = condition.replace('OBJECT-ID', caller().objectId)
+    const whole = last === undefined ? text : text.replace(/^.*roleAssignments:PrincipalId\].*$/m, last)
+    const request = { roleDefinitionName: builtInRoles.cognitiveServicesUser, principalType: 'ServicePrincipal', principalId }
+    return allows(whole, assigning, { ...request, ...more })
+  }
+
+  test('the condition allows the roles of azure_ai for other service principals, and nothing else', () => {
+    const { objectId } = caller()
+    const server = randomUUID()
+    for (const { role } of services)
+      expect([role.name, verdict(server, { roleDefinitionName: role.id })]).toEqual([role.name, true])
+    expect(verdict(objectId)).toBe(false)
+    expect(verdict(objectId.toUpperCase())).toBe(false)
+    for (const principalType of ['User', 'Group', '']) expect(verdict(server, { principalType })).toBe(false)
+    for (const roleDefinitionName of [builtInRoles.owner, builtInRoles.rbacAdministrator, builtInRoles.contributor, ''])
+      expect(verdict(server, { roleDefinitionName })).toBe(false)
+    // Other actions of the same role are not what the condition is about.
+    expect(allows(condition, 'Microsoft.DBforPostgreSQL/flexibleServers/write')).toBe(true)
+  })
+
+  test('its narrower form allows the identity of the server alone', () => {
+    const server = randomUUID()
+    const narrow = (principalId: string): boolean =>
+      verdict(principalId, {}, ofServerAlone.replace('SERVER-PRINCIPAL-ID', server))
+    expect([narrow(server), narrow(caller().objectId), narrow(randomUUID())]).toEqual([true, false, false])
+  })
+
+  test('the app cannot give itself a role of azure_ai, with the rights that give the role to the server', async () => {
+    give(role('apply'))
+    const { objectId } = caller()
+    const { world, url, caFile } = emulator
+    const tlsOptions = { ca: readFileSync(caFile, 'utf8') }
+    const { clientId = '', clientSecret = '' } = caller()
+    const credential = new ClientSecretCredential(world.tenantId, clientId, clientSecret, {
+      authorityHost: url,
+      disableInstanceDiscovery: true,
+      tlsOptions,
+    })
+    const client = new AuthorizationManagementClient(credential, world.subscriptionId, {
+      endpoint: url,
+      credentialScopes: [`${url}/.default`],
+      tlsOptions,
+    })
+    await expect(
+      client.roleAssignments.create(accountNamed(world, 'contoso-language').id.slice(1), randomUUID(), {
+        principalId: objectId,
+        principalType: 'ServicePrincipal',
+        roleDefinitionId: `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${builtInRoles.cognitiveServicesUser}`,
+      }),
+    ).rejects.toThrow(/ABAC condition not fulfilled/)
+  })
+
   test('the condition keeps it from giving any other role', async () => {
     give(role('apply'))
     const result = await job({
@@ -185,6 +256,36 @@ describe('apply', () => {
     })
     expectDenied(result, 'Microsoft.Authorization/roleAssignments/write')
     expect(result.report.findings[0].detail).toContain('a condition on its own role assignment forbids it')
+  })
+})
+
+describe('apply where others have done the part in Azure', () => {
+  beforeEach(async () => {
+    await begin(emulator)
+    await becomeAdministrator()
+    const server = serverOf(emulator)
+    const principalId = giveIdentity(emulator)
+    // The server still runs with an earlier identity, so a restart is left to do.
+    server.loadedPrincipalId = randomUUID()
+    Object.assign(server.configurations['azure.extensions'] ?? {}, { value: 'pg_trgm,vector,azure_ai' })
+    await emulator.refresh()
+    for (const { name, role } of services) {
+      const scope = emulator.inputs[name]
+      if (scope) assignRole(emulator.world, principalId, scope, role.id, { createdAt: 0 })
+    }
+  })
+
+  test('works with the roles for check and restart, and writes nothing but the restart', async () => {
+    give(role('check'), role('restart'))
+    emulator.world.exchanges.length = 0
+    const result = await job({})
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(emulator.writes().map(({ method, url }) => `${method} ${url}`)).toEqual([expect.stringMatching(/^POST .*\/restart\b/)])
+  })
+
+  test('fails without the right to restart', async () => {
+    give(role('check'))
+    expectDenied(await job({}), 'Microsoft.DBforPostgreSQL/flexibleServers/restart/action')
   })
 })
 

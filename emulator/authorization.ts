@@ -1,11 +1,6 @@
 /** Azure's role-based access control: who may do what where, from the role assignments of the world. */
+import { type AssignmentRequest, allows } from './conditions.ts'
 import type { RoleAssignment, RoleDefinition, World } from './world.ts'
-
-/** What a caller wants to write, for conditions that limit role assignments. */
-export interface AssignmentRequest {
-  roleDefinitionName: string
-  principalType: string
-}
 
 export type Verdict = 'allowed' | 'denied' | 'condition-not-fulfilled'
 
@@ -14,7 +9,7 @@ export function mayAct(world: World, objectId: string, action: string, scope: st
   let verdict: Verdict = 'denied'
   for (const [assignment, role] of rolesOf(world, objectId, scope)) {
     if (!covers(role.actions, action) || covers(role.notActions, action)) continue
-    if (assignment.condition === undefined || request === undefined || fulfils(assignment.condition, request)) return 'allowed'
+    if (assignment.condition === undefined || allows(assignment.condition, action, request)) return 'allowed'
     verdict = 'condition-not-fulfilled'
   }
   return verdict
@@ -84,17 +79,4 @@ function covers(patterns: string[], action: string): boolean {
       .join('.*')
     return new RegExp(`^${source}$`, 'i').test(action)
   })
-}
-
-function fulfils(condition: string, request: AssignmentRequest): boolean {
-  const listed = (attribute: string): string[] | undefined => {
-    const list = new RegExp(`${attribute}\\]\\s*ForAnyOfAnyValues:\\w+\\s*\\{([^}]*)\\}`, 'i').exec(condition)?.[1]
-    return list?.split(',').map((item) => item.trim().replace(/^'|'$/g, '').toLowerCase())
-  }
-  const roles = listed('RoleDefinitionId')
-  const types = listed('PrincipalType')
-  return (
-    (roles?.includes(request.roleDefinitionName.toLowerCase()) ?? true) &&
-    (types?.includes(request.principalType.toLowerCase()) ?? true)
-  )
 }

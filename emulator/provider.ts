@@ -1,5 +1,5 @@
 /** What the resource providers behind Resource Manager have in common. */
-import type { AssignmentRequest } from './authorization.ts'
+import type { AssignmentRequest } from './conditions.ts'
 import type { Claims } from './entra.ts'
 import { failure, type HttpError, type Reply, type Request } from './http.ts'
 import type { World } from './world.ts'

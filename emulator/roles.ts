@@ -124,7 +124,7 @@ function put({ world, request, caller, parameters: [given = '', name = ''], auth
   const principalId = text('principalId') ?? ''
   const principalType = text('principalType') ?? 'User'
 
-  authorize(writeAction, scope, { roleDefinitionName: roleName, principalType })
+  authorize(writeAction, scope, { roleDefinitionName: roleName, principalId, principalType })
   if (!guid.test(name)) {
     throw failure(
       400,

@@ -125,8 +125,8 @@ export interface RoleAssignment {
   roleDefinitionId: string
   description?: string
   /**
-   * ABAC condition as Azure writes it. Obeyed where it limits role assignments by `RoleDefinitionId` or `PrincipalType`
-   * of the request; other expressions are only shown.
+   * ABAC condition as Azure writes it, in the part of its language that conditions.ts knows. Another expression is an error
+   * as soon as it would have to be evaluated.
    */
   condition?: string
   /** ms since epoch; lists show it `delays.roleReplication` later, services obey it `delays.rolePropagation` later. */
