@@ -60,7 +60,7 @@ interface Operation {
 
 async function cognitive(world: World, entra: Entra, request: Request): Promise<Reply> {
   const host = accountByHost(world, request)
-  const operation = operationOf(request)
+  const operation = operationOf(world, request)
   const translator = operation.family === 'translator' ? translatorOf(world, request, host) : undefined
   // The account that the caller must have rights on: the Translator, also when another account's host is used to reach it.
   const account = translator ?? host
@@ -201,7 +201,7 @@ function translatorFailure(status: number, code: number, message: string): HttpE
   return new HttpError({ status, body: { error: { code, message } } })
 }
 
-function operationOf(request: Request): Operation {
+function operationOf(world: World, request: Request): Operation {
   const path = request.url.pathname
   const embeddings = /^\/openai\/deployments\/([^/]+)\/embeddings$/.exec(path)?.[1]
   if (embeddings !== undefined) {
@@ -217,7 +217,7 @@ function operationOf(request: Request): Operation {
       family: 'language',
       action: 'Microsoft.CognitiveServices/accounts/Language/analyze-text/action',
       name: 'POST /language/:analyze-text',
-      run: () => analyze(request),
+      run: () => analyze(world, request),
     }
   }
   if (path === '/translator/text/v3.0/translate' || (request.host === globalTranslator && path === '/translate')) {
@@ -330,11 +330,16 @@ interface Scores {
   negative: number
 }
 
-function analyze(request: Request): Reply {
+function analyze(world: World, request: Request): Reply {
   const body = objectOf(request.body)
   const documents = objectOf(body.analysisInput).documents
-  if (body.kind !== 'SentimentAnalysis' || !Array.isArray(documents) || documents.length === 0) {
+  const known = ['SentimentAnalysis', 'LanguageDetection'].includes(String(body.kind))
+  if (!known || !Array.isArray(documents) || documents.length === 0) {
     throw failure(400, 'InvalidRequest', 'Invalid Request.')
+  }
+  if (body.kind === 'LanguageDetection') return detect(documents.map(objectOf))
+  if (world.switches.sentimentRetired) {
+    throw failure(410, 'OperationRetired', 'The operation SentimentAnalysis has been retired and is no longer available.')
   }
   const errors: unknown[] = []
   const results: unknown[] = []
@@ -372,6 +377,16 @@ function analyze(request: Request): Reply {
   return {
     status: 200,
     body: { kind: 'SentimentAnalysisResults', results: { documents: results, errors, modelVersion: '2022-11-01' } },
+  }
+}
+
+/** Every text is English here, as it is in the service's own examples. */
+function detect(documents: Record<string, unknown>[]): Reply {
+  const detectedLanguage = { name: 'English', iso6391Name: 'en', confidenceScore: 0.99 }
+  const found = documents.map(({ id }) => ({ id, detectedLanguage, warnings: [] }))
+  return {
+    status: 200,
+    body: { kind: 'LanguageDetectionResults', results: { documents: found, errors: [], modelVersion: '2023-12-01' } },
   }
 }
 

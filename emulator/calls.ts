@@ -6,6 +6,7 @@ import { readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs
 import https from 'node:https'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Switches } from './world.ts'
 
 export interface CallsOptions {
   /** `requests/ID-PID` come from the functions, `requests/ID-cancel` ends one; `answers/ID` goes to them. */
@@ -18,6 +19,8 @@ export interface CallsOptions {
   ca: string
   /** Whether anybody is connected, and so may ask. */
   isBusy(): boolean
+  /** What becomes of a request to a host under `.invalid`. */
+  deadHost(): Switches['deadHost']
   /** Makes a file that the server's account can read. */
   write(file: string, content: string): void
 }
@@ -36,7 +39,8 @@ interface Request {
   retryDelayMs: number
 }
 
-type Kind = 'resolve' | 'token' | 'timeout' | 'connect' | 'response'
+/** `verbatim`: the message is all that the function says. */
+type Kind = 'resolve' | 'token' | 'timeout' | 'connect' | 'response' | 'verbatim'
 type Answer = { status: number; body: string } | { failure: Kind; message: string }
 
 class CallError extends Error {
@@ -113,7 +117,7 @@ export function serveCalls(options: CallsOptions): () => void {
       if (!URL.canParse(request.endpoint)) throw new CallError('resolve', request.endpoint)
       const url = new URL(request.endpoint)
       if (url.protocol !== 'https:') throw new CallError('connect', `${url.protocol}// is not supported`)
-      if (url.hostname === 'invalid' || url.hostname.endsWith('.invalid')) throw new CallError('resolve', url.hostname)
+      if (url.hostname === 'invalid' || url.hostname.endsWith('.invalid')) return await fromDeadHost(url, signal)
       if (request.path.length > 0) {
         const parts = request.path.map((part) => encodeURIComponent(part).replaceAll('%3A', ':'))
         url.pathname = `${url.pathname.replace(/\/+$/, '')}/${parts.join('/')}`
@@ -131,6 +135,24 @@ export function serveCalls(options: CallsOptions): () => void {
     } finally {
       clearTimeout(timer)
       ended.removeEventListener('abort', end)
+    }
+  }
+
+  /** The name leads nowhere; networks differ in how that shows. */
+  async function fromDeadHost(url: URL, signal: AbortSignal): Promise<Answer> {
+    switch (options.deadHost()) {
+      case 'proxy':
+        return { status: 502, body: '<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>' }
+      case 'wildcard': {
+        const error = { code: '404', message: 'Resource not found: Subdomain does not map to a resource.' }
+        return { status: 404, body: JSON.stringify({ error }) }
+      }
+      case 'silence':
+        return sleep(2 ** 31 - 1, undefined, { signal, ref: false }) as Promise<never>
+      case 'unfamiliar':
+        throw new CallError('verbatim', 'E-5041 upstream gone (500)')
+      default:
+        throw new CallError('resolve', url.hostname)
     }
   }
 

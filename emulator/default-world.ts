@@ -177,6 +177,14 @@ function defaultDelays(): Delays {
 function defaultSwitches(): Switches {
   return {
     unset: 'null',
+    unknownSetting: 'not-valid-key',
+    lackedSettings: [],
+    anyAuthType: false,
+    keylessByIdentity: false,
+    throwOnErrorDefault: true,
+    wording: 'own',
+    deadHost: 'dns',
+    sentimentRetired: false,
     blankingRefused: false,
     keyWins: false,
     committedRowsOnly: false,

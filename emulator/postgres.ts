@@ -146,6 +146,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     identitySecret: options.identitySecret,
     ca: authority.caPem,
     isBusy: () => connected > 0,
+    deadHost: () => world.switches.deadHost,
     write: put,
   })
   try {

@@ -158,8 +158,30 @@ export interface Delays {
 
 /** What is not documented of the real thing, each as a switch: the action has to cope with either side. */
 export interface Switches {
-  /** What get_setting answers for a key that is not set. */
-  unset: 'null' | 'empty'
+  /** What get_setting answers for a key that is not set; `raises`: an error. */
+  unset: 'null' | 'empty' | 'raises'
+  /** The error for a setting that does not exist: `KEY is not a valid configuration key`, or `Invalid setting name` (22023). */
+  unknownSetting: 'not-valid-key' | 'invalid-name'
+  /** Settings that the installed version does not have, whichever version it is. */
+  lackedSettings: string[]
+  /** set_setting takes any value for auth_type; one that is not `managed-identity` means the key. */
+  anyAuthType: boolean
+  /** Without a stored key the identity is used, whatever auth_type says. */
+  keylessByIdentity: boolean
+  /** The default of `throw_on_error` in functions that CREATE or ALTER EXTENSION makes while the switch is set. */
+  throwOnErrorDefault: boolean
+  /**
+   * How azure_ai words the failure of a request: in a sentence of the emulator's own; as `SCHEMA.FUNCTION: STATUS: MESSAGE`, as it was
+   * seen once, with the service's error code before the message or without; or in words nobody has seen that contain misleading numbers.
+   */
+  wording: 'own' | 'wrapped' | 'wrapped-with-codes' | 'unfamiliar-numbers'
+  /**
+   * What becomes of a request to a host under `.invalid`: the name is not resolved; a proxy answers 502; a wildcard in the DNS leads to
+   * the services, which answer 404; nothing comes until the timeout; or an error in words nobody has seen that contain a number.
+   */
+  deadHost: 'dns' | 'proxy' | 'wildcard' | 'silence' | 'unfamiliar'
+  /** The Language service refuses sentiment analysis as retired (410); detecting the language works. */
+  sentimentRetired: boolean
   /** set_setting(key, '') and set_setting(key, NULL) raise an error for the secret keys. */
   blankingRefused: boolean
   /** A stored key is used whatever auth_type says. */

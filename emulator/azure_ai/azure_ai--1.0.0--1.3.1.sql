@@ -13,13 +13,13 @@ DROP FUNCTION azure_cognitive.translate(text, text, text, integer, boolean);
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text,
   timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
-) RETURNS real[] LANGUAGE sql VOLATILE SECURITY DEFINER AS
+) RETURNS real[] LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
   $$ SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, $3, $4, $5, $6) $$;
 
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text[], batch_size integer DEFAULT 100,
   timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
-) RETURNS TABLE (embedding real[]) LANGUAGE sql VOLATILE SECURITY DEFINER AS
+) RETURNS TABLE (embedding real[]) LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
   $$ SELECT azure_ai_emulator.embeddings($1, $2, NULL, $3, $4, $5, $6, $7) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
@@ -73,3 +73,31 @@ CREATE FUNCTION azure_cognitive.translate(
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS SETOF azure_cognitive.translated_text_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
   $$ SELECT azure_ai_emulator.translations($1, $2, azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
+
+CREATE TYPE azure_cognitive.language_detection_result AS (name text, iso6391_name text, confidence_score double precision);
+
+CREATE FUNCTION azure_ai_emulator.language(
+  text text, disable_service_logs boolean, model_version text, timeout_ms integer, throw_on_error boolean, max_attempts integer, retry_delay_ms integer
+) RETURNS azure_cognitive.language_detection_result
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  answer jsonb;
+BEGIN
+  answer := azure_ai_emulator.request('azure_cognitive.detect_language', 'Azure AI Language', ARRAY['language', ':analyze-text'],
+    '[["api-version", "2023-04-01"]]', '{}', jsonb_build_object('kind', 'LanguageDetection',
+      'parameters', jsonb_strip_nulls(jsonb_build_object('loggingOptOut', disable_service_logs, 'modelVersion', model_version)),
+      'analysisInput', jsonb_build_object('documents', jsonb_build_array(jsonb_build_object('id', '1', 'text', $1)))),
+    timeout_ms, throw_on_error, max_attempts, retry_delay_ms) #> '{results,documents,0,detectedLanguage}';
+  IF answer IS NULL THEN
+    RETURN NULL;
+  END IF;
+  RETURN (answer ->> 'name', answer ->> 'iso6391Name', (answer ->> 'confidenceScore')::double precision);
+END $$;
+
+CREATE FUNCTION azure_cognitive.detect_language(
+  text text, disable_service_logs boolean DEFAULT false,
+  timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
+) RETURNS azure_cognitive.language_detection_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
+  $$ SELECT azure_ai_emulator.language($1, $2, NULL, $3, $4, $5, $6) $$;
+
+SELECT azure_ai_emulator.apply_defaults();

@@ -30,9 +30,12 @@ $$;
 CREATE FUNCTION azure_ai_emulator.check_key(key text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF $1 IS NULL OR $1 <> ALL (azure_ai_emulator.setting_keys()) THEN
+  IF $1 IS NULL OR $1 <> ALL (azure_ai_emulator.setting_keys()) OR azure_ai_emulator.switches() -> 'lackedSettings' ? $1 THEN
     IF (azure_ai_emulator.switches() ->> 'unfamiliarTexts')::boolean THEN
       RAISE EXCEPTION 'E7709 no such register: %', $1 USING ERRCODE = 'internal_error';
+    END IF;
+    IF azure_ai_emulator.switches() ->> 'unknownSetting' = 'invalid-name' THEN
+      RAISE EXCEPTION 'Invalid setting name' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RAISE EXCEPTION '% is not a valid configuration key', $1 USING ERRCODE = 'internal_error';
   END IF;
@@ -48,7 +51,8 @@ BEGIN
   IF $1 LIKE '%\_key' AND coalesce($2, '') = '' AND (azure_ai_emulator.switches() ->> 'blankingRefused')::boolean THEN
     RAISE EXCEPTION 'the value of % must not be empty', $1 USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  IF $1 LIKE '%.auth\_type' AND coalesce($2, '') NOT IN ('', 'managed-identity', 'subscription-key') THEN
+  IF $1 LIKE '%.auth\_type' AND coalesce($2, '') NOT IN ('', 'managed-identity', 'subscription-key')
+    AND NOT coalesce((azure_ai_emulator.switches() ->> 'anyAuthType')::boolean, false) THEN
     RAISE EXCEPTION 'invalid value for %: %', $1, $2 USING ERRCODE = 'invalid_parameter_value';
   END IF;
   INSERT INTO azure_ai.settings VALUES ($1, $2) ON CONFLICT ON CONSTRAINT settings_pkey DO UPDATE SET value = excluded.value;
@@ -63,6 +67,9 @@ BEGIN
   SELECT nullif(s.value, '') INTO found_value FROM azure_ai.settings s WHERE s.key = $1;
   IF found_value IS NULL AND azure_ai_emulator.switches() ->> 'unset' = 'empty' THEN
     RETURN '';
+  END IF;
+  IF found_value IS NULL AND azure_ai_emulator.switches() ->> 'unset' = 'raises' THEN
+    RAISE EXCEPTION 'the setting % is not set', $1 USING ERRCODE = 'internal_error';
   END IF;
   RETURN found_value;
 END $$;
@@ -109,17 +116,77 @@ BEGIN
   RETURN settings;
 END $$;
 
+-- The error of a function, in the words that the switches choose. What is documented of it is one sample of a throttled request.
+-- `failed`: the status and body of an answer, or a failure and its message; a failure `unset` names the setting that is missing.
+CREATE FUNCTION azure_ai_emulator.wording(called text, service text, failed jsonb) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  switches jsonb := azure_ai_emulator.switches();
+  kind text := coalesce(failed ->> 'failure', 'status');
+  status text := failed ->> 'status';
+  words text := CASE kind WHEN 'status' THEN failed ->> 'body' ELSE failed ->> 'message' END;
+  code text;
+  body jsonb;
+BEGIN
+  IF kind = 'verbatim' THEN
+    RETURN words;
+  END IF;
+  IF (switches ->> 'unfamiliarTexts')::boolean THEN
+    RETURN CASE kind
+      WHEN 'unset' THEN CASE WHEN words LIKE '%endpoint' THEN 'E7701 nowhere to go' ELSE 'E7703 nothing to show at the door' END
+      WHEN 'resolve' THEN 'E7702 the name leads nowhere'
+      WHEN 'token' THEN 'E7741 upstream handshake rejected'
+      WHEN 'timeout' THEN 'E7755 the other side keeps silent'
+      WHEN 'status' THEN format('E7760 turned away (%s): %s', status, words)
+      ELSE 'E7799 unforeseen' END;
+  END IF;
+  IF switches ->> 'wording' = 'unfamiliar-numbers' THEN
+    RETURN CASE kind
+      WHEN 'unset' THEN 'E-4011 register 400 is blank'
+      WHEN 'token' THEN 'E-4290 handshake broke off (400)'
+      WHEN 'timeout' THEN 'E-2004 upstream silent (408)'
+      WHEN 'status' THEN format('E-4030 upstream turned it away, attempt 200 (%s)', status)
+      ELSE 'E-5041 upstream gone (500)' END;
+  END IF;
+  words := CASE kind
+    WHEN 'unset' THEN format('%s is not set', words)
+    WHEN 'resolve' THEN format('could not resolve host: %s', words)
+    WHEN 'token' THEN format('failed to get an access token for the managed identity: %s', words)
+    WHEN 'timeout' THEN format('request timed out after %s', words)
+    WHEN 'response' THEN format('gave an answer that is not JSON: %s', words)
+    WHEN 'status' THEN words
+    ELSE format('could not connect to %s: %s', service, words) END;
+  IF switches ->> 'wording' LIKE 'wrapped%' THEN
+    IF kind <> 'status' THEN
+      RETURN format('%s: %s', called, words);
+    END IF;
+    IF words IS JSON OBJECT THEN
+      body := words::jsonb;
+      code := coalesce(body #>> '{error,code}', body ->> 'code');
+      words := coalesce(body #>> '{error,message}', body ->> 'message', words);
+    END IF;
+    IF switches ->> 'wording' = 'wrapped-with-codes' AND code <> status THEN
+      words := format('%s: %s', code, words);
+    END IF;
+    RETURN format('%s: %s: %s', called, status, words);
+  END IF;
+  RETURN CASE
+    WHEN kind = 'status' THEN format('%s request failed with status %s: %s', service, status, words)
+    WHEN kind IN ('timeout', 'response') THEN format('%s %s', service, words)
+    ELSE format('azure_ai: %s', words) END;
+END $$;
+
 -- One request to a service. Returns the body of the answer; NULL after a failure that is not to be thrown.
 -- The request travels in a parameter local to the function, so that keys are in no statement text.
 CREATE FUNCTION azure_ai_emulator.request(
-  family text, service text, path text[], query jsonb, headers jsonb, body jsonb,
+  called text, service text, path text[], query jsonb, headers jsonb, body jsonb,
   timeout_ms integer, throw_on_error boolean, max_attempts integer, retry_delay_ms integer
 ) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET azure_ai_emulator.parcel = '' AS $$
 DECLARE
   switches jsonb := azure_ai_emulator.switches();
-  unfamiliar boolean := coalesce((switches ->> 'unfamiliarTexts')::boolean, false);
   settings jsonb;
+  family text := split_part(called, '.', 1);
   endpoint_setting text := family || CASE family WHEN 'azure_ml' THEN '.scoring_endpoint' ELSE '.endpoint' END;
   key_setting text := family || CASE family WHEN 'azure_ml' THEN '.endpoint_key' ELSE '.subscription_key' END;
   endpoint text;
@@ -130,7 +197,6 @@ DECLARE
   patience interval;
   since timestamptz;
   answer jsonb;
-  message text;
 BEGIN
   IF (switches ->> 'refuseReadOnly')::boolean AND current_setting('transaction_read_only')::boolean THEN
     RAISE EXCEPTION 'cannot execute a request to % in a read-only transaction', service USING ERRCODE = 'read_only_sql_transaction';
@@ -138,13 +204,17 @@ BEGIN
   settings := azure_ai_emulator.effective_settings();
   endpoint := nullif(settings ->> endpoint_setting, '');
   key := nullif(settings ->> key_setting, '');
-  by_identity := settings ->> (family || '.auth_type') = 'managed-identity'
-    AND NOT (key IS NOT NULL AND coalesce((switches ->> 'keyWins')::boolean, false));
+  by_identity := coalesce(settings ->> (family || '.auth_type'), '') = 'managed-identity';
+  IF key IS NULL THEN
+    by_identity := by_identity OR coalesce((switches ->> 'keylessByIdentity')::boolean, false);
+  ELSIF (switches ->> 'keyWins')::boolean THEN
+    by_identity := false;
+  END IF;
 
   IF endpoint IS NULL THEN
-    message := CASE WHEN unfamiliar THEN 'E7701 nowhere to go' ELSE format('azure_ai: %s is not set', endpoint_setting) END;
+    answer := jsonb_build_object('failure', 'unset', 'message', endpoint_setting);
   ELSIF key IS NULL AND NOT by_identity THEN
-    message := CASE WHEN unfamiliar THEN 'E7703 nothing to show at the door' ELSE format('azure_ai: %s is not set', key_setting) END;
+    answer := jsonb_build_object('failure', 'unset', 'message', key_setting);
   ELSE
     IF by_identity THEN
       IF service = 'Azure AI Translator' THEN
@@ -189,25 +259,9 @@ BEGIN
     IF answer ->> 'failure' IS NULL AND (answer ->> 'status')::integer < 300 THEN
       RETURN (answer ->> 'body')::jsonb;
     END IF;
-    IF unfamiliar THEN
-      message := CASE coalesce(answer ->> 'failure', 'status')
-        WHEN 'resolve' THEN 'E7702 the name leads nowhere'
-        WHEN 'token' THEN 'E7741 upstream handshake rejected'
-        WHEN 'timeout' THEN 'E7755 the other side keeps silent'
-        WHEN 'status' THEN format('E7760 turned away (%s): %s', answer ->> 'status', answer ->> 'body')
-        ELSE 'E7799 unforeseen' END;
-    ELSE
-      message := CASE coalesce(answer ->> 'failure', 'status')
-        WHEN 'resolve' THEN format('azure_ai: could not resolve host: %s', answer ->> 'message')
-        WHEN 'token' THEN format('azure_ai: failed to get an access token for the managed identity: %s', answer ->> 'message')
-        WHEN 'timeout' THEN format('%s request timed out after %s', service, answer ->> 'message')
-        WHEN 'response' THEN format('%s gave an answer that is not JSON: %s', service, answer ->> 'message')
-        WHEN 'status' THEN format('%s request failed with status %s: %s', service, answer ->> 'status', answer ->> 'body')
-        ELSE format('azure_ai: could not connect to %s: %s', service, answer ->> 'message') END;
-    END IF;
   END IF;
   IF coalesce(throw_on_error, true) THEN
-    RAISE EXCEPTION '%', message USING ERRCODE = 'internal_error';
+    RAISE EXCEPTION '%', azure_ai_emulator.wording(called, service, answer) USING ERRCODE = 'internal_error';
   END IF;
   RETURN NULL;
 END $$;
@@ -225,7 +279,7 @@ BEGIN
   WHILE first <= coalesce(cardinality(input), 0) LOOP
     batch := input[first : first + greatest(batch_size, 1) - 1];
     first := first + cardinality(batch);
-    answer := azure_ai_emulator.request('azure_openai', 'Azure OpenAI', ARRAY['openai', 'deployments', deployment_name, 'embeddings'],
+    answer := azure_ai_emulator.request('azure_openai.create_embeddings', 'Azure OpenAI', ARRAY['openai', 'deployments', deployment_name, 'embeddings'],
       '[["api-version", "2024-02-01"]]', '{}', jsonb_strip_nulls(jsonb_build_object('input', to_jsonb(batch), 'dimensions', dimensions)),
       timeout_ms, throw_on_error, max_attempts, retry_delay_ms);
     RETURN QUERY
@@ -253,7 +307,7 @@ BEGIN
     SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('id', n::text, 'text', $1[n],
       'language', CASE cardinality($2) WHEN 1 THEN $2[1] ELSE $2[n] END)) ORDER BY n) INTO documents FROM generate_series(first, last) AS n;
     first := last + 1;
-    answer := azure_ai_emulator.request('azure_cognitive', 'Azure AI Language', ARRAY['language', ':analyze-text'],
+    answer := azure_ai_emulator.request('azure_cognitive.analyze_sentiment', 'Azure AI Language', ARRAY['language', ':analyze-text'],
       '[["api-version", "2023-04-01"]]', '{}', jsonb_build_object('kind', 'SentimentAnalysis',
         'parameters', jsonb_strip_nulls(jsonb_build_object('loggingOptOut', disable_service_logs, 'modelVersion', model_version)),
         'analysisInput', jsonb_build_object('documents', documents)),
@@ -277,7 +331,7 @@ DECLARE
   answer jsonb;
 BEGIN
   -- Both are kept together by the service: one result for each text, in order.
-  answer := azure_ai_emulator.request('azure_cognitive', 'Azure AI Translator', ARRAY['translator', 'text', 'v3.0', 'translate'],
+  answer := azure_ai_emulator.request('azure_cognitive.translate', 'Azure AI Translator', ARRAY['translator', 'text', 'v3.0', 'translate'],
     '[["api-version", "3.0"]]'::jsonb || coalesce((SELECT jsonb_agg(jsonb_build_array('to', l)) FROM unnest($2) AS l), '[]')
       || coalesce((SELECT jsonb_agg(jsonb_build_array(k, v)) FROM jsonb_each_text(jsonb_strip_nulls($3)) AS q (k, v)), '[]'),
     '{}', (SELECT jsonb_agg(jsonb_build_object('Text', t)) FROM unnest($1) AS t), timeout_ms, throw_on_error, max_attempts, retry_delay_ms);
@@ -291,18 +345,19 @@ CREATE FUNCTION azure_ai_emulator.score(
   input_data jsonb, deployment_name text, timeout_ms integer, throw_on_error boolean, max_attempts integer, retry_delay_ms integer
 ) RETURNS jsonb
 LANGUAGE sql VOLATILE AS $$
-  SELECT azure_ai_emulator.request('azure_ml', 'Azure Machine Learning', '{}', '[]',
+  SELECT azure_ai_emulator.request('azure_ml.invoke', 'Azure Machine Learning', '{}', '[]',
     pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('azureml-model-deployment', $2)), $1, $3, $4, $5, $6)
 $$;
 
+-- IMMUTABLE as in the real extension, so that generated columns can be made of it; with constants it is called while the query is planned.
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text, timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true
-) RETURNS real[] LANGUAGE sql VOLATILE SECURITY DEFINER AS
+) RETURNS real[] LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
   $$ SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, $3, $4, 1, 0) $$;
 
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text[], batch_size integer DEFAULT 100, timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true
-) RETURNS TABLE (embedding real[]) LANGUAGE sql VOLATILE SECURITY DEFINER AS
+) RETURNS TABLE (embedding real[]) LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
   $$ SELECT azure_ai_emulator.embeddings($1, $2, NULL, $3, $4, $5, 1, 0) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
@@ -319,3 +374,21 @@ CREATE FUNCTION azure_ml.invoke(
   input_data jsonb, timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, deployment_name text DEFAULT NULL
 ) RETURNS jsonb LANGUAGE sql VOLATILE SECURITY DEFINER AS
   $$ SELECT azure_ai_emulator.score($1, $4, $2, $3, 1, 0) $$;
+
+-- Gives the functions the defaults that the switches choose; called at the end of each script.
+CREATE FUNCTION azure_ai_emulator.apply_defaults() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  definition text;
+BEGIN
+  IF azure_ai_emulator.switches() ->> 'throwOnErrorDefault' IS DISTINCT FROM 'false' THEN
+    RETURN;
+  END IF;
+  FOR definition IN
+    SELECT pg_get_functiondef(p.oid) FROM pg_proc p
+    WHERE p.pronamespace IN ('azure_openai'::regnamespace, 'azure_cognitive'::regnamespace, 'azure_ml'::regnamespace)
+  LOOP
+    EXECUTE replace(definition, 'throw_on_error boolean DEFAULT true', 'throw_on_error boolean DEFAULT false');
+  END LOOP;
+END $$;
+SELECT azure_ai_emulator.apply_defaults();
