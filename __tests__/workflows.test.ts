@@ -1,5 +1,15 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -55,8 +65,8 @@ const mayWrite = [
   'codeql.yml analyze security-events',
   'live.yml live id-token',
   'release.yml attest attestations',
+  'release.yml attest contents',
   'release.yml attest id-token',
-  'release.yml draft contents',
   'release.yml publish contents',
   'scorecard.yml analysis id-token',
   'scorecard.yml analysis security-events',
@@ -82,6 +92,24 @@ test('nothing is written but what is on the list', () => {
     ),
   )
   expect(found.sort()).toEqual(mayWrite)
+})
+
+test('a job that may write runs no package, and only the actions of GitHub, of Scorecard and of this repository', () => {
+  const mayWriteSomething = ({ permissions = {} }: Job) => Object.values(permissions).includes('write')
+  const jobs = all.flatMap(({ file, workflow }) =>
+    Object.entries(workflow.jobs).flatMap(([name, job]) =>
+      mayWriteSomething(job) ? job.steps.map((step) => ({ at: `${file} ${name}`, step })) : [],
+    ),
+  )
+  expect(jobs.length).toBeGreaterThan(20)
+  const known = /^(\.\/|actions\/[\w-]+@.*|github\/codeql-action\/[\w-]+@.*|ossf\/scorecard-action@.*)$/
+  for (const { at, step } of jobs) {
+    expect([at, step.uses ?? './']).toEqual([at, expect.stringMatching(known)])
+    expect([at, step.run ?? '']).toEqual([
+      at,
+      expect.not.stringMatching(/\b(npm|npx|yarn|pnpm|corepack|bunx?|deno|pip|curl|wget|docker)\b/),
+    ])
+  }
 })
 
 test('one version of each action, everywhere', () => {
@@ -145,25 +173,125 @@ test('CI runs the two commands on Linux and macOS under each Node, and the bundl
   expect(dist?.permissions).toEqual({ contents: 'read' })
 })
 
-test('a release is built without rights, attested without other code, drafted, and published by a reviewer', () => {
-  const { build, attest, draft, publish } = workflowOf('release.yml').jobs
-  expect(build?.permissions).toEqual({ contents: 'read' })
-  expect(build?.steps.map(({ run }) => run)).toEqual(
-    expect.arrayContaining(['npm run check-dist', 'npm test', 'npm run demo', 'npm run lint']),
+describe('a release', () => {
+  const { test: tested, build, attest, publish } = workflowOf('release.yml').jobs
+  const runsOf = (job: Job | undefined): string[] => job?.steps.flatMap(({ run }) => run ?? []) ?? []
+
+  test('is tested and built by jobs that may only read, attested and drafted by one other, and published by a reviewer', () => {
+    expect(Object.keys(workflowOf('release.yml').jobs)).toEqual(['test', 'build', 'attest', 'publish'])
+    for (const job of [tested, build]) expect(job?.permissions).toEqual({ contents: 'read' })
+    expect(runsOf(tested)).toEqual(expect.arrayContaining(['npm test', 'npm run demo', 'npm run lint']))
+    expect(runsOf(build)).toEqual(expect.arrayContaining(['npm run check-dist']))
+    expect([attest?.needs, publish?.needs]).toEqual([['test', 'build'], 'attest'])
+    expect(publish?.environment).toBe('release')
+    const scripts = [...runsOf(attest), ...runsOf(publish)].join('\n')
+    expect(scripts).toContain('--draft --verify-tag')
+    expect(scripts.indexOf('--draft=false')).toBeGreaterThan(scripts.indexOf('--draft --verify-tag'))
+    expect(scripts.indexOf('git/refs/tags/$major')).toBeGreaterThan(scripts.indexOf('.immutable'))
+  })
+
+  test('is attested without code of others: no Node, no artifact or cache of another job, only git and the actions of GitHub', () => {
+    for (const job of [attest, publish]) {
+      for (const run of runsOf(job)) expect(run).not.toMatch(/\b(npm|npx|node|\.\/|source|eval)(?=\s|$)/)
+      for (const { uses } of job?.steps ?? []) expect(uses ?? 'actions/attest@').toMatch(/^actions\/(checkout|attest)@/)
+    }
+    // What the job with the rights reads of the others is one hash, which it compares.
+    const texts = JSON.stringify([attest, publish])
+    expect([...texts.matchAll(/\bneeds\.[\w.-]+/g)].map(([name]) => name)).toEqual(['needs.build.outputs.archive'])
+    // The build takes that hash before it installs anything.
+    const steps = build?.steps ?? []
+    expect(steps.findIndex(({ id }) => id === 'archive')).toBeLessThan(
+      steps.findIndex(({ run }) => run?.includes('npm') === true),
+    )
+    expect(workflowOf('release.yml').defaults).toEqual({ run: { shell: 'bash' } })
+  })
+
+  test('contains the committed files of the tag, and is refused when the build has seen others', () => {
+    const repository = mkdtempSync(join(tmpdir(), 'release-'))
+    const git = (...args: string[]): string => {
+      const identity = ['-c', 'user.name=a', '-c', 'user.email=a@example.com', '-c', 'commit.gpgsign=false']
+      const { status, stdout, stderr } = spawnSync('git', [...identity, ...args], { cwd: repository, encoding: 'utf8' })
+      if (status !== 0) throw new Error(stderr)
+      return stdout.trim()
+    }
+    const tools = join(repository, '.git', 'tools')
+    const run = (script: string, env: Record<string, string>) =>
+      spawnSync('bash', ['--noprofile', '--norc', '-eo', 'pipefail', '-c', script], {
+        cwd: repository,
+        encoding: 'utf8',
+        env: {
+          PATH: [tools, process.env['PATH']].join(delimiter),
+          GITHUB_SHA: git('rev-parse', 'HEAD'),
+          GITHUB_REF_NAME: 'v1.2.3',
+          ...env,
+        },
+      })
+    try {
+      const output = join(repository, '.git', 'output')
+      mkdirSync(join(repository, 'dist'))
+      for (const file of ['action.yml', 'action-types.yml', 'LICENSE', 'README.md', 'dist/index.js', 'not-released'])
+        writeFileSync(join(repository, file), `the ${file}\n`)
+      git('init', '--quiet')
+      // The workflow runs on Linux; elsewhere the command has another name.
+      mkdirSync(tools)
+      if (process.platform !== 'linux')
+        writeFileSync(join(tools, 'sha256sum'), '#!/bin/sh\nexec shasum -a 256 "$@"\n', { mode: 0o755 })
+      git('add', '--all')
+      git('commit', '--quiet', '--message', 'first')
+      const hash = build?.steps.find(({ id }) => id === 'archive')?.run ?? ''
+      expect(run(hash, { GITHUB_OUTPUT: output }).status).toBe(0)
+      const [, built = ''] = /^sha256=([0-9a-f]{64})$/m.exec(readFileSync(output, 'utf8')) ?? []
+
+      const [pack = ''] = runsOf(attest)
+      const other = run(pack, { BUILT: '0'.repeat(64) })
+      expect([other.status, other.stdout]).toEqual([1, expect.stringContaining('::error title=Not the files that were built::')])
+      expect(existsSync(join(repository, 'release'))).toBe(false)
+
+      const packed = run(pack, { BUILT: built })
+      expect([packed.status, packed.stderr]).toEqual([0, ''])
+      const list = run('tar -tzf release/*.tar.gz', {}).stdout.trim().split('\n')
+      expect(list.filter((name) => !name.endsWith('/')).sort()).toEqual(
+        ['LICENSE', 'README.md', 'action-types.yml', 'action.yml', 'dist/index.js'].map(
+          (name) => `azure-ai-postgres-identity-v1.2.3/${name}`,
+        ),
+      )
+      expect(run('sha256sum -c release/SHA256SUMS', {}).status).toBe(0)
+    } finally {
+      rmSync(repository, { recursive: true, force: true })
+    }
+  })
+})
+
+test('CODEOWNERS names an owner for what users run and for what decides about it', () => {
+  const lines = readFileSync(join(root, '.github', 'CODEOWNERS'), 'utf8')
+    .split('\n')
+    .filter((line) => line !== '' && !line.startsWith('#'))
+    .map((line) => line.split(/\s+/))
+  for (const line of lines) expect(line).toEqual([expect.any(String), '@OWNER'])
+  const patterns = lines.map(([pattern = '']) => pattern)
+  expect(patterns).toEqual(
+    expect.arrayContaining([
+      '*',
+      '/dist/',
+      '/.github/',
+      '/action.yml',
+      '/src/',
+      '/scripts/',
+      '/package.json',
+      '/package-lock.json',
+    ]),
   )
-  expect([attest?.needs, draft?.needs, publish?.needs]).toEqual(['build', 'attest', 'draft'])
-  expect(attest?.steps.filter(({ run }) => run !== undefined)).toEqual([])
-  expect(publish?.environment).toBe('release')
-  const scripts = [draft, publish].flatMap((job) => job?.steps.map(({ run }) => run ?? '') ?? []).join('\n')
-  expect(scripts).toContain('--draft --verify-tag')
-  expect(scripts.indexOf('--draft=false')).toBeGreaterThan(scripts.indexOf('--draft --verify-tag'))
-  expect(scripts.indexOf('git/refs/tags/$major')).toBeGreaterThan(scripts.indexOf('.immutable'))
+  for (const pattern of patterns.filter((each) => each !== '*')) {
+    expect([pattern, existsSync(join(root, pattern))]).toEqual([pattern, true])
+    expect([pattern, statSync(join(root, pattern)).isDirectory()]).toEqual([pattern, pattern.endsWith('/')])
+  }
+  expect(readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8')).toContain('CODEOWNERS')
 })
 
 test.each([
   ['the first of its major version', { MAJOR: '1' }, ['create v1 at', '--latest=true']],
   ['the newest', {}, ['move v1 to', '--latest=true']],
-  ['a mend of an older one', { STATUS_IS: 'diverged' }, ['--latest=false']],
+  ['a fix of an older one', { STATUS_IS: 'diverged' }, ['--latest=false']],
   ['one that can still be changed', { IMMUTABLE: 'false' }, ['--latest=true', 'failed']],
 ])('the major tag goes with %s only where it should', (_, github, expected) => {
   const folder = mkdtempSync(join(tmpdir(), 'release-'))
