@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { deployerName } from '../emulator/default-world.ts'
-import { postgresAudience } from '../emulator/entra.ts'
+import { oidcAudience, postgresAudience } from '../emulator/entra.ts'
 import type { Emulator } from '../emulator/index.ts'
 import { type Job, type JobResult, startJob } from '../emulator/runner.ts'
 import type { GitHubWorld } from '../emulator/world.ts'
@@ -91,6 +91,8 @@ function onlyFailure(result: JobResult): { code: string; detail: string; fix: st
 const principal = (more: Record<string, string>) => ({
   AZURE_TENANT_ID: emulator.world.tenantId,
   AZURE_CLIENT_ID: deployer().clientId ?? '',
+  // The emulated cloud describes itself, so the login has to name its sign-in host.
+  AZURE_AUTHORITY_HOST: emulator.url,
   ...more,
 })
 
@@ -231,7 +233,7 @@ describe('each way of signing in, through the SDK', () => {
 /** A token of the workflow as a file of it would hold it. */
 async function federatedToken(url: string, requestToken: string): Promise<string> {
   trustEmulator()
-  const answer = await fetch(`${url}&audience=${encodeURIComponent('api://AzureADTokenExchange')}`, {
+  const answer = await fetch(`${url}&audience=${encodeURIComponent(oidcAudience)}`, {
     headers: { authorization: `Bearer ${requestToken}` },
   })
   return ((await answer.json()) as { value: string }).value
@@ -247,7 +249,7 @@ describe("Entra's refusals, through the SDK", () => {
   const immutable = 'repo:contoso@1234567/shop@712345678:ref:refs/heads/main'
   const usualIssuer = 'https://token.actions.githubusercontent.com'
   const usualSubject = 'repo:contoso/shop:ref:refs/heads/main'
-  const usualAudience = 'api://AzureADTokenExchange'
+  const usualAudience = oidcAudience
 
   test.each([
     ['AADSTS700213', 'another subject', 'the subject', { subject }, {}],
@@ -492,6 +494,7 @@ const nobody: AmbientLogin = {
   clientCertificatePath: undefined,
   clientCertificatePassword: undefined,
   federatedTokenFile: undefined,
+  authorityHost: undefined,
   managedIdentity: false,
 }
 const emulated = (): Cloud => ({
@@ -501,7 +504,7 @@ const emulated = (): Cloud => ({
   authority: emulator.url,
   postgresScope: `${postgresAudience}/.default`,
   postgresSuffix: '.postgres.database.azure.com',
-  oidcAudience: 'api://AzureADTokenExchange',
+  oidcAudience: undefined,
   wellKnown: false,
 })
 

@@ -9,13 +9,12 @@ import { decodeJwt, SignJWT } from 'jose'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { builtInRoles, deployerName, readerName } from '../emulator/default-world.ts'
+import { cognitiveAudience, oidcAudience, postgresAudience } from '../emulator/entra.ts'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import type { Account, Principal, Server, World } from '../emulator/world.ts'
 import { assignRole } from './support.ts'
 
 const run = promisify(execFile)
-const postgresAudience = 'https://ossrdbms-aad.database.windows.net'
-const cognitiveAudience = 'https://cognitiveservices.azure.com'
 const never = 'repo:contoso/other:ref:refs/heads/main'
 
 // biome-ignore lint/suspicious/noExplicitAny: what an answer holds is for the assertions to say.
@@ -208,7 +207,7 @@ describe('Entra', () => {
       import * as core from '@actions/core'
       import { ClientAssertionCredential } from '@azure/identity'
       const { url, tenant, client } = JSON.parse(process.argv[1])
-      const credential = new ClientAssertionCredential(tenant, client, () => core.getIDToken('api://AzureADTokenExchange'),
+      const credential = new ClientAssertionCredential(tenant, client, () => core.getIDToken('${oidcAudience}'),
         { authorityHost: url, disableInstanceDiscovery: true })
       const scopes = [url + '//.default', url + '/.default', '${postgresAudience}/.default', '${postgresAudience}/.default']
       const tokens = []
@@ -241,7 +240,7 @@ describe('Entra', () => {
         ...form,
       },
     })
-  const assertion = async (audience = 'api://AzureADTokenExchange'): Promise<string> => {
+  const assertion = async (audience = oidcAudience): Promise<string> => {
     const url = new URL(emulator.env['ACTIONS_ID_TOKEN_REQUEST_URL'] ?? '')
     const token = emulator.env['ACTIONS_ID_TOKEN_REQUEST_TOKEN'] ?? ''
     const { body } = await ask('GET', `${url.pathname}${url.search}&audience=${encodeURIComponent(audience)}`, { token })
@@ -270,7 +269,7 @@ describe('Entra', () => {
       .setProtectedHeader({ alg: 'HS256' })
       .setIssuer(world.github.issuer)
       .setSubject(subject)
-      .setAudience('api://AzureADTokenExchange')
+      .setAudience(oidcAudience)
       .setExpirationTime('5m')
       .sign(new TextEncoder().encode('not the key of the issuer, whatever it is'))
     expect((await signIn({ client_assertion: forged })).body.error_codes).toEqual([700027])

@@ -110,6 +110,36 @@ describe('each kind of bad input names the input and what was expected', () => {
     expect(told.join('\n').match(/`/g)?.length).toSatisfy((count: number) => count % 2 === 0)
   })
 
+  const app = { 'tenant-id': 'contoso.com', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' }
+  const arm = 'https://arm.contoso.example'
+
+  test('a URL as environment without an audience of its own, when the job signs in with its OIDC token', () => {
+    expect(problems({ ...app, environment: arm })).toEqual([
+      expect.stringMatching(/^`audience`: is required when `environment` is a URL/),
+    ])
+    expect(problems({ environment: arm })).toEqual([])
+    expect(problems({ ...app, environment: arm, audience: 'api://contoso' })).toEqual([])
+  })
+
+  test.each([
+    'api://AzureADTokenExchange',
+    'api://AzureADTokenExchangeUSGov',
+    'api://AzureADTokenExchangeChina',
+    'API://azureadtokenexchange//',
+    'api://AzureAD%54okenExchange',
+    'api://\uff21zureADTokenExchange',
+    'api://contoso,api://AzureADTokenExchange',
+    'https://management.azure.com',
+    'https://LOGIN.microsoftonline.us./tenant',
+    'https://ossrdbms-aad.database.chinacloudapi.cn',
+  ])("an audience of Azure's own clouds for a URL: %s", (audience) => {
+    expect(problems({ ...app, environment: arm, audience })).toEqual([
+      expect.stringMatching(/^`audience`: .* belongs to one of Azure's own clouds/),
+    ])
+    // Without the app it is not used.
+    expect(problems({ environment: arm, audience })).toEqual([])
+  })
+
   test('all problems are told together', () => {
     const told = problems({
       mode: 'x',
@@ -160,6 +190,28 @@ describe('what is accepted', () => {
     expect(parsed({ environment: 'https://Arm.Local:8443/' }).environment).toBe('https://arm.local:8443')
     expect(parsed({ 'verify-timeout-minutes': '0' }).verifyTimeoutMs).toBe(0)
   })
+
+  test.each([
+    ['AzureCloud', ''],
+    ['https://Management.Azure.com/', ''],
+    ['https://management.azure.com:443', ''],
+    ['azureusgovernment', 'USGov'],
+    ['https://management.usgovcloudapi.net', 'USGov'],
+    ['AzureChinaCloud', 'China'],
+    ['HTTPS://MANAGEMENT.CHINACLOUDAPI.CN//', 'China'],
+  ])('the audience of %s, by its name or the URL of its Resource Manager', (environment, ending) => {
+    const app = { 'tenant-id': 'contoso.com', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' }
+    expect(parsed({ ...app, environment }).oidc?.audience).toBe(`api://AzureADTokenExchange${ending}`)
+    expect(parsed({ ...app, environment, audience: 'api://contoso' }).oidc?.audience).toBe('api://contoso')
+  })
+
+  test.each(['https://management.azure.com.', 'https://management.azure.com:444', 'https://management.azure.com/x'])(
+    '%s is not taken for a known cloud',
+    (environment) => {
+      const app = { 'tenant-id': 'contoso.com', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' }
+      expect(problems({ ...app, environment })).toEqual([expect.stringMatching(/^`audience`: is required/)])
+    },
+  )
 
   test('a role of one’s own replaces the built-in one, in lower case', () => {
     const own = 'ABCDEF01-2222-4333-8444-555555555555'

@@ -71,7 +71,9 @@ test('it goes from keys to the identity, back, and forth again, and its last ste
       return found
     })
   // What a real subscription needs no input for.
-  const here = Object.fromEntries(['environment', 'database-host', 'database-port'].map((name) => [name, inputs[name] ?? '']))
+  const here = Object.fromEntries(
+    ['environment', 'audience', 'database-host', 'database-port'].map((name) => [name, inputs[name] ?? '']),
+  )
 
   const came: Record<string, { outcome: string; outputs: Record<string, string> }> = {}
   const results: JobResult[] = []

@@ -1,5 +1,6 @@
 /** The Azure that the emulator starts with: a shop's database with its AI resources, and nothing yet set up between them. */
 import { randomBytes, randomUUID } from 'node:crypto'
+import { oidcAudience } from './entra.ts'
 import type { Account, Delays, RoleAssignment, RoleDefinition, Switches, World } from './world.ts'
 
 /** GUIDs of Azure's built-in roles. */
@@ -72,7 +73,7 @@ export function defaultWorld(): World {
         kind: 'ServicePrincipal',
         clientId: '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974',
         clientSecret: `Emu8Q~${hex(17)}`,
-        federatedCredentials: [{ issuer, subject, audience: 'api://AzureADTokenExchange' }],
+        federatedCredentials: [{ issuer, subject, audience: oidcAudience }],
       },
       {
         objectId: reader,
@@ -80,7 +81,7 @@ export function defaultWorld(): World {
         kind: 'ServicePrincipal',
         clientId: 'c92d7b40-1e8f-4a53-b7c6-5d0f3e9a2b86',
         clientSecret: `Emu8Q~${hex(17)}`,
-        federatedCredentials: [{ issuer, subject, audience: 'api://AzureADTokenExchange' }],
+        federatedCredentials: [{ issuer, subject, audience: oidcAudience }],
       },
     ],
     servers: [

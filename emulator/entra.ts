@@ -13,7 +13,9 @@ import {
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
 import type { Principal, World } from './world.ts'
 
-export const postgresAudience = 'https://ossrdbms-aad.database.windows.net'
+/** Audience of the OIDC token with which a job signs in here. Azure's own clouds have other ones, so no token for them is ever sent here. */
+export const oidcAudience = 'api://EmulatedTokenExchange'
+export const postgresAudience = 'https://ossrdbms-aad.database.emulated.test'
 export const cognitiveAudience = 'https://cognitiveservices.azure.com'
 export const machineLearningAudience = 'https://ml.azure.com'
 

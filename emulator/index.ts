@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { createServices, isServiceHost, serviceNames } from './ai-services.ts'
 import { createAuthority } from './certificates.ts'
 import { defaultWorld } from './default-world.ts'
-import { createEntra, type IssuedToken } from './entra.ts'
+import { createEntra, type IssuedToken, oidcAudience } from './entra.ts'
 import { createGitHub } from './github.ts'
 import { createGitHubRest } from './github-rest.ts'
 import { guard } from './guardian.ts'
@@ -158,6 +158,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       lines: httpLine === undefined || postgresLine === undefined ? undefined : { http: httpLine, postgres: postgresLine },
       env: {
         NODE_EXTRA_CA_CERTS: authority.caFile,
+        // A client secret or a certificate is used in this cloud only when the job names the cloud's sign-in host.
+        AZURE_AUTHORITY_HOST: url,
         ACTIONS_ID_TOKEN_REQUEST_URL: `${url}/github/oidc?api-version=2.0`,
         ACTIONS_ID_TOKEN_REQUEST_TOKEN: requestToken,
         GITHUB_API_URL: `${url}/github/api`,
@@ -170,6 +172,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         ...resourceInputs(world),
         'tenant-id': world.tenantId,
         ...(administrator?.clientId === undefined ? {} : { 'client-id': administrator.clientId }),
+        audience: oidcAudience,
         'database-host': started.host,
         'database-port': String(postgresLine?.port ?? started.port),
       },

@@ -1,16 +1,16 @@
 /** Azure Resource Manager: authentication, authorization and dispatch; the resource providers are in files of their own. */
 import { accountRoutes } from './accounts.ts'
 import { mayAct } from './authorization.ts'
-import { type Claims, cognitiveAudience, type Entra, TokenError } from './entra.ts'
+import { type Claims, cognitiveAudience, type Entra, postgresAudience, TokenError } from './entra.ts'
 import { bearer, failure, type Handler, HttpError, type Reply, type Request } from './http.ts'
 import { machineLearningRoutes } from './machine-learning.ts'
 import type { Call, Route } from './provider.ts'
 import { roleRoutes } from './roles.ts'
 import type { World } from './world.ts'
 
-/** Audiences that Resource Manager accepts; the first is the one of this cloud. */
+/** Audiences that Resource Manager accepts; the first is the one that clients use. None belongs to a cloud of Azure. */
 export function resourceManagerAudiences(url: string): string[] {
-  return [`${url}/`, 'https://management.core.windows.net/', 'https://management.azure.com/']
+  return [`${url}/`, 'https://management.core.emulated.test/', 'https://management.emulated.test/']
 }
 
 export function createResourceManager(options: { world: World; url: string; entra: Entra; routes: Route[] }): Handler {
@@ -157,7 +157,7 @@ function metadata(world: World, url: string, request: Request): Reply {
       },
       resourceManager: `${url}/`,
       cognitiveServicesResourceId: cognitiveAudience,
-      ossrDbmsResourceId: 'https://ossrdbms-aad.database.windows.net',
+      ossrDbmsResourceId: postgresAudience,
       gallery: 'https://gallery.azure.com/',
       microsoftGraphResourceId: 'https://graph.microsoft.com/',
     },

@@ -8,6 +8,7 @@ import { createServer } from 'node:net'
 import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
+import { postgresAudience } from '../emulator/entra.ts'
 import { type Emulator, type EmulatorOptions, startEmulator } from '../emulator/index.ts'
 import { chainOf, type Link, type Trip } from '../emulator/line.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
@@ -337,6 +338,7 @@ function shell(script: string, emulator: Emulator): Promise<number> {
   const env: Record<string, string> = { PATH: process.env['PATH'] ?? '', HOME: emulator.folder, ...emulator.env, NO_PAUSE: '1' }
   env['CURL_CA_BUNDLE'] = emulator.caFile
   env['PGSSLROOTCERT'] = emulator.caFile
+  env['POSTGRES_AUDIENCE'] = postgresAudience
   for (const [name, value] of Object.entries(emulator.inputs)) env[name.toUpperCase().replaceAll('-', '_')] = value
   return new Promise((resolve, reject) => {
     const began = performance.now()

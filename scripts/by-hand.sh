@@ -46,9 +46,9 @@ sql() {
 
 # 1. Sign in
 assertion=$(curl -sS --fail-with-body -H "Authorization: Bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" \
-  "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=api://AzureADTokenExchange" | value value)
-arm_token=$(token https://management.azure.com/.default)
-PGPASSWORD=$(token https://ossrdbms-aad.database.windows.net/.default)
+  "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=$AUDIENCE" | value value)
+arm_token=$(token "$ENVIRONMENT/.default")
+PGPASSWORD=$(token "$POSTGRES_AUDIENCE/.default")
 export PGPASSWORD
 user=$(arm GET "$SERVER/administrators?api-version=$api" | value principalName)
 

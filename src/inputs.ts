@@ -2,6 +2,7 @@
  * The inputs, parsed and validated in one place: all problems together, each naming its input and what was expected,
  * before any request is sent.
  */
+import { isAudienceOfKnownCloud, knownCloud } from './azure/cloud.ts'
 import { Failure } from './errors.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
 
@@ -110,7 +111,7 @@ export interface Inputs {
   /** Lower-case name of a known cloud, or the https URL of a Resource Manager. */
   readonly environment: string
   /** Sign in with the workflow's OIDC token; undefined: the ambient login. */
-  readonly oidc: { readonly tenantId: string; readonly clientId: string; readonly audience: string | undefined } | undefined
+  readonly oidc: { readonly tenantId: string; readonly clientId: string; readonly audience: string } | undefined
   readonly database: {
     readonly user: string | undefined
     readonly password: string | undefined
@@ -272,7 +273,7 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     }
   }
 
-  const environment = lowerCase(raw.environment)
+  const environment = isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : lowerCase(raw.environment)
   if (!cloudNames.some((name) => name === environment) && !isHttpsUrl(raw.environment)) {
     problem(
       'environment',
@@ -327,8 +328,11 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     machineLearningInput,
     machineLearningDeployment: optional('machine-learning-deployment'),
     verifyTimeoutMs: Math.round(minutes * 60_000),
-    environment: isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : environment,
-    oidc: tenantId === '' || clientId === undefined ? undefined : { tenantId, clientId, audience: optional('audience') },
+    environment,
+    oidc:
+      tenantId === '' || clientId === undefined
+        ? undefined
+        : { tenantId, clientId, audience: audienceOf(raw.audience, environment, problem) },
     database: { user: optional('database-user'), password: optional('database-password'), host, port },
     temporaryFirewallRule: flag('temporary-firewall-rule'),
     runnerIp: matching('runner-ip', publicIpv4, 'an IPv4 address'),
@@ -368,6 +372,29 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
 
   if (problems.length > 0 || server === undefined) throw inputFailure(problems)
   return { ...inputs, server }
+}
+
+/**
+ * Audience of the OIDC token. A cloud that describes itself needs one of its own: with a token for a known cloud, whoever runs
+ * the host could sign in to Azure as this workflow.
+ */
+function audienceOf(audience: string, environment: string, problem: (input: InputName, expected: string) => void): string {
+  const cloud = knownCloud(environment)
+  if (cloud?.oidcAudience !== undefined) return audience === '' ? cloud.oidcAudience : audience
+  // What is neither a known cloud nor a URL is a problem of its own.
+  if (!isHttpsUrl(environment)) return audience
+  if (audience === '') {
+    problem(
+      'audience',
+      "is required when `environment` is a URL: the audience that the app's federated credential in that cloud expects",
+    )
+  } else if (isAudienceOfKnownCloud(audience)) {
+    problem(
+      'audience',
+      `${quoted(audience)} belongs to one of Azure's own clouds, and \`environment\` is another host; expected the audience of that cloud`,
+    )
+  }
+  return audience
 }
 
 /** Databases by line or comma, each once, in the order given. */

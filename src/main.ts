@@ -188,6 +188,7 @@ function outside(signal: AbortSignal): Outside {
       clientCertificatePath: env.AZURE_CLIENT_CERTIFICATE_PATH || undefined,
       clientCertificatePassword: env.AZURE_CLIENT_CERTIFICATE_PASSWORD || undefined,
       federatedTokenFile: env.AZURE_FEDERATED_TOKEN_FILE || undefined,
+      authorityHost: env.AZURE_AUTHORITY_HOST || undefined,
       managedIdentity: Boolean(env.IDENTITY_ENDPOINT || env.MSI_ENDPOINT),
     },
     workflow: {

@@ -46,7 +46,7 @@ export interface Session {
 /** The audience of the OIDC token that the run will ask for; undefined when it asks for none. */
 export function audienceOf(inputs: Inputs): string | undefined {
   if (inputs.oidc === undefined || !needsTokens(inputs)) return undefined
-  return inputs.oidc.audience ?? knownCloud(inputs.environment)?.oidcAudience ?? 'api://AzureADTokenExchange'
+  return inputs.oidc.audience
 }
 
 /** Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way. */

@@ -12,8 +12,8 @@ export interface Cloud {
   readonly postgresScope: string
   /** With leading dot. */
   readonly postgresSuffix: string
-  /** Audience of GitHub's OIDC token. */
-  readonly oidcAudience: string
+  /** Audience of GitHub's OIDC token; undefined for a cloud that describes itself: only the input names it. */
+  readonly oidcAudience: string | undefined
   /** Whether Entra's own instance discovery knows the authority. */
   readonly wellKnown: boolean
 }
@@ -51,21 +51,59 @@ const known: Readonly<Record<string, Cloud>> = {
   },
 }
 
-/** A cloud of the table, by its lower-case name or the URL of its Resource Manager. */
+/** Everything below these domains belongs to the known clouds: their sign-in hosts and the audiences of their tokens. */
+const knownDomains = [
+  'azure.com',
+  'windows.net',
+  'microsoft.com',
+  'microsoftonline.com',
+  'azure.net',
+  'microsoftonline.us',
+  'usgovcloudapi.net',
+  'azure.us',
+  'chinacloudapi.cn',
+  'azure.cn',
+]
+
+/** A cloud of the table, by its lower-case name or the normalized URL of its Resource Manager. */
 export function knownCloud(name: string): Cloud | undefined {
-  return known[name] ?? Object.values(known).find((cloud) => cloud.resourceManager === name.toLowerCase())
+  return Object.hasOwn(known, name) ? known[name] : Object.values(known).find((cloud) => cloud.resourceManager === name)
+}
+
+/** Whether the host of a URL is one of the known clouds' domains or lies below one. */
+function isOfKnownCloud({ hostname }: URL): boolean {
+  // DNS takes a name with a trailing dot for the same name.
+  const host = hostname.toLowerCase().replace(/\.+$/, '')
+  return knownDomains.some((domain) => host === domain || host.endsWith(`.${domain}`))
+}
+
+/**
+ * Whether an OIDC token with this audience could be used at a known cloud. The spelling does not matter (case, slashes,
+ * percent-encoding, further text): it is not certain how Entra compares, and a private cloud has no reason for a similar name.
+ */
+export function isAudienceOfKnownCloud(audience: string): boolean {
+  const decoded = audience.replaceAll(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
+  const plain = decoded.normalize('NFKC').toLowerCase()
+  return plain.includes('azureadtokenexchange') || (URL.canParse(plain) && isOfKnownCloud(new URL(plain)))
+}
+
+/** Whether two URLs have the same scheme, host and port. A text that is no URL has none. */
+export function isSameOrigin(one: string, other: string): boolean {
+  return URL.canParse(one) && URL.canParse(other) && new URL(one).origin === new URL(other).origin
 }
 
 interface MetadataDocument {
-  name?: string
-  resourceManager?: string
-  authentication?: { loginEndpoint?: string; audiences?: string[] }
-  suffixes?: { postgresqlServerEndpoint?: string }
+  name?: unknown
+  resourceManager?: unknown
+  authentication?: { loginEndpoint?: unknown; audiences?: unknown } | null
+  suffixes?: { postgresqlServerEndpoint?: unknown } | null
   [key: string]: unknown
 }
 
 /**
- * Asks a Resource Manager to describe its cloud (`/metadata/endpoints`, api-version 2022-09-01).
+ * Reads how a Resource Manager describes its cloud (`/metadata/endpoints`, api-version 2022-09-01). Whoever runs that host
+ * decides where the login goes and which tokens it gets, so a description that points into a known cloud, or to another
+ * Resource Manager, is refused.
  * @param url https URL without trailing slash
  * @throws {Failure} `network` when it does not answer, `azure` when what it answers cannot be trusted or used
  */
@@ -78,36 +116,71 @@ export async function discoverCloud(url: string, http: Http, signal: AbortSignal
   const documents = (Array.isArray(answer) ? answer : [answer]).filter(
     (each): each is MetadataDocument => typeof each === 'object' && each !== null,
   )
-  const own = (document: MetadataDocument): boolean =>
-    document.resourceManager !== undefined && hostOf(document.resourceManager) === hostOf(url)
-  const document = documents.find(own) ?? documents[0]
+  const document = documents.find((each) => isSameOrigin(String(each.resourceManager), url)) ?? documents[0] ?? {}
+  const resourceManager = plainUrl(url, 'resourceManager', document.resourceManager ?? url)
+  if (!isSameOrigin(resourceManager.href, url)) {
+    throw unusable(url, `it describes the Resource Manager of ${resourceManager.origin}, and tokens would be sent there`)
+  }
+  const authority = privateUrl(url, 'authentication.loginEndpoint', document.authentication?.loginEndpoint)
+  const listed = document.authentication?.audiences
+  const audiences = (Array.isArray(listed) ? listed : []).map((each) => privateUrl(url, 'authentication.audiences', each))
+  if (audiences[0] === undefined) throw unusable(url, 'authentication.audiences is missing')
   // Older documents spell it ossrdbmsResourceId.
-  const postgres = Object.entries(document ?? {}).find(([key]) => key.toLowerCase() === 'ossrdbmsresourceid')?.[1]
-  const authority = document?.authentication?.loginEndpoint
-  const audience = document?.authentication?.audiences?.[0]
-  if (typeof authority !== 'string' || typeof audience !== 'string' || typeof postgres !== 'string') {
-    throw unusable(url, 'the document lacks authentication.loginEndpoint, authentication.audiences or ossrDbmsResourceId')
+  const postgres = Object.entries(document).find(([key]) => key.toLowerCase() === 'ossrdbmsresourceid')?.[1]
+  const suffix = document.suffixes?.postgresqlServerEndpoint ?? '.postgres.database.azure.com'
+  if (typeof suffix !== 'string' || !/^[a-z0-9.-]{1,253}$/i.test(suffix)) {
+    throw unusable(url, `suffixes.postgresqlServerEndpoint is ${shown(suffix)}, which is not a DNS suffix`)
   }
-  const resourceManager = document?.resourceManager ?? url
-  for (const each of [authority, resourceManager]) {
-    if (!URL.canParse(each) || new URL(each).protocol !== 'https:')
-      throw unusable(url, `it points to ${each}, which is not https`)
-  }
-  const suffix = document?.suffixes?.postgresqlServerEndpoint ?? '.postgres.database.azure.com'
   return {
-    name: document?.name ?? hostOf(url),
-    resourceManager: trimmed(resourceManager),
-    resourceManagerScope: `${trimmed(audience)}/.default`,
-    authority: trimmed(authority),
-    postgresScope: `${trimmed(postgres)}/.default`,
+    name: typeof document.name === 'string' ? document.name.slice(0, 100) : new URL(url).host,
+    resourceManager: addressOf(resourceManager),
+    resourceManagerScope: `${audiences[0]}/.default`,
+    authority,
+    postgresScope: `${privateUrl(url, 'ossrDbmsResourceId', postgres)}/.default`,
     postgresSuffix: suffix.startsWith('.') ? suffix : `.${suffix}`,
-    oidcAudience: 'api://AzureADTokenExchange',
+    oidcAudience: undefined,
     wellKnown: false,
   }
 }
 
-const trimmed = (url: string): string => url.replace(/\/+$/, '')
-const hostOf = (url: string): string => (URL.canParse(url) ? new URL(url).host : '')
+/** An https URL of the description. */
+function plainUrl(url: string, field: string, value: unknown): URL {
+  if (value === undefined || value === null) throw unusable(url, `${field} is missing`)
+  const parsed = typeof value === 'string' && URL.canParse(value) ? new URL(value) : undefined
+  if (parsed?.protocol !== 'https:' || `${parsed.username}${parsed.password}${parsed.search}${parsed.hash}` !== '') {
+    throw unusable(url, `${field} contains ${shown(value)}, which is not an https URL of scheme, host and path alone`)
+  }
+  return parsed
+}
+
+/** An authority or an audience of the description, which decides where a login or a token goes. */
+function privateUrl(url: string, field: string, value: unknown): string {
+  const parsed = plainUrl(url, field, value)
+  if (isOfKnownCloud(parsed)) {
+    throw unusable(
+      url,
+      `${field} contains ${shown(value)}, which belongs to one of Azure's own clouds; their logins and tokens are not sent to other hosts`,
+    )
+  }
+  return addressOf(parsed)
+}
+
+/** As the parser wrote it, without trailing slash: what was checked is exactly what is used. */
+function addressOf({ origin, pathname }: URL): string {
+  return withoutSlashes(`${origin}${pathname}`)
+}
+
+/** A loop, because an expression for trailing slashes takes quadratic time on long texts. */
+function withoutSlashes(text: string): string {
+  let end = text.length
+  while (text[end - 1] === '/') end--
+  return text.slice(0, end)
+}
+
+/** A value of the description in a message: its first 100 characters. */
+function shown(value: unknown): string {
+  return JSON.stringify(String(value).slice(0, 100))
+}
 
 function unusable(url: string, why: string): Failure {
   return new Failure({
@@ -115,6 +188,6 @@ function unusable(url: string, why: string): Failure {
     code: 'cloud-metadata',
     title: 'The Resource Manager does not describe its cloud in a usable way',
     detail: `${url}/metadata/endpoints: ${why}`,
-    fix: `curl -s "${url}/metadata/endpoints?api-version=2022-09-01"   # and compare \`environment\` with the URL of your cloud's Resource Manager`,
+    fix: `curl -s "${url}/metadata/endpoints?api-version=2022-09-01"   # compare \`environment\` with the URL of your cloud's Resource Manager; for Azure itself use AzureCloud, AzureUSGovernment or AzureChinaCloud`,
   })
 }

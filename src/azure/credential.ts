@@ -7,7 +7,7 @@ import { type Circumstances, describe, explain, Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { orAborted } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
-import type { Cloud } from './cloud.ts'
+import { type Cloud, isSameOrigin } from './cloud.ts'
 
 /** Tokens by scope. Callers that ask at the same time share one request. */
 export interface Tokens {
@@ -25,6 +25,8 @@ export interface AmbientLogin {
   readonly clientCertificatePath: string | undefined
   readonly clientCertificatePassword: string | undefined
   readonly federatedTokenFile: string | undefined
+  /** URL of the sign-in host that the variables are meant for (AZURE_AUTHORITY_HOST). */
+  readonly authorityHost: string | undefined
   /** Whether a managed identity endpoint is named (IDENTITY_ENDPOINT or MSI_ENDPOINT). */
   readonly managedIdentity: boolean
 }
@@ -178,6 +180,7 @@ async function choose(options: SignInOptions, assertion: (() => Promise<string>)
   }
   const { tenantId, clientId, clientSecret, clientCertificatePath, federatedTokenFile } = ambient
   if (tenantId !== undefined && clientId !== undefined) {
+    checkAuthority(cloud, ambient)
     const app = `in tenant ${tenantId}`
     if (clientSecret !== undefined) {
       options.log.secret(clientSecret)
@@ -219,6 +222,31 @@ async function choose(options: SignInOptions, assertion: (() => Promise<string>)
     }
   }
   throw noLogin()
+}
+
+/**
+ * A cloud that describes itself also names the host that a secret would be sent to. The environment has to name the same
+ * host: otherwise the secret may be meant for a known cloud.
+ * @throws {Failure} `credentials`
+ */
+function checkAuthority(cloud: Cloud, ambient: AmbientLogin): void {
+  const { clientSecret, clientCertificatePath, federatedTokenFile, authorityHost } = ambient
+  const variable =
+    clientSecret !== undefined
+      ? 'AZURE_CLIENT_SECRET'
+      : clientCertificatePath !== undefined
+        ? 'AZURE_CLIENT_CERTIFICATE_PATH'
+        : federatedTokenFile !== undefined
+          ? 'AZURE_FEDERATED_TOKEN_FILE'
+          : undefined
+  if (variable === undefined || cloud.wellKnown || isSameOrigin(authorityHost ?? '', cloud.authority)) return
+  throw new Failure({
+    reason: 'credentials',
+    code: 'login-of-another-cloud',
+    title: 'The login in the environment is not meant for this cloud',
+    detail: `\`environment\` is a URL, and that host names ${cloud.authority} for signing in. AZURE_AUTHORITY_HOST ${authorityHost === undefined ? 'is not set' : 'names another host'}, so ${variable} may belong to another cloud and was not used.`,
+    fix: `If ${variable} belongs to the cloud of \`environment\`, set AZURE_AUTHORITY_HOST=${cloud.authority} on the job; otherwise correct \`environment\`.`,
+  })
 }
 
 function noLogin(cause?: unknown): Failure {
