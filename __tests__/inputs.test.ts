@@ -110,6 +110,24 @@ describe('each kind of bad input names the input and what was expected', () => {
     expect(told.join('\n').match(/`/g)?.length).toSatisfy((count: number) => count % 2 === 0)
   })
 
+  test.each([
+    ['Owner', '8e3af657-a8ff-443c-a75c-2fe8c4bcb635'],
+    ['User Access Administrator', '18d7d88d-d35e-4fb5-a5c3-7773c20a72d9'],
+    ['Role Based Access Control Administrator', 'f58310d9-a9f6-439a-9e8d-f62e7b41a168'],
+  ])('the role %s, which can assign roles, for every service and in any case', (role, id) => {
+    for (const service of ['openai', 'cognitive', 'translator', 'machine-learning'] as const) {
+      for (const spelling of [id, id.toUpperCase()]) {
+        expect(problems({ [`${service}-role`]: spelling })).toEqual([
+          expect.stringMatching(
+            new RegExp(`^\`${service}-role\`: is the id of ${role}, a role that can assign roles: .* without this input`),
+          ),
+        ])
+        // A role without its service has no effect, and is refused all the same: the service may be added later.
+        expect(problems({ [service]: '', [`${service}-role`]: spelling })).toHaveLength(1)
+      }
+    }
+  })
+
   const app = { 'tenant-id': 'contoso.com', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' }
   const arm = 'https://arm.contoso.example'
 

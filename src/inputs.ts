@@ -134,6 +134,13 @@ const longest = 65_536
 /** The known clouds, in lower case. */
 export const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
 
+/** Built-in roles that can assign roles, by id. The server's identity never needs one, and with one it could get any right at its scope. */
+const accessRoles: ReadonlyMap<string, string> = new Map([
+  ['8e3af657-a8ff-443c-a75c-2fe8c4bcb635', 'Owner'],
+  ['18d7d88d-d35e-4fb5-a5c3-7773c20a72d9', 'User Access Administrator'],
+  ['f58310d9-a9f6-439a-9e8d-f62e7b41a168', 'Role Based Access Control Administrator'],
+])
+
 /** Where the key of each family is given. */
 const keyInputs: Readonly<Record<FamilyName, InputName>> = {
   azure_openai: 'openai-key',
@@ -243,6 +250,13 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
   for (const service of services) {
     const roleInput = `${service.name}-role` as const
     const role = matching(roleInput, guid, 'the id (GUID) of a role definition')
+    const accessRole = accessRoles.get(role?.toLowerCase() ?? '')
+    if (accessRole !== undefined) {
+      problem(
+        roleInput,
+        `is the id of ${accessRole}, a role that can assign roles: whoever controls the server could give itself any right there. Expected a role that can only call the service; without this input it is ${service.role.name}`,
+      )
+    }
     if (raw[service.name] === '') continue
     const resource = resourceOf(service.name, service.resourceTypes)
     if (resource !== undefined) given.push({ service: service.name, resource, roleId: (role ?? service.role.id).toLowerCase() })
