@@ -85,10 +85,18 @@ export interface Given {
   readonly roleId: string
 }
 
-export interface Inputs {
+/** Which server, in which cloud, and as whom: all that the post step needs. */
+export interface Target {
+  readonly server: ResourceId
+  /** Lower-case name of a known cloud, or the https URL of a Resource Manager. */
+  readonly environment: string
+  /** Sign in with the workflow's OIDC token; undefined: the ambient login. */
+  readonly oidc: { readonly tenantId: string; readonly clientId: string; readonly audience: string } | undefined
+}
+
+export interface Inputs extends Target {
   readonly mode: Mode
   readonly part: Part
-  readonly server: ResourceId
   /** As given, or `'*'`. */
   readonly databases: readonly string[] | '*'
   /** Role inputs that are given without their service, and an audience without the app it is for. */
@@ -108,10 +116,6 @@ export interface Inputs {
   readonly machineLearningInput: string | undefined
   readonly machineLearningDeployment: string | undefined
   readonly verifyTimeoutMs: number
-  /** Lower-case name of a known cloud, or the https URL of a Resource Manager. */
-  readonly environment: string
-  /** Sign in with the workflow's OIDC token; undefined: the ambient login. */
-  readonly oidc: { readonly tenantId: string; readonly clientId: string; readonly audience: string } | undefined
   readonly database: {
     readonly user: string | undefined
     readonly password: string | undefined
@@ -188,21 +192,36 @@ function withoutSlashes(text: string): string {
   return text.slice(0, end)
 }
 
+type Raw = Readonly<Record<InputName, string>>
+type Problem = (input: InputName, expected: string) => void
+
+/** The inputs that a {@link Target} is read from. */
+export const targetInputs = ['server', 'environment', 'tenant-id', 'client-id', 'audience'] as const
+
 /**
- * Parses the raw texts of all inputs.
+ * Parses the inputs that name the server, its cloud and the login, by the same rules as {@link parseInputs}.
  * @throws {Failure} with reason `input`, naming every problem at once.
  */
-export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
+export function parseTarget(given: Readonly<Record<(typeof targetInputs)[number], string>>): Target {
+  const blank = Object.fromEntries(inputNames.map((name) => [name, ''])) as Record<InputName, string>
+  const raw: Raw = { ...blank, ...given }
   const problems: string[] = []
-  const problem = (input: InputName, expected: string): void => {
-    problems.push(`\`${input}\`: ${expected}`)
-  }
+  const problem: Problem = (input, expected) => void problems.push(`\`${input}\`: ${expected}`)
+  checkTexts(raw, problems, problem)
+  const { server, ...target } = targetOf(raw, problem)
+  if (problems.length > 0 || server === undefined) throw inputFailure(problems)
+  return { ...target, server }
+}
 
+/**
+ * Refuses what is too long, and what contains a control character that no value of the input can have.
+ * @throws {Failure} for oversized values: nothing else looks at them
+ */
+function checkTexts(raw: Raw, problems: readonly string[], problem: Problem): void {
   for (const name of inputNames) {
     if (raw[name].length > longest)
       problem(name, `is ${raw[name].length} characters long; nothing of more than ${longest.toLocaleString('en')} is accepted`)
   }
-  // What has no end in sight is not looked into.
   if (problems.length > 0) throw inputFailure(problems)
 
   const multiline: readonly InputName[] = ['databases', 'machine-learning-input']
@@ -211,7 +230,10 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     if (controlCharacter.test(value))
       problem(name, 'contains a line break or another control character, which no value of it can have')
   }
+}
 
+/** How the text of an input becomes a value; what is wrong with it becomes a problem. */
+function readers(raw: Raw, problem: Problem) {
   const oneOf = <T extends string>(input: InputName, values: readonly T[]): T => {
     const found = values.find((value) => value === lowerCase(raw[input]))
     if (found === undefined)
@@ -225,7 +247,6 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     if (value !== undefined && !pattern.test(value)) problem(input, `${quoted(value)} is not ${expected}`)
     return value
   }
-
   const resourceOf = (input: InputName, types: readonly string[]): ResourceId | undefined => {
     const value = raw[input]
     const parsed = parseResourceId(value)
@@ -238,13 +259,58 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     }
     return parsed
   }
+  return { oneOf, flag, optional, matching, resourceOf }
+}
+
+/** The server is undefined when it is missing or wrong. */
+function targetOf(raw: Raw, problem: Problem): Omit<Target, 'server'> & { readonly server: ResourceId | undefined } {
+  const { matching, resourceOf } = readers(raw, problem)
+  if (raw.server === '') problem('server', 'is required: the resource id of the flexible server')
+  const server = raw.server === '' ? undefined : resourceOf('server', ['Microsoft.DBforPostgreSQL/flexibleServers'])
+
+  const environment = isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : lowerCase(raw.environment)
+  if (!cloudNames.some((name) => name === environment) && !isHttpsUrl(raw.environment)) {
+    problem(
+      'environment',
+      `${quoted(raw.environment)} is not known; expected \`AzureCloud\`, \`AzureUSGovernment\`, \`AzureChinaCloud\` or the https URL of a Resource Manager`,
+    )
+  }
+
+  const tenantId = raw['tenant-id']
+  if (tenantId !== '' && !guid.test(tenantId) && !domain.test(tenantId))
+    problem('tenant-id', `${quoted(tenantId)} is not a tenant id (GUID) or a domain`)
+  const clientId = matching('client-id', guid, 'an application (client) id (GUID)')
+  if ((tenantId === '') !== (clientId === undefined)) {
+    problem(
+      tenantId === '' ? 'tenant-id' : 'client-id',
+      '`tenant-id` and `client-id` belong together: give both, or neither for the ambient login',
+    )
+  }
+  return {
+    server,
+    environment,
+    oidc:
+      tenantId === '' || clientId === undefined
+        ? undefined
+        : { tenantId, clientId, audience: audienceOf(raw.audience, environment, problem) },
+  }
+}
+
+/**
+ * Parses the raw texts of all inputs.
+ * @throws {Failure} with reason `input`, naming every problem at once.
+ */
+export function parseInputs(raw: Raw): Inputs {
+  const problems: string[] = []
+  const problem: Problem = (input, expected) => void problems.push(`\`${input}\`: ${expected}`)
+  checkTexts(raw, problems, problem)
+  const { oneOf, flag, optional, matching, resourceOf } = readers(raw, problem)
 
   const mode = oneOf<Mode>('mode', ['apply', 'check', 'verify'])
   const part = oneOf<Part>('part', ['all', 'azure', 'database'])
   const authType = oneOf<AuthType>('auth-type', ['managed-identity', 'subscription-key'])
 
-  if (raw.server === '') problem('server', 'is required: the resource id of the flexible server')
-  const server = raw.server === '' ? undefined : resourceOf('server', ['Microsoft.DBforPostgreSQL/flexibleServers'])
+  const { server, environment, oidc } = targetOf(raw, problem)
 
   const given: Given[] = []
   for (const service of services) {
@@ -287,25 +353,6 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     }
   }
 
-  const environment = isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : lowerCase(raw.environment)
-  if (!cloudNames.some((name) => name === environment) && !isHttpsUrl(raw.environment)) {
-    problem(
-      'environment',
-      `${quoted(raw.environment)} is not known; expected \`AzureCloud\`, \`AzureUSGovernment\`, \`AzureChinaCloud\` or the https URL of a Resource Manager`,
-    )
-  }
-
-  const tenantId = raw['tenant-id']
-  if (tenantId !== '' && !guid.test(tenantId) && !domain.test(tenantId))
-    problem('tenant-id', `${quoted(tenantId)} is not a tenant id (GUID) or a domain`)
-  const clientId = matching('client-id', guid, 'an application (client) id (GUID)')
-  if ((tenantId === '') !== (clientId === undefined)) {
-    problem(
-      tenantId === '' ? 'tenant-id' : 'client-id',
-      '`tenant-id` and `client-id` belong together: give both, or neither for the ambient login',
-    )
-  }
-
   const portText = raw['database-port']
   const port = Number(portText)
   if (!/^\d{1,5}$/.test(portText) || port < 1 || port > 65_535)
@@ -327,7 +374,7 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     rolesWithoutService: services.flatMap(({ name }) =>
       raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
     ),
-    audienceUnused: raw.audience !== '' && clientId === undefined,
+    audienceUnused: raw.audience !== '' && raw['client-id'] === '',
     keys: new Map(
       (Object.entries(keyInputs) as [FamilyName, InputName][]).flatMap(([family, input]) =>
         raw[input] === '' ? [] : [[family, raw[input]] as const],
@@ -343,10 +390,7 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
     machineLearningDeployment: optional('machine-learning-deployment'),
     verifyTimeoutMs: Math.round(minutes * 60_000),
     environment,
-    oidc:
-      tenantId === '' || clientId === undefined
-        ? undefined
-        : { tenantId, clientId, audience: audienceOf(raw.audience, environment, problem) },
+    oidc,
     database: { user: optional('database-user'), password: optional('database-password'), host, port },
     temporaryFirewallRule: flag('temporary-firewall-rule'),
     runnerIp: matching('runner-ip', publicIpv4, 'an IPv4 address'),
@@ -392,7 +436,7 @@ export function parseInputs(raw: Readonly<Record<InputName, string>>): Inputs {
  * Audience of the OIDC token. A cloud that describes itself needs one of its own: with a token for a known cloud, whoever runs
  * the host could sign in to Azure as this workflow.
  */
-function audienceOf(audience: string, environment: string, problem: (input: InputName, expected: string) => void): string {
+function audienceOf(audience: string, environment: string, problem: Problem): string {
   const cloud = knownCloud(environment)
   if (cloud?.oidcAudience !== undefined) return audience === '' ? cloud.oidcAudience : audience
   // What is neither a known cloud nor a URL is a problem of its own.
@@ -412,12 +456,7 @@ function audienceOf(audience: string, environment: string, problem: (input: Inpu
 }
 
 /** Databases by line or comma, each once, in the order given. */
-function databasesOf(
-  text: string,
-  mode: Mode,
-  part: Part,
-  problem: (input: InputName, expected: string) => void,
-): readonly string[] | '*' {
+function databasesOf(text: string, mode: Mode, part: Part, problem: Problem): readonly string[] | '*' {
   const names = [
     ...new Set(
       text

@@ -3,21 +3,25 @@ import { type Cloud, discoverCloud, knownCloud } from './azure/cloud.ts'
 import { type AmbientLogin, claimsOf, type Tokens } from './azure/credential.ts'
 import type { ResourceManager } from './azure/resource-manager.ts'
 import { Failure } from './errors.ts'
-import { accountToAsk, type Inputs } from './inputs.ts'
+import { accountToAsk, type Inputs, type Target } from './inputs.ts'
 import type { Log } from './log.ts'
 import type { Administrator } from './observed.ts'
 import type { Connector } from './postgres/connection.ts'
 import type { Greeted } from './postgres/greeting.ts'
 import { orAborted } from './waiting.ts'
 
-/** What the outside gives to a run. */
-export interface Outside {
+/** What signing in takes from the job. */
+export interface SignInContext {
   readonly log: Log
   readonly signal: AbortSignal
   readonly ambient: AmbientLogin
   /** The workflow's OIDC token for an audience. */
   readonly idToken: (audience: string) => Promise<string>
   readonly workflow: Workflow
+}
+
+/** What the outside gives to a run. */
+export interface Outside extends SignInContext {
   /** Keeps the name of the temporary firewall rule for the post step, and whether it is known to have been made. */
   readonly remember: (rule: string, state: 'asked' | 'made') => void
   /** Told as soon as they are known. */
@@ -34,26 +38,42 @@ export interface Workflow {
   readonly behindProxy: boolean
 }
 
-export interface Session {
-  readonly workflow: Workflow
+/** The cloud, its login and its Resource Manager. */
+export interface AzureSession {
   readonly cloud: Cloud
   readonly tokens: Tokens
   readonly azure: ResourceManager
+}
+
+export interface Session extends AzureSession {
+  readonly workflow: Workflow
   readonly log: Log
   readonly greeting: Promise<Greeting> | undefined
 }
 
 /** The audience of the OIDC token that the run will ask for; undefined when it asks for none. */
 export function audienceOf(inputs: Inputs): string | undefined {
-  if (inputs.oidc === undefined || !needsTokens(inputs)) return undefined
-  return inputs.oidc.audience
+  return needsTokens(inputs) ? inputs.oidc?.audience : undefined
 }
 
-/** Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way. */
-export async function enter(inputs: Inputs, outside: Outside): Promise<Session> {
+/** Signs in to the cloud of a target; nothing but the OIDC token is requested before it is needed. */
+export function enterAzure(target: Target, context: SignInContext): Promise<AzureSession> {
+  return enterCloud(target, context, target.oidc?.audience, 0)
+}
+
+/**
+ * Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way.
+ * @param audience of the OIDC token; undefined when none is needed
+ * @param requests how many requests to Resource Manager come at once: so many connections are opened ahead
+ */
+async function enterCloud(
+  target: Target,
+  outside: SignInContext,
+  audience: string | undefined,
+  requests: number,
+): Promise<AzureSession> {
   const { log, signal } = outside
-  const named = knownCloud(inputs.environment)
-  const audience = audienceOf(inputs)
+  const named = knownCloud(target.environment)
   const idToken = async (): Promise<string> => {
     try {
       return await orAborted(outside.idToken(audience ?? ''), signal)
@@ -62,14 +82,14 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
       throw oidcFailure(error, outside.workflow)
     }
   }
-  const oidc = audience === undefined ? undefined : inputs.oidc
+  const oidc = audience === undefined ? undefined : target.oidc
   // Asked for first: it needs nothing else.
   const early = oidc === undefined ? undefined : idToken()
   early?.catch(() => undefined)
   const { ReadyAgent } = await import('./azure/agent.ts')
   const agent = outside.workflow.behindProxy ? undefined : new ReadyAgent()
   // Connections that are sure to be needed are opened while the OIDC token is on its way.
-  agent?.open(named?.resourceManager ?? inputs.environment, requestsAtOnce(inputs))
+  agent?.open(named?.resourceManager ?? target.environment, requests)
   if (named !== undefined && oidc !== undefined) agent?.open(named.authority, 2)
   // One after the other, and in between a turn for what is on the line: an SDK takes longer to load than a round trip.
   const turn = (): Promise<void> => new Promise((over) => setImmediate(over))
@@ -81,7 +101,7 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
   await turn()
   let cloud = named
   if (cloud === undefined) {
-    const url = inputs.environment
+    const url = target.environment
     const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log, agent }))
     cloud = await discoverCloud(url, http, signal)
   }
@@ -100,6 +120,12 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
     signal,
     agent,
   })
+  return { cloud, tokens, azure: createResourceManager({ cloud, tokens, server: target.server, log, signal, agent }) }
+}
+
+/** As {@link enterAzure}, for a whole run: what the databases will need is under way as well. */
+export async function enter(inputs: Inputs, outside: SignInContext): Promise<Session> {
+  const { cloud, tokens, azure } = await enterCloud(inputs, outside, audienceOf(inputs), requestsAtOnce(inputs))
   // What the databases will need is on its way while Resource Manager answers; a failure is told where it is awaited.
   const withSql = inputs.part !== 'azure'
   if (withSql && inputs.database.password === undefined) {
@@ -110,14 +136,7 @@ export async function enter(inputs: Inputs, outside: Outside): Promise<Session> 
   // A temporary firewall rule has to be there first.
   const greeting = withSql && !inputs.temporaryFirewallRule ? greetServer(inputs, cloud) : undefined
   greeting?.catch(() => undefined)
-  return {
-    greeting,
-    workflow: outside.workflow,
-    cloud,
-    tokens,
-    azure: createResourceManager({ cloud, tokens, server: inputs.server, log, signal, agent }),
-    log,
-  }
+  return { greeting, workflow: outside.workflow, cloud, tokens, azure, log: outside.log }
 }
 
 /** How many requests to Resource Manager a run begins with; a verify with all it needs has none. */
