@@ -91,9 +91,9 @@ test('whatever is a key, password or token is masked', () => {
   expect([...secretInputs].sort()).toEqual([...secret].sort())
 })
 
-test('main and post are one bundle that is there, under Node 24', () => {
-  expect(file.runs).toMatchObject({ using: 'node24', main: 'dist/index.js', post: 'dist/index.js' })
-  expect(existsSync(join(root, file.runs.main))).toBe(true)
+test('main and post are two entries that are there, under Node 24', () => {
+  expect(file.runs).toMatchObject({ using: 'node24', main: 'dist/index.js', post: 'dist/post.js' })
+  for (const entry of [file.runs.main, file.runs.post]) expect(existsSync(join(root, entry))).toBe(true)
 })
 
 test('the Marketplace takes it: name, one short description, icon and colour', () => {

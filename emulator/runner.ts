@@ -28,6 +28,8 @@ export interface JobOptions {
   readonly inputs: Readonly<Record<string, string>>
   /** Beside what the runner always sets. */
   readonly env?: Readonly<Record<string, string>>
+  /** What earlier steps wrote into GITHUB_ENV: the runner's own variables, inputs and states win over it. */
+  readonly exported?: Readonly<Record<string, string>>
   /** Shown each line of the log as it comes, mask commands left out. */
   readonly onLine?: (line: string) => void
 }
@@ -56,11 +58,17 @@ export interface JobResult {
    * Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. One that takes
    * longer than the limit is killed, and has a signal instead.
    */
-  post(options?: PostOptions): Promise<Pick<JobResult, 'code' | 'signal' | 'raw'>>
+  post(options?: PostOptions): Promise<PostResult>
   remove(): Promise<void>
 }
 
+export type PostResult = Pick<JobResult, 'code' | 'signal' | 'raw'>
+
 export interface PostOptions {
+  /** Inputs as they evaluate by then; none at all inside nested composite actions. Those of the main step when absent. */
+  readonly inputs?: Readonly<Record<string, string>> | 'none'
+  /** What other steps wrote into GITHUB_ENV by then: the states that the main step saved win over it. */
+  readonly exported?: Readonly<Record<string, string>>
   /** In milliseconds; none when absent. */
   readonly limitMs?: number
   /** Given the process as soon as it runs. */
@@ -80,38 +88,10 @@ export async function runJob(options: JobOptions): Promise<JobResult> {
 
 export async function startJob(options: JobOptions): Promise<Job> {
   const action = await actionFile()
-  const folder = await mkdtemp(join(tmpdir(), 'aipg-job-'))
-  const file = (name: string): string => join(folder, name)
-  const files = {
-    GITHUB_OUTPUT: file('output'),
-    GITHUB_STATE: file('state'),
-    GITHUB_STEP_SUMMARY: file('summary.md'),
-    GITHUB_ENV: file('env'),
-  }
-  for (const path of Object.values(files)) await writeFile(path, '')
-  const env: Record<string, string> = {
-    PATH: process.env.PATH ?? '',
-    HOME: folder,
-    CI: 'true',
-    GITHUB_ACTIONS: 'true',
-    GITHUB_REPOSITORY: 'contoso/shop',
-    GITHUB_RUN_ID: '4711',
-    GITHUB_SERVER_URL: 'https://github.com',
-    GITHUB_WORKSPACE: folder,
-    RUNNER_TEMP: folder,
-    RUNNER_OS: { win32: 'Windows', darwin: 'macOS' }[process.platform as string] ?? 'Linux',
-    ...files,
-    ...options.env,
-  }
-  for (const [name, input] of Object.entries(action.inputs)) {
-    const fallback = String(input.default ?? '')
-    env[variable(name)] = options.inputs[name] ?? (fallback.startsWith('${{') ? '' : fallback)
-  }
-  for (const name of Object.keys(options.inputs)) {
-    if (action.inputs[name] === undefined) throw new Error(`action.yml has no input ${name}`)
-  }
-
-  const main = launch(join(root, action.runs.main), env, options.onLine)
+  const { folder, files, variables } = await prepareJob(options)
+  const inputs = inputVariables(action, options.inputs)
+  const own = { ...variables, ...inputs }
+  const main = launch(join(root, action.runs.main), withExported(own, options.exported), options.onLine)
   const done = (async (): Promise<JobResult> => {
     const { code, signal, raw, endedAt } = await main.done
     const outputs = keyValues(await readFile(files.GITHUB_OUTPUT, 'utf8'))
@@ -129,20 +109,96 @@ export async function startJob(options: JobOptions): Promise<Job> {
       masked,
       startedAt: main.startedAt,
       endedAt,
-      post: async ({ limitMs, onStart } = {}) => {
-        const state = keyValues(await readFile(files.GITHUB_STATE, 'utf8'))
-        const withState = Object.fromEntries(Object.entries(state).map(([name, value]) => [`STATE_${name}`, value]))
-        const post = launch(join(root, action.runs.post), { ...env, ...withState }, options.onLine)
-        onStart?.(post.child)
-        const limit = limitMs === undefined ? undefined : setTimeout(() => post.child.kill('SIGKILL'), limitMs)
-        const ended = await post.done
-        clearTimeout(limit)
-        return ended
+      post: async (post = {}) => {
+        const then = post.inputs === 'none' ? {} : post.inputs === undefined ? inputs : inputVariables(action, post.inputs)
+        const state = stateVariables(keyValues(await readFile(files.GITHUB_STATE, 'utf8')))
+        const env = withExported({ ...variables, ...then, ...state }, { ...options.exported, ...post.exported })
+        return launchPost(action, env, post, options.onLine)
       },
       remove: () => rm(folder, { recursive: true, force: true }),
     }
   })()
   return { child: main.child, folder, done }
+}
+
+/** A post step alone, with a state that no main step of this process saved: as after a main step that was killed at once. */
+export async function runPost(
+  state: Readonly<Record<string, string>>,
+  options: Partial<JobOptions> & PostOptions = {},
+): Promise<PostResult & Pick<JobResult, 'summary' | 'remove'>> {
+  const { inputs = 'none' } = options
+  const action = await actionFile()
+  const { folder, files, variables } = await prepareJob(options)
+  const given = inputs === 'none' ? {} : inputVariables(action, inputs)
+  const env = withExported({ ...variables, ...given, ...stateVariables(state) }, options.exported)
+  const ended = await launchPost(action, env, options, options.onLine)
+  const summary = await readFile(files.GITHUB_STEP_SUMMARY, 'utf8')
+  return { ...ended, summary, remove: () => rm(folder, { recursive: true, force: true }) }
+}
+
+async function launchPost(
+  action: ActionFile,
+  env: Record<string, string>,
+  { limitMs, onStart }: PostOptions,
+  onLine?: (line: string) => void,
+): Promise<PostResult> {
+  const post = launch(join(root, action.runs.post), env, onLine)
+  onStart?.(post.child)
+  const limit = limitMs === undefined ? undefined : setTimeout(() => post.child.kill('SIGKILL'), limitMs)
+  const ended = await post.done
+  clearTimeout(limit)
+  return ended
+}
+
+/** The folder and the files of a job, and the variables that every step of it has. */
+async function prepareJob({ env }: Pick<JobOptions, 'env'>) {
+  const folder = await mkdtemp(join(tmpdir(), 'aipg-job-'))
+  const file = (name: string): string => join(folder, name)
+  const files = {
+    GITHUB_OUTPUT: file('output'),
+    GITHUB_STATE: file('state'),
+    GITHUB_STEP_SUMMARY: file('summary.md'),
+    GITHUB_ENV: file('env'),
+  }
+  for (const path of Object.values(files)) await writeFile(path, '')
+  const variables: Record<string, string> = {
+    PATH: process.env.PATH ?? '',
+    HOME: folder,
+    CI: 'true',
+    GITHUB_ACTIONS: 'true',
+    GITHUB_REPOSITORY: 'contoso/shop',
+    GITHUB_RUN_ID: '4711',
+    GITHUB_SERVER_URL: 'https://github.com',
+    GITHUB_WORKSPACE: folder,
+    RUNNER_TEMP: folder,
+    RUNNER_OS: { win32: 'Windows', darwin: 'macOS' }[process.platform as string] ?? 'Linux',
+    ...files,
+    ...env,
+  }
+  return { folder, files, variables }
+}
+
+/** The INPUT_ variables: those given, and the defaults of action.yml for the others. */
+function inputVariables(action: ActionFile, given: Readonly<Record<string, string>>): Record<string, string> {
+  for (const name of Object.keys(given)) {
+    if (action.inputs[name] === undefined) throw new Error(`action.yml has no input ${name}`)
+  }
+  return Object.fromEntries(
+    Object.entries(action.inputs).map(([name, input]) => {
+      const fallback = String(input.default ?? '')
+      return [variable(name), given[name] ?? (fallback.startsWith('${{') ? '' : fallback)]
+    }),
+  )
+}
+
+/** The runner sets what the main step saved itself, after everything else, so it wins over GITHUB_ENV. */
+const stateVariables = (state: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(state).map(([name, value]) => [`STATE_${name}`, value]))
+
+/** Variables of GITHUB_ENV below the runner's own. The runner takes neither NODE_OPTIONS nor its own names from that file. */
+function withExported(own: Record<string, string>, exported: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const taken = Object.entries(exported).filter(([name]) => !/^(NODE_OPTIONS$|GITHUB_|RUNNER_)/i.test(name))
+  return { ...Object.fromEntries(taken), ...own }
 }
 
 function launch(script: string, env: Record<string, string>, onLine?: (line: string) => void) {

@@ -90,7 +90,7 @@ async function start(): Promise<void> {
     bare: () => toExit(['-e', '0'], {}, 0),
     request: toFirstRequest,
     error: () => toExit([join(dist, 'index.js')], env, 1),
-    post: () => toExit([join(dist, 'index.js')], { ...env, STATE_isPost: 'true' }, 0),
+    post: () => toExit([join(dist, 'post.js')], env, 0),
   })
   server.close()
   rmSync(folder, { recursive: true })

@@ -15,6 +15,10 @@ import { type Licensed, licencesFile, licencesOf } from './licences.ts'
 /** A bundle's files: contents by name. */
 export type Bundle = Map<string, Buffer>
 
+/** The code of both steps is in one file and its chunks. Each step has an entry of its own, which no variable can exchange. */
+const shared = 'action.js'
+const entries = { 'index.js': 'main', 'post.js': 'post' } as const
+
 interface NccResult {
   code: string
   assets: Record<string, { source: string | Buffer }>
@@ -76,12 +80,16 @@ export async function bundle(root: string): Promise<Bundle> {
       paths[name] = [`./${file}`]
     }
     await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions: { baseUrl: '.', paths } }))
-    const main = await ncc(join(folder, 'main.js'), 'index.js')
+    const both = Object.values(entries).map((step) => `export { ${step} } from './${step}.js'\n`)
+    await writeFile(join(folder, shared), both.join(''))
+    const action = await ncc(join(folder, shared), shared)
 
-    const files: Bundle = new Map([...second, ...main])
+    const files: Bundle = new Map([...second, ...action])
+    for (const [name, step] of Object.entries(entries))
+      files.set(name, Buffer.from(`import { ${step} } from './${shared}'\nawait ${step}()\n`))
     // ncc's own list lacks the packages whose modules it joins, and the texts of others. Its loader is in the bundle as well.
     const packages = await licencesOf(dirname(modules), ['@vercel/ncc'])
-    for (const each of [main, second]) expectAll(packages, each.get('licenses.txt')?.toString() ?? '')
+    for (const each of [action, second]) expectAll(packages, each.get('licenses.txt')?.toString() ?? '')
     files.set('licenses.txt', Buffer.from(licencesFile(packages)))
     for (const [name, content] of files) if (/\.c?js$/.test(name)) files.set(name, await shrink(name, content))
     return new Map([...files].sort(([a], [b]) => (a < b ? -1 : 1)))

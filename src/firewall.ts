@@ -1,21 +1,19 @@
 /** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
-
-import { randomBytes } from 'node:crypto'
 import type { FirewallRule, ResourceManager } from './azure/resource-manager.ts'
 import { describe, Failure } from './errors.ts'
+import { isExpired, isTemporaryRule, newRuleName } from './firewall-rules.ts'
 import type { Inputs } from './inputs.ts'
 import type { Log } from './log.ts'
 import type { ObservedServer } from './observed.ts'
 import type { Step } from './plan.ts'
 import { type Connector, messageOf } from './postgres/connection.ts'
-import { pause, retrying } from './retry.ts'
+import { retrying } from './retry.ts'
 import { duration } from './waiting.ts'
 
 /** How long a rule may live beyond the wait for the test queries before another run may sweep it, in seconds. */
 const graceSeconds = 90 * 60
 /** Azure says a change takes up to five minutes. */
 const opening = { baseMs: 1_000, capMs: 5_000, budgetMs: 5 * 60_000 }
-const ruleName = /^gha-aipg-(\d{10,})-[0-9a-f]{12}$/
 
 export interface DoorOptions {
   readonly inputs: Inputs
@@ -59,7 +57,7 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
     address = addressOf(inputs, first.refusal)
   }
   const expiry = Math.ceil((Date.now() + inputs.verifyTimeoutMs) / 1_000) + graceSeconds
-  const rule = `gha-aipg-${expiry}-${randomBytes(6).toString('hex')}`
+  const rule = newRuleName(expiry)
   options.remember(rule, 'asked')
   log.info(`Opening ${server.name} to ${address} with the temporary firewall rule ${rule}; the post step removes it`)
   await azure.createFirewallRule(rule, address)
@@ -138,7 +136,7 @@ async function knock({ inputs, connector, signal }: DoorOptions): Promise<Answer
 /** Whether this runner is let in by nothing but temporary rules of other runs, which close when those are done. */
 function leansOnOthers(address: string, rules: readonly FirewallRule[]): boolean {
   const reasons = covering(address, rules)
-  return reasons.length > 0 && reasons.every((rule) => ruleName.test(rule.name))
+  return reasons.length > 0 && reasons.every((rule) => isTemporaryRule(rule.name))
 }
 
 function covering(address: string, rules: readonly FirewallRule[]): readonly FirewallRule[] {
@@ -179,8 +177,7 @@ function addressOf(inputs: Inputs, refusal: Failure): string {
 /** Rules of this action whose time is over belong to runs that could not remove them. Others are never touched. */
 async function sweep({ azure, log, signal }: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
   for (const name of new Set(rules.map((rule) => rule.name))) {
-    const expiry = ruleName.exec(name)?.[1]
-    if (expiry === undefined || Number(expiry) * 1_000 > Date.now()) continue
+    if (!isExpired(name, Date.now())) continue
     signal.throwIfAborted()
     log.info(`Removing the expired temporary firewall rule ${name}`)
     try {
@@ -191,21 +188,4 @@ async function sweep({ azure, log, signal }: DoorOptions, rules: readonly Firewa
       log.info(`… it could not be removed: ${describe(error)}`)
     }
   }
-}
-
-/**
- * Removes the rule of this job.
- * @param looksMs waits before each further look for a rule that is not there (yet): its creation may still be under way
- */
-export async function closeDoor(
-  rule: string,
-  azure: ResourceManager,
-  looksMs: readonly number[],
-  signal: AbortSignal,
-): Promise<void> {
-  for (const wait of looksMs) {
-    if (await azure.deleteFirewallRule(rule)) return
-    await pause(wait, signal)
-  }
-  await azure.deleteFirewallRule(rule)
 }

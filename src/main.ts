@@ -1,24 +1,15 @@
-/** The entry, main and post: the only file that reads the environment. Outputs fail closed from the first moment. */
+/** The main step. Outputs fail closed from the first moment. */
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as core from '@actions/core'
 import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
+import { ambientSecrets, eventOf, fromFork, signInContext } from './environment.ts'
 import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
 import type { Place } from './github/conversation.ts'
-import {
-  annotate,
-  appendSummary,
-  createLog,
-  fail,
-  idToken,
-  setOutput,
-  warn,
-  withoutSecrets,
-  writeReport,
-} from './github/runner.ts'
+import { annotate, appendSummary, createLog, endProcess, fail, setOutput, withoutSecrets, writeReport } from './github/runner.ts'
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
 import { createJournal } from './journal.ts'
+import { postState, stateText } from './post-state.ts'
 import { fails, type Report, report } from './report.ts'
 import type { Outside } from './session.ts'
 
@@ -30,8 +21,6 @@ const journal = createJournal(() => setOutput('changed', 'true'))
 const controller = new AbortController()
 const reportFolder = join(env.RUNNER_TEMP || process.cwd(), 'azure-ai-postgres-identity')
 const reportName = `report-${randomUUID()}.json`
-/** Names under which the main step leaves things for the post step. */
-const states = { isPost: 'isPost', firewallRule: 'firewall-rule', firewallRuleMade: 'firewall-rule-made' } as const
 
 let inputs: Inputs | undefined
 let githubToken = ''
@@ -103,32 +92,6 @@ async function converse(so: Report): Promise<readonly Finding[]> {
   return said.filter((finding) => finding !== undefined)
 }
 
-interface Event {
-  number?: number
-  pull_request?: {
-    number?: number
-    head?: { repo?: { fork?: boolean; full_name?: string } | null }
-    base?: { repo?: { full_name?: string } }
-  }
-}
-
-/** The event that started the workflow, from the runner's file. */
-function event(): Event {
-  try {
-    return JSON.parse(readFileSync(env.GITHUB_EVENT_PATH ?? '', 'utf8')) as Event
-  } catch {
-    // Without the file it is not known to be a pull request.
-    return {}
-  }
-}
-
-function fromFork(): boolean {
-  const { pull_request: pull } = event()
-  if (pull === undefined) return false
-  // The head's repository is null when the fork was deleted.
-  return pull.head?.repo === null || (pull.head?.repo?.full_name ?? '') !== (pull.base?.repo?.full_name ?? '')
-}
-
 function placeOf(): Place {
   const [owner = '', repository = ''] = (env.GITHUB_REPOSITORY ?? '').split('/')
   const serverUrl = env.GITHUB_SERVER_URL || 'https://github.com'
@@ -139,8 +102,8 @@ function placeOf(): Place {
     repository,
     runUrl: `${serverUrl}/${owner}/${repository}/actions/runs/${env.GITHUB_RUN_ID ?? ''}`,
     token: githubToken,
-    pullRequest: event().pull_request?.number,
-    fromFork: fromFork(),
+    pullRequest: eventOf(env).pull_request?.number,
+    fromFork: fromFork(env),
   }
 }
 
@@ -162,43 +125,21 @@ function readInputs(): Record<InputName, string> {
     raw[name] = core.getInput(name)
     log.secret(raw[name])
   }
-  for (const secret of [env.AZURE_CLIENT_SECRET, env.AZURE_CLIENT_CERTIFICATE_PASSWORD]) log.secret(secret ?? '')
+  for (const secret of ambientSecrets(env)) log.secret(secret)
   for (const name of inputNames) raw[name] = core.getInput(name)
   return raw
 }
 
-function oidcToken(audience: string, signal: AbortSignal): Promise<string> {
-  const { ACTIONS_ID_TOKEN_REQUEST_URL: url = '', ACTIONS_ID_TOKEN_REQUEST_TOKEN: token = '' } = env
-  return idToken(audience, { url, token }, log, signal)
-}
-
-function outside(signal: AbortSignal): Outside {
+function outside(given: Inputs): Outside {
+  const context = signInContext(env, log, controller.signal)
   return {
-    log,
-    signal,
+    ...context,
     idToken: (audience) => {
       const early = audience === earlyToken?.audience ? earlyToken.token : undefined
       earlyToken = undefined
-      return early ?? oidcToken(audience, signal)
+      return early ?? context.idToken(audience)
     },
-    ambient: {
-      tenantId: env.AZURE_TENANT_ID || undefined,
-      clientId: env.AZURE_CLIENT_ID || undefined,
-      clientSecret: env.AZURE_CLIENT_SECRET || undefined,
-      clientCertificatePath: env.AZURE_CLIENT_CERTIFICATE_PATH || undefined,
-      clientCertificatePassword: env.AZURE_CLIENT_CERTIFICATE_PASSWORD || undefined,
-      federatedTokenFile: env.AZURE_FEDERATED_TOKEN_FILE || undefined,
-      authorityHost: env.AZURE_AUTHORITY_HOST || undefined,
-      managedIdentity: Boolean(env.IDENTITY_ENDPOINT || env.MSI_ENDPOINT),
-    },
-    workflow: {
-      event: env.GITHUB_EVENT_NAME ?? '',
-      actor: env.GITHUB_ACTOR ?? '',
-      fromFork: fromFork(),
-      behindProxy: Boolean(env.HTTPS_PROXY || env.https_proxy),
-    },
-    remember: (rule, state) =>
-      state === 'asked' ? core.saveState(states.firewallRule, rule) : core.saveState(states.firewallRuleMade, 'true'),
+    remember: (rule, state) => core.saveState(postState, stateText({ target: given, rule, created: state === 'made' })),
     known: (facts) => {
       host = facts.host ?? host
       if (facts.principalId === undefined) return
@@ -208,10 +149,13 @@ function outside(signal: AbortSignal): Outside {
   }
 }
 
-async function main(): Promise<void> {
+async function act(): Promise<void> {
+  // First of all: from here on the runner itself sets this state for the post step, whatever another step wrote into GITHUB_ENV.
+  core.saveState(postState, '')
   const raw = readInputs()
   await failClosed()
   inputs = parseInputs(raw)
+  const around = outside(inputs)
   githubToken = raw['github-token']
   // On Windows the runner sends Ctrl-C, then Ctrl-Break, which Node calls SIGBREAK.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGBREAK'] as const) process.on(signal, () => controller.abort(cancelled(signal)))
@@ -221,12 +165,12 @@ async function main(): Promise<void> {
     // On its way while the rest is loaded; a failure is told where it is awaited.
     const { audienceOf } = await import('./session.ts')
     const audience = audienceOf(inputs)
-    if (audience !== undefined) earlyToken = { audience, token: oidcToken(audience, controller.signal) }
+    if (audience !== undefined) earlyToken = { audience, token: around.idToken(audience) }
     earlyToken?.token.catch(() => undefined)
     // Loading leaves the event loop no turn: the connection is opened before it begins.
     await new Promise((opened) => setImmediate(opened))
     const { run } = await import('./run.ts')
-    await run(inputs, journal, outside(controller.signal))
+    await run(inputs, journal, around)
   } finally {
     clearTimeout(budget)
   }
@@ -276,38 +220,8 @@ async function ended(error: unknown): Promise<void> {
   }
 }
 
-/** Takes back what the main step left open. Never fails the job: what could not be done is a warning with the command for it. */
-async function post(): Promise<void> {
-  const rule = core.getState(states.firewallRule)
-  if (rule === '') return
-  const raw = readInputs()
-  try {
-    const { takeBack } = await import('./post.ts')
-    const wasMade = core.getState(states.firewallRuleMade) === 'true'
-    const note = await takeBack(parseInputs(raw), rule, wasMade, outside(AbortSignal.timeout(8 * 60_000)))
-    await appendSummary(note, env.GITHUB_STEP_SUMMARY).catch((error: unknown) =>
-      log.info(`The summary could not be written: ${describe(error)}`),
-    )
-  } catch (error) {
-    const { name, resourceGroup } = parseServer(raw.server)
-    warn(
-      `The temporary firewall rule ${rule} could not be removed: ${failuresOf(error)
-        .map((failure) => failure.message)
-        .join('; ')}\n` +
-        `Fix: az postgres flexible-server firewall-rule delete --resource-group ${resourceGroup} --server-name ${name} --name ${rule} --yes   # az 2.86 or newer`,
-      'A firewall rule was left behind',
-    )
-  }
-}
-
-function parseServer(id: string): { name: string; resourceGroup: string } {
-  const [, , , , resourceGroup = 'GROUP', , , , name = 'SERVER'] = id.split('/')
-  return { name, resourceGroup }
-}
-
-// The post step is the same bundle.
-if (core.getState(states.isPost) === '') {
-  core.saveState(states.isPost, 'true')
+/** Runs the main step and ends the process. */
+export async function main(): Promise<void> {
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => {
       // What is under way is ended as a cancel ends it, so that nothing unproven stays.
@@ -316,7 +230,7 @@ if (core.getState(states.isPost) === '') {
     })
   }
   process.exitCode = 1
-  const running = main()
+  const running = act()
   settled = running.catch(() => undefined)
   try {
     await running
@@ -324,13 +238,5 @@ if (core.getState(states.isPost) === '') {
   } catch (error) {
     await ended(error)
   }
-} else {
-  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
-    process.on(event, (error: unknown) => warn(describe(error), 'The post step met something unexpected'))
-  }
-  await post()
-  process.exitCode = 0
+  await endProcess()
 }
-// Open sockets of keep-alive connections have nothing left to say; what was printed has to be out first.
-await new Promise((printed) => process.stdout.write('', printed))
-process.exit(process.exitCode)

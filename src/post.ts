@@ -1,36 +1,58 @@
-/** The post step: removes the temporary firewall rule of the main step, whatever became of that. */
-import { failuresOf } from './errors.ts'
-import { closeDoor } from './firewall.ts'
-import type { Inputs } from './inputs.ts'
-import { retrying, type Schedule } from './retry.ts'
-import { enter, type Outside } from './session.ts'
-import { code } from './summary.ts'
-import { duration } from './waiting.ts'
+/** The post step: takes back what the main step left open. Never fails the job: what it cannot do is a warning with the command. */
+import * as core from '@actions/core'
+import { ambientSecrets, signInContext } from './environment.ts'
+import { describe } from './errors.ts'
+import { deleteCommand, messagesOf, nowhere } from './firewall-rules.ts'
+import { appendSummary, createLog, endProcess, warn } from './github/runner.ts'
+import { type PostState, parseState, postState } from './post-state.ts'
 
-/** When a rule is looked for again whose creation was cut off, in milliseconds after the look before. */
-const looksMs = [2_000, 4_000, 8_000]
+/** Longest time that the post step may take in all, in milliseconds. */
+const limitMs = 8 * 60_000
+const leftBehind = 'A firewall rule was left behind'
 
-/** Nothing comes after this step: whatever failed, but for a right that is missing, is tried anew from the login on. */
-export const anew: Schedule = { baseMs: 2_000, capMs: 8_000, budgetMs: 10_000 }
-
-/**
- * @param wasMade whether the main step saw the rule made
- * @returns a line for the summary: when the rule was removed
- */
-export async function takeBack(inputs: Inputs, rule: string, wasMade: boolean, outside: Outside): Promise<string> {
-  const { log, signal } = outside
-  const close = async (): Promise<void> => {
-    const { azure } = await enter(inputs, outside)
-    await closeDoor(rule, azure, wasMade ? [] : looksMs, signal)
+export async function post(): Promise<void> {
+  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+    process.on(event, (error: unknown) => warn(describe(error), 'An unexpected error in the post step'))
   }
-  await retrying(close, {
-    signal,
-    verdict: (error) => (failuresOf(error).some(({ reason }) => reason === 'permission') ? false : { schedule: anew }),
-    onWait: (error, waitMs) => {
-      const [failure] = failuresOf(error)
-      log.info(`… the rule could not be removed: ${failure?.message}; again from the login on in ${duration(waitMs)}`)
-    },
-  })
-  log.info(`Removed the temporary firewall rule ${rule}`)
-  return `🔒 ${code(inputs.server.name)} is closed to this runner again: rule ${code(rule)} removed at ${new Date().toISOString()}.\n`
+  try {
+    const state = parseState(core.getState(postState))
+    if (state !== undefined) await close(state)
+  } catch (error) {
+    warn(
+      `The post step did nothing: ${describe(error)}.\nFix: delete rules of the server's firewall that begin with gha-aipg- and belong to no run.`,
+      leftBehind,
+    )
+  }
+  process.exitCode = 0
+  await endProcess()
+}
+
+async function close(state: PostState): Promise<void> {
+  const { env } = process
+  const { target, rule } = state
+  const log = createLog()
+  for (const secret of ambientSecrets(env)) log.secret(secret)
+  try {
+    const [{ removeRule }, { code }] = await Promise.all([import('./remove-rule.ts'), import('./summary.ts')])
+    const removal = await removeRule(state, signInContext(env, log, AbortSignal.timeout(limitMs)))
+    const now = new Date().toISOString()
+    if (removal.how === 'overwritten') {
+      warn(
+        `The temporary firewall rule ${rule} could not be removed: ${messagesOf(removal.why)}\n` +
+          `It was overwritten with ${nowhere}, an address that leads nowhere: ${target.server.name} is closed to this runner again.\n` +
+          `Fix, when nothing forbids it any more: ${deleteCommand(target.server, rule)}`,
+        leftBehind,
+      )
+    } else log.info(`Removed the temporary firewall rule ${rule}`)
+    const how = removal.how === 'overwritten' ? `overwritten with ${code(nowhere)}` : 'removed'
+    await appendSummary(
+      `🔒 ${code(target.server.name)} is closed to this runner again: rule ${code(rule)} ${how} at ${now}.\n`,
+      env['GITHUB_STEP_SUMMARY'],
+    ).catch((error: unknown) => log.info(`The summary could not be written: ${describe(error)}`))
+  } catch (error) {
+    warn(
+      `The temporary firewall rule ${rule} could not be removed: ${messagesOf(error)}\nFix: ${deleteCommand(target.server, rule)}`,
+      leftBehind,
+    )
+  }
 }

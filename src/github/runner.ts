@@ -99,6 +99,12 @@ export function fail(text: string): void {
   annotation(core.error, text, '')
 }
 
+/** Ends the process: connections that are kept open must not delay the job. What was printed is written first. */
+export async function endProcess(): Promise<never> {
+  await new Promise((printed) => process.stdout.write('', printed))
+  process.exit(process.exitCode)
+}
+
 /** The whole text is data of one command: what it holds cannot begin another. */
 function annotation(say: typeof core.error, text: string, title: string): void {
   const shown = (value: string): string => cut(visible(hidden(value)), longest.annotation)

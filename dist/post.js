@@ -1,0 +1,1 @@
+import{post as a}from"./action.js";await a();
