@@ -1,6 +1,7 @@
 /**
  * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
- * src/errors.ts, the retries in docs/reliability.md from their tables, and the workflows of examples/ from the recipes in README.md.
+ * src/errors.ts, the retries in docs/reliability.md from their tables, the workflows of examples/ from the recipes in README.md, and its
+ * SQL from docs/permissions.md.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -45,6 +46,23 @@ export function workflows(readme: string): ReadonlyMap<string, string> {
   return new Map([...readme.matchAll(/^```yaml\n(# (\S+)\n[\s\S]*?)^```$/gm)].map(([, text = '', path = '']) => [path, text]))
 }
 
+/** The SQL files of examples/, from the blocks of docs/permissions.md: their names, and their texts. */
+export function sqlFiles(permissions: string): ReadonlyMap<string, string> {
+  const blocks = [...permissions.matchAll(/^```sql\n([\s\S]*?)^```$/gm)].map(([, text = '']) => text)
+  const beginningWith = (...titles: string[]): string =>
+    titles
+      .map((title) => {
+        const found = blocks.filter((text) => text.startsWith(`-- ${title}`))
+        if (found.length === 0) throw new Error(`docs/permissions.md has no SQL that begins with: -- ${title}`)
+        return found.join('\n')
+      })
+      .join('\n')
+  return new Map([
+    ['reader-in-postgres.sql', beginningWith('checker, in the database postgres')],
+    ['reader-in-each-database.sql', beginningWith('wrapper', 'checker, in each database')],
+  ])
+}
+
 /** Writes a page afresh where it differs, and says which of the two it was. Its new text. */
 async function keep(page: string, source: string, afresh: (text: string) => string, todo = ''): Promise<string> {
   const file = join(dirname(import.meta.dirname), page)
@@ -67,5 +85,8 @@ if (import.meta.main) {
     await writeFile(join(examples, '.github', 'workflows', file), text)
   }
   console.log('The workflows of examples/ are those of README.md.')
+  const permissions = await readFile(join(root, 'docs', 'permissions.md'), 'utf8')
+  for (const [file, text] of sqlFiles(permissions)) await writeFile(join(examples, 'sql', file), text)
+  console.log('The SQL of examples/ is that of docs/permissions.md.')
   await keep('docs/reliability.md', 'the tables of retries', withRetries)
 }

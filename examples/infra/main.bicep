@@ -9,16 +9,17 @@ type flexibleServer = {
 }
 
 type entraAdministrator = {
-  @description('Object id of the service principal, not of the app registration.')
+  @description('Object id of the user or of the service principal, not of the app registration.')
   objectId: string
-  @description('Display name of the app: the role it connects as.')
+  @description('Display name of the app or principal name of the user: the role it connects as.')
   name: string
+  type: 'ServicePrincipal' | 'User'
 }
 
 @description('The flexible servers, each with its databases.')
 param servers flexibleServer[]
 
-@description('The apps of the workflows, as Entra administrators of every server.')
+@description('Entra administrators of every server: the app that applies, and the user who sets this up. The app of checks and pull requests is none.')
 param administrators entraAdministrator[]
 
 @description('Name and custom subdomain of the Azure OpenAI account: unique in all of Azure.')

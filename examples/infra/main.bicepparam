@@ -8,8 +8,8 @@ param servers = [
 param openaiName = 'contoso-shop-openai'
 param languageName = 'contoso-shop-language'
 
-// setup.sh makes the apps and gives them here.
+// setup.sh creates the app and sets these variables.
 param administrators = [
-  { objectId: readEnvironmentVariable('WRITER_OBJECT_ID'), name: readEnvironmentVariable('WRITER_NAME') }
-  { objectId: readEnvironmentVariable('READER_OBJECT_ID'), name: readEnvironmentVariable('READER_NAME') }
+  { objectId: readEnvironmentVariable('WRITER_OBJECT_ID'), name: readEnvironmentVariable('WRITER_NAME'), type: 'ServicePrincipal' }
+  { objectId: readEnvironmentVariable('PERSON_OBJECT_ID'), name: readEnvironmentVariable('PERSON_NAME'), type: 'User' }
 ]

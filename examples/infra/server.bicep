@@ -2,7 +2,7 @@
 
 param name string
 param databases string[]
-param administrators { objectId: string, name: string }[]
+param administrators { objectId: string, name: string, type: string }[]
 param location string
 param allowAzure bool
 
@@ -28,7 +28,7 @@ resource administrator 'Microsoft.DBforPostgreSQL/flexibleServers/administrators
     name: each.objectId
     properties: {
       principalName: each.name
-      principalType: 'ServicePrincipal'
+      principalType: each.type
       tenantId: tenant().tenantId
     }
   }
