@@ -258,6 +258,29 @@ describe('settings', () => {
   })
 })
 
+describe('an endpoint as it is found in databases', () => {
+  test.each([
+    ['of the account', 'https://contoso-openai.openai.azure.com/', undefined],
+    ['with the path that is added anyway', 'https://contoso-openai.openai.azure.com/openai/', '404: Resource not found'],
+    ['of a Foundry project', 'https://contoso-foundry.services.ai.azure.com/api/projects/shop', '404: Resource not found'],
+    ['of the models of a Foundry account', 'https://contoso-foundry.services.ai.azure.com/models', '404: Resource not found'],
+    ['of a region', 'https://swedencentral.api.cognitive.microsoft.com', '400: Please provide a custom subdomain'],
+    ['of a gateway', 'https://contoso.azure-api.net', '401: Access denied due to missing subscription key.'],
+    ['of an account that does not exist', 'https://contoso-gone.openai.azure.com', '404: Subdomain does not map to a resource.'],
+  ])('%s works with a token or does not', async (_, endpoint, error) => {
+    giveIdentity(emulator)
+    giveRoles(emulator)
+    const openai = accountNamed(world, 'contoso-openai')
+    const name = 'contoso-foundry'
+    const id = openai.id.replace(openai.name, name)
+    world.accounts.push({ ...openai, id, name, kind: 'AIServices', customSubDomainName: name })
+    await putSettings(emulator, 'app', { 'azure_openai.auth_type': 'managed-identity', 'azure_openai.endpoint': endpoint })
+    await turn({ wording: 'wrapped' })
+    if (error === undefined) expect(await value(questions.azure_openai)).toBe(1536)
+    else expect(await failing(value(questions.azure_openai))).toContain(`XX000 azure_openai.create_embeddings: ${error}`)
+  })
+})
+
 describe('functions', () => {
   test('may answer NULL instead of an error unless throw_on_error is passed', async () => {
     await turn({ throwOnErrorDefault: false })
@@ -306,5 +329,49 @@ describe('functions', () => {
     expect(await failing(value(questions.azure_cognitive))).toBe(
       'XX000 azure_cognitive.analyze_sentiment: 404: Resource not found',
     )
+  })
+})
+
+describe('a database or a role that PostgreSQL limits', () => {
+  const reporter = { user: 'reporter', password: 'reporter' }
+  beforeEach(() => value(`CREATE ROLE reporter LOGIN PASSWORD 'reporter'`))
+  afterEach(async () => {
+    await value('ALTER DATABASE app CONNECTION LIMIT -1')
+    await value('ALTER DATABASE app RESET ALL')
+    await postgres.terminateClients()
+    await value('DROP ROLE reporter')
+  })
+
+  test('ends a session that is idle for too long, by a setting of the database or of the role', async () => {
+    for (const owner of ['DATABASE app', 'ROLE reporter']) {
+      await value(`ALTER ${owner} SET idle_session_timeout = '100ms'`)
+      const client = await connect('app', reporter)
+      const error = await new Promise<Error & { code?: string }>((resolve) => client.on('error', resolve))
+      expect(`${error.code} ${error.message}`).toBe('57P05 terminating connection due to idle-session timeout')
+      await value(`ALTER ${owner} RESET idle_session_timeout`)
+    }
+  })
+
+  test('takes so many connections and no more, and a superuser is not counted', async () => {
+    await value('ALTER ROLE reporter CONNECTION LIMIT 1')
+    await connect('app', reporter)
+    expect(await failing(connect('app', reporter))).toBe('53300 too many connections for role "reporter"')
+    await value('ALTER DATABASE app CONNECTION LIMIT 1')
+    expect(await failing(connect())).toBe('53300 too many connections for database "app"')
+    expect(await value('SELECT 1')).toBe(1)
+  })
+
+  test('takes no connections at all', async () => {
+    await postgres.query('postgres', 'ALTER DATABASE app ALLOW_CONNECTIONS false')
+    expect(await failing(connect())).toBe('55000 database "app" is not currently accepting connections')
+    await postgres.query('postgres', 'ALTER DATABASE app ALLOW_CONNECTIONS true')
+  })
+
+  test('refuses a login in the words of Entra, by a fault of the connection', async () => {
+    const message = 'Service principal oid mismatch for role "reporter"'
+    world.sqlFault = ({ text }) => (text === '(connect)' ? { kind: 'error', code: '28000', message } : undefined)
+    const outcome = await failing(connect('app', reporter))
+    delete world.sqlFault
+    expect(outcome).toBe(`28000 ${message}`)
   })
 })

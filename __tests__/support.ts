@@ -99,6 +99,7 @@ export async function begin(emulator: Emulator, beginning: Beginning = {}): Prom
   if (first === undefined) throw new Error('start the emulator with emulate()')
   calm(world)
   delete world.fault
+  delete world.refusals
   delete world.tokenLifetime
   // The first server keeps its identity as an object: Resource Manager knows by it which one has a PostgreSQL.
   const [primary] = JSON.parse(first.servers) as Server[]
@@ -295,6 +296,7 @@ export async function remember(emulator: Emulator): Promise<() => Promise<void>>
   for (const name of databasesOf(emulator)) settings.set(name, await settingsOf(emulator, name))
   return async () => {
     delete world.fault
+    delete world.refusals
     const back = JSON.parse(then) as World
     const own = serverOf(emulator)
     for (const key of Object.keys(own)) delete (own as unknown as Record<string, unknown>)[key]

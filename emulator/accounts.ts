@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { failure } from './http.ts'
 import { type Call, type Route, resourceGroupPath, resourceNotFound, sameId } from './provider.ts'
-import type { Account, World } from './world.ts'
+import type { Account, Deployment, World } from './world.ts'
 
 const apiVersions = ['2025-09-01']
 const accountType = 'Microsoft.CognitiveServices/accounts'
@@ -91,6 +91,11 @@ const systemData = {
   lastModifiedAt: '2026-02-17T13:05:48.9100000Z',
 }
 
+function systemDataAt(time: number): typeof systemData {
+  const at = new Date(time).toISOString()
+  return { ...systemData, createdAt: at, lastModifiedAt: at }
+}
+
 /** Principal ids of accounts' own identities, which nothing here uses; made once for each account. */
 const principalIds = new WeakMap<Account, string>()
 
@@ -141,14 +146,14 @@ function shownAccount(world: World, account: Account): Record<string, unknown> {
   }
 }
 
-function shownDeployment(account: Account, deployment: Account['deployments'][number]): Record<string, unknown> {
+function shownDeployment(account: Account, deployment: Deployment): Record<string, unknown> {
   return {
     id: `${account.id}/deployments/${deployment.name}`,
     name: deployment.name,
     type: `${accountType}/deployments`,
     etag: '"5c1f8f8e-0f5b-4c0e-9a5c-2a9f8f3b7d10"',
     sku: { name: 'Standard', capacity: 10 },
-    systemData,
+    systemData: deployment.createdAt === undefined ? systemData : systemDataAt(deployment.createdAt),
     properties: {
       model: { ...deployment.model },
       versionUpgradeOption: 'OnceNewDefaultVersionAvailable',

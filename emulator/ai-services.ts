@@ -1,5 +1,5 @@
 /** The data planes that azure_ai calls: Azure OpenAI, Language, Translator and Machine Learning endpoints, found by host. */
-import { createHash } from 'node:crypto'
+import { base64, dimensionsOf, embeddingOf, labelOf, sentimentOf, targets, translateText, wordsOf } from './ai-models.ts'
 import { mayActAtService, mayUseData } from './authorization.ts'
 import { cognitiveAudience, type Entra, machineLearningAudience, TokenError } from './entra.ts'
 import { bearer, failure, type Handler, HttpError, type Reply, type Request, sleep } from './http.ts'
@@ -11,7 +11,7 @@ const globalTranslator = 'api.cognitive.microsofttranslator.com'
 /** Whether requests for this host are for the AI services. */
 export function isServiceHost(host: string): boolean {
   return (
-    /\.(openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com|inference\.ml\.azure\.com|api\.cognitive\.microsoft\.com)$/.test(
+    /\.(openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com|inference\.ml\.azure\.com|api\.cognitive\.microsoft\.com|azure-api\.net)$/.test(
       host,
     ) || host === globalTranslator
   )
@@ -27,6 +27,7 @@ export function serviceNames(world: World): string[] {
     '*.cognitiveservices.azure.com',
     '*.services.ai.azure.com',
     '*.api.cognitive.microsoft.com',
+    '*.azure-api.net',
     globalTranslator,
     ...[...regions].map((region) => `*.${region}.inference.ml.azure.com`),
   ]
@@ -37,6 +38,7 @@ export function createServices(world: World, entra: Entra): Handler {
     if (world.delays.inference > 0) await sleep(world.delays.inference)
     try {
       if (request.host.endsWith('.inference.ml.azure.com')) return await score(world, entra, request)
+      if (request.host.endsWith('.azure-api.net')) throw gatewayRefusal()
       return await cognitive(world, entra, request)
     } catch (error) {
       if (!(error instanceof HttpError) || !world.switches.unfamiliarTexts) throw error
@@ -183,6 +185,13 @@ async function authenticateAccount(
   return objectId
 }
 
+/** API Management in front of a service wants a key of its own, which nobody here has. */
+function gatewayRefusal(): HttpError {
+  const message =
+    'Access denied due to missing subscription key. Make sure to include subscription key when making requests to an API.'
+  return new HttpError({ status: 401, body: { statusCode: 401, message } })
+}
+
 function keyOf(request: Request): string | undefined {
   const key = request.headers['api-key'] ?? request.headers['ocp-apim-subscription-key']
   return typeof key === 'string' && key !== '' ? key : undefined
@@ -209,7 +218,7 @@ function operationOf(world: World, request: Request): Operation {
       family: 'openai',
       action: 'Microsoft.CognitiveServices/accounts/OpenAI/deployments/embeddings/action',
       name: 'POST /openai/deployments/{deployment-id}/embeddings',
-      run: (account) => embed(account, decodeURIComponent(embeddings), request),
+      run: (account) => embed(world, account, decodeURIComponent(embeddings), request),
     }
   }
   if (path === '/language/:analyze-text') {
@@ -233,15 +242,9 @@ function operationOf(world: World, request: Request): Operation {
 
 // Azure OpenAI
 
-const dimensionsOf: Record<string, number> = {
-  'text-embedding-ada-002': 1536,
-  'text-embedding-3-small': 1536,
-  'text-embedding-3-large': 3072,
-}
-
-function embed(account: Account, deploymentName: string, request: Request): Reply {
+function embed(world: World, account: Account, deploymentName: string, request: Request): Reply {
   const deployment = account.deployments.find(({ name }) => sameId(name, deploymentName))
-  if (!deployment) {
+  if (!deployment || Date.now() - (deployment.createdAt ?? 0) < world.delays.deploymentPropagation) {
     throw failure(
       404,
       'DeploymentNotFound',
@@ -291,44 +294,7 @@ function embed(account: Account, deploymentName: string, request: Request): Repl
   }
 }
 
-/** A unit vector: each word and each trigram of letters adds hashed coordinates, so texts that share words are near each other. */
-function embeddingOf(text: string, length: number): number[] {
-  const vector = new Array<number>(length).fill(0)
-  const lower = ` ${text.toLowerCase()} `
-  const features = wordsOf(text).map((word) => `w:${word}`)
-  for (let at = 0; at + 3 <= lower.length; at++) features.push(`t:${lower.slice(at, at + 3)}`)
-  for (const feature of features) {
-    const hash = createHash('sha512').update(feature).digest()
-    for (let at = 0; at + 4 <= hash.length; at += 4) {
-      const index = hash.readUInt32LE(at) % length
-      vector[index] = (vector[index] ?? 0) + hash.readInt16LE(at + 2) / 32768 + (feature.startsWith('w:') ? 0.5 : 0)
-    }
-  }
-  const size = Math.hypot(...vector) || 1
-  return vector.map((value) => value / size)
-}
-
-function base64(vector: number[]): string {
-  return Buffer.from(Float32Array.from(vector).buffer).toString('base64')
-}
-
 // Language
-
-const sentimentWords: Record<string, number> = {}
-const praise =
-  'good great excellent love loved lovely wonderful amazing happy best fantastic perfect nice awesome helpful friendly fast easy delightful recommend pleased pleasant brilliant works bueno excelente gut toll wunderbar bon excellent'
-const blame =
-  'bad terrible awful hate hated horrible poor worst sad slow broken disappointing disappointed useless rude dirty wrong fails failed failure angry annoying never malo schlecht furchtbar mauvais'
-for (const word of praise.split(' ')) sentimentWords[word] = 1
-for (const word of blame.split(' ')) sentimentWords[word] = -1
-const negations = new Set(['not', 'no', "isn't", "wasn't", "don't", "doesn't", 'hardly', 'nicht', 'kein', 'pas'])
-const intensifiers = new Set(['very', 'really', 'absolutely', 'so', 'extremely', 'sehr', 'muy'])
-
-interface Scores {
-  positive: number
-  neutral: number
-  negative: number
-}
 
 function analyze(world: World, request: Request): Reply {
   const body = objectOf(request.body)
@@ -390,60 +356,7 @@ function detect(documents: Record<string, unknown>[]): Reply {
   }
 }
 
-/** Shares of one, to two places, from the words found. */
-function sentimentOf(text: string): Scores {
-  let positive = 0
-  let negative = 0
-  let negated = false
-  let weight = 1
-  for (const word of wordsOf(text)) {
-    const found = sentimentWords[word]
-    if (found !== undefined) {
-      if (found > 0 !== negated) positive += weight
-      else negative += weight
-      negated = false
-      weight = 1
-    } else if (negations.has(word)) negated = true
-    else if (intensifiers.has(word)) weight = 2
-  }
-  const total = Math.exp(2 * positive) + Math.exp(2 * negative) + Math.exp(0.9)
-  const rounded = {
-    positive: Math.round((100 * Math.exp(2 * positive)) / total),
-    negative: Math.round((100 * Math.exp(2 * negative)) / total),
-  }
-  return {
-    positive: rounded.positive / 100,
-    neutral: (100 - rounded.positive - rounded.negative) / 100,
-    negative: rounded.negative / 100,
-  }
-}
-
-function labelOf({ positive, neutral, negative }: Scores): 'positive' | 'neutral' | 'negative' {
-  if (positive > neutral && positive > negative) return 'positive'
-  return negative > neutral ? 'negative' : 'neutral'
-}
-
 // Translator
-
-const targets = ['es', 'fr', 'de', 'it']
-/** English, then the languages of `targets` in that order. */
-const dictionary = `
-hello hola bonjour hallo ciao|world mundo monde Welt mondo|good bueno bon gut buono|morning mañana matin Morgen mattino
-day día jour Tag giorno|thank gracias merci danke grazie|thanks gracias merci danke grazie|you tú vous Sie voi|please por_favor s'il_vous_plaît bitte per_favore
-the el le der il|a un un ein un|is es est ist è|are son sont sind sono|and y et und e|or o ou oder o|not no pas nicht non|with con avec mit con
-this esto ceci dies questo|that eso cela das quello|my mi mon mein mio|your su votre Ihr vostro|we nosotros nous wir noi|i yo je ich io
-product producto produit Produkt prodotto|order pedido commande Bestellung ordine|customer cliente client Kunde cliente|service servicio service Dienst servizio
-database base_de_datos base_de_données Datenbank banca_dati|server servidor serveur Server server|key clave clé Schlüssel chiave|identity identidad identité Identität identità
-water agua eau Wasser acqua|house casa maison Haus casa|book libro livre Buch libro|friend amigo ami Freund amico|time tiempo temps Zeit tempo
-great estupendo formidable großartig ottimo|red rojo rouge rot rosso|green verde vert grün verde|test prueba test Test prova|works funciona fonctionne funktioniert funziona
-`
-const translations = new Map(
-  dictionary
-    .trim()
-    .split(/[|\n]/)
-    .map((line) => line.split(' ').map((word) => word.replaceAll('_', ' ')))
-    .map(([english = '', ...others]) => [english, others]),
-)
 
 function translate(request: Request): Reply {
   const query = request.url.searchParams
@@ -472,16 +385,6 @@ function translate(request: Request): Reply {
     }
   })
   return { status: 200, body: results }
-}
-
-/** Word by word; what the dictionary lacks stays as it is. Capitals at the start of a word are kept. */
-function translateText(text: string, to: string): string {
-  const column = targets.indexOf(to)
-  return text.replace(/[\p{L}']+/gu, (word) => {
-    const found = translations.get(word.toLowerCase())?.[column]
-    if (found === undefined) return word
-    return /^\p{Lu}/u.test(word) && word !== 'I' ? found.charAt(0).toUpperCase() + found.slice(1) : found
-  })
 }
 
 // Machine Learning
@@ -560,8 +463,4 @@ function rowsOf(body: unknown): number[][] | undefined {
 
 function objectOf(value: unknown): Record<string, unknown> {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {}
-}
-
-function wordsOf(text: string): string[] {
-  return text.toLowerCase().match(/[\p{L}\p{N}']+/gu) ?? []
 }

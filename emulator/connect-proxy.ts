@@ -1,13 +1,20 @@
 /**
  * A forward proxy for HTTPS as companies have one, in a process of its own: CONNECT only, every name leads to this machine.
  * The first line it prints is its port; then one line for each CONNECT: the host and port that were asked for.
+ * With an argument it refuses every CONNECT with this status (401, 403, 407 or another), and a page of its own.
  */
-import { createServer } from 'node:http'
+import { createServer, STATUS_CODES } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 
+const refusal = process.argv[2] === undefined ? undefined : Number(process.argv[2])
 const server = createServer((_, response) => response.writeHead(405).end())
 server.on('connect', (request, outside, head) => {
   process.stdout.write(`${request.url ?? ''}\n`)
+  if (refusal !== undefined) {
+    outside.on('error', () => outside.destroy())
+    outside.end(refused(refusal))
+    return
+  }
   const port = Number(/:(\d+)$/.exec(request.url ?? '')?.[1] ?? 443)
   const inside = connect({ host: '127.0.0.1', port })
   inside.once('connect', () => {
@@ -23,3 +30,19 @@ server.on('connect', (request, outside, head) => {
 server.listen(0, '127.0.0.1', () => process.stdout.write(`${(server.address() as AddressInfo).port}\n`))
 // Whoever started it holds its input: it ends when they do.
 process.stdin.resume().once('end', () => process.exit(0))
+
+/** The whole answer, with the page that a person would see in a browser. */
+function refused(status: number): string {
+  const reason = STATUS_CODES[status] ?? 'Refused'
+  const page = `<html><head><title>Contoso web gateway</title></head><body><h1>${reason}</h1><p>This site is not allowed.</p></body></html>`
+  const challenge = status === 407 ? ['Proxy-Authenticate: Basic realm="Contoso web gateway"'] : []
+  const lines = [
+    `HTTP/1.1 ${status} ${reason}`,
+    'Via: 1.1 gateway.contoso.example',
+    ...challenge,
+    'Content-Type: text/html',
+    `Content-Length: ${Buffer.byteLength(page)}`,
+    'Connection: close',
+  ]
+  return `${lines.join('\r\n')}\r\n\r\n${page}`
+}

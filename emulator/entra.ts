@@ -353,13 +353,23 @@ export async function createEntra(options: {
     const server = world.servers[0]
     const principalId = server?.identity?.principalId
     const principal = world.principals.find(({ objectId }) => objectId === principalId)
-    const { restartNeeded } = world.switches
+    const { restartNeeded, formerIdentityWorks } = world.switches
+    const former = server?.loadedPrincipalId
+    if (formerIdentityWorks && former !== undefined && former !== principalId) {
+      // The directory may have forgotten it, and the server still has its tokens.
+      const known = world.principals.find(({ objectId }) => objectId === former)
+      return identityToken(known ?? { objectId: former, displayName: server?.name ?? '', kind: 'ManagedIdentity' }, resource)
+    }
     if (!server || !principal || (restartNeeded && server.loadedPrincipalId !== principalId)) {
       return no(400, 'invalid_request', 'Identity not found')
     }
     // A process that knew of the identity from its start waits from there, otherwise from the identity's birth.
     const since = restartNeeded ? server.startedAt : (principal.createdAt ?? server.startedAt)
     if (Date.now() - since < world.delays.identityPropagation) return no(400, 'invalid_request', 'Identity not found')
+    return identityToken(principal, resource)
+  }
+
+  const identityToken = async (principal: Principal, resource: string): Promise<Reply> => {
     const issued = await issue(principal, resource)
     return {
       status: 200,

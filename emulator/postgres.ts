@@ -121,6 +121,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   let connected = 0
   let knownSwitches = ''
   let hadOldExtension = false
+  let shownIdentity = world.switches.sqlIdentity
   let openRanges: [number, number][] = []
   let allowList = { list: entries('azure.extensions'), before: entries('azure.extensions'), from: 0 as number | 'Infinity' }
   const tokens = new Map<string, { verifier: string; expiresAt: Date }>()
@@ -174,13 +175,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     host: address,
     port: door.port,
     logFile,
-    restart: () =>
-      inTurn(async () => {
-        await end('SIGINT')
-        if (stopped) return
-        writeParameters()
-        await launch()
-      }),
+    restart: () => inTurn(restart),
     stop,
     acceptToken: (objectId, token, expiresAt) =>
       inTurn(async () => {
@@ -280,6 +275,13 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     } catch {
       return false
     }
+  }
+
+  async function restart(): Promise<void> {
+    await end('SIGINT')
+    if (stopped) return
+    writeParameters()
+    await launch()
   }
 
   async function end(signal: 'SIGINT' | 'SIGQUIT'): Promise<void> {
@@ -441,7 +443,10 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     const lines = Object.entries(server.configurations)
       .filter(([name]) => /^azure\.[a-z_]+$/i.test(name))
       .map(([name, { value }]) => `${name} = ${quoted(value)}`)
-    lines.push(`azure.service_principal_id = ${quoted(server.loadedPrincipalId ?? '')}`)
+    if (shownIdentity !== 'unknown') {
+      const shown = { running: server.loadedPrincipalId, current: server.identity?.principalId, empty: '' }[shownIdentity]
+      lines.push(`azure.service_principal_id = ${quoted(shown ?? '')}`)
+    }
     lines.push(`azure.emulator_generation = '${++generation}'`, '')
     put(join(data, 'azure.conf'), lines.join('\n'))
   }
@@ -494,7 +499,16 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       if (stopped) return
       writeSwitches()
       await installOldExtension()
+      await showIdentity()
     })
+  }
+
+  async function showIdentity(): Promise<void> {
+    if (world.switches.sqlIdentity === shownIdentity) return
+    shownIdentity = world.switches.sqlIdentity
+    // A parameter that the process has known reads as empty until its end, not as unknown.
+    if (shownIdentity === 'unknown') await restart()
+    else await reload()
   }
 
   function writeAllowList(): void {

@@ -44,3 +44,9 @@ export function resourceNotFound(type: string, name: string, resourceGroup: stri
 export function sameId(a: string, b: string): boolean {
   return a.toLowerCase() === b.toLowerCase()
 }
+
+/** The `properties` of a request's body; empty when there are none. */
+export function propertiesOf(body: unknown): Record<string, unknown> {
+  const properties = (body as { properties?: unknown } | undefined)?.properties
+  return typeof properties === 'object' && properties !== null ? (properties as Record<string, unknown>) : {}
+}

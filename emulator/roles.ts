@@ -2,6 +2,7 @@
 import { isAtOrBelow, roleDefinitionName, withGroups } from './authorization.ts'
 import { failure, type HttpError } from './http.ts'
 import { type Call, type Route, sameId } from './provider.ts'
+import { refused, takeRefusal } from './refusals.ts'
 import type { RoleAssignment, RoleDefinition, World } from './world.ts'
 
 const apiVersions = ['2022-04-01']
@@ -191,6 +192,8 @@ function put({ world, request, caller, parameters: [given = '', name = ''], auth
       `The PrincipalId '${principalId.replaceAll('-', '')}' has type '${kind}' , which is different from specified PrinciaplType '${principalType}'.`,
     )
   }
+  const refusal = takeRefusal(world, 'roleAssignment')
+  if (refusal !== undefined) throw refused(refusal, scope.slice(scope.lastIndexOf('/') + 1))
   const description = text('description')
   const condition = text('condition')
   const made: RoleAssignment = {

@@ -1,7 +1,7 @@
 /**
  * The door to PostgreSQL while somebody wants to meddle with statements: TLS ends here and begins anew towards the server, so
  * that each statement of a connection can be seen, counted, kept from the server, replaced, or its answer held back. What the
- * server does and says stays its own: nothing here speaks in its place.
+ * server does and says stays its own; only the refusal of a login is written here.
  */
 import type { Socket } from 'node:net'
 import { connect } from 'node:net'
@@ -25,6 +25,8 @@ export interface MeddlingOptions {
 
 const sslRequest = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 const [query, parse, sync, copyDone, copyFail, startupType] = ['Q', 'P', 'S', 'c', 'f', ''] as const
+/** What stands for the text of a statement when a connection begins. */
+const connecting = '(connect)'
 /** Messages of one statement in the extended protocol, before its Sync. */
 const parts = new Set(['P', 'B', 'D', 'E', 'C', 'H'])
 
@@ -95,6 +97,11 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
         options.terminate(pid).catch(lose)
         return
       case 'error': {
+        if (words === connecting) {
+          // Before a login there is no transaction that the server could fail, so its refusal is written here.
+          client.end(message('E', `SFATAL\0VFATAL\0C${fault.code}\0M${fault.message}\0\0`), lose)
+          return
+        }
         if (!mayReplace) {
           send(message(copyFail, `${fault.message}\0`))
           return
@@ -122,7 +129,7 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
         const words = whole.subarray(8).toString().split('\0')
         database = parameterOf(words, 'database') ?? ''
         user = parameterOf(words, 'user') ?? ''
-        begin('(connect)', whole, true)
+        begin(connecting, whole, true)
       } else if (type === query) {
         begin(textOf(whole.subarray(5)), whole, true)
       } else if (parts.has(type)) {

@@ -63,6 +63,21 @@ export interface Server {
   loadedPrincipalId?: string
   /** How often it was restarted. */
   restarts: number
+  /** So many reads of the server from now on do not show the `principalId` of its identity yet. */
+  readsWithoutPrincipal?: number
+}
+
+/** A write that Resource Manager turns down, though nothing is wrong with it. */
+export interface Refusal {
+  write: 'server' | 'configuration' | 'firewallRule' | 'firewallRuleDelete' | 'restart' | 'roleAssignment'
+  /** For instance `ServerBusy`. Status and text follow from the codes that the emulator knows. */
+  code: string
+  status?: number
+  message?: string
+  /** The answer to the request (when absent), or an operation that is accepted and ends `Failed`. Roles are not written by operations. */
+  as?: 'answer' | 'operation'
+  /** How many writes of this kind it meets; one when absent. */
+  times?: number
 }
 
 /** A Cognitive Services account of any kind. */
@@ -82,7 +97,15 @@ export interface Account {
   networkAcls?: { defaultAction: 'Allow' | 'Deny' }
   provisioningState: string
   keys: { key1: string; key2: string }
-  deployments: { name: string; model: { name: string; version: string; format: string }; capabilities?: Record<string, string> }[]
+  deployments: Deployment[]
+}
+
+export interface Deployment {
+  name: string
+  model: { name: string; version: string; format: string }
+  capabilities?: Record<string, string>
+  /** ms since epoch, long ago when absent: the service itself knows it `delays.deploymentPropagation` later. */
+  createdAt?: number
 }
 
 export interface OnlineEndpoint {
@@ -150,6 +173,8 @@ export interface Delays {
   rolePropagation: number
   /** How long CREATE EXTENSION is still refused after the allow-list operation succeeded. */
   allowListPropagation: number
+  /** How long the service answers 404 for a deployment that Resource Manager lists already. */
+  deploymentPropagation: number
   /** How long after a firewall change the server obeys it. */
   firewallPropagation: number
   /** How long a test function takes at the service. */
@@ -192,6 +217,19 @@ export interface Switches {
   sessionCache: boolean
   /** The identity works only after a restart of the server. */
   restartNeeded: boolean
+  /** Until a restart the server uses the identity that it was started with, also when it has another or none by then. */
+  formerIdentityWorks: boolean
+  /**
+   * What SQL shows as `azure.service_principal_id`: the identity that the running server was started with, the one it has now, nothing, or
+   * an error, as the parameter is unknown. PostgreSQL restarts when this becomes `unknown`.
+   */
+  sqlIdentity: 'running' | 'current' | 'empty' | 'unknown'
+  /** What Resource Manager shows as that parameter: the identity that the running server was started with, nothing, or 404. */
+  armIdentity: 'running' | 'empty' | 'unknown'
+  /** After an operation has made an identity, so many reads of the server do not show its `principalId`. */
+  latePrincipalReads: number
+  /** What a server that is Stopped or Starting answers to reads of its configurations: as ever, 400 `ServerStoppedError`, or 500. */
+  stoppedReads: 'answered' | 'refused' | 'failed'
   /** `translate` works only when azure_cognitive.endpoint is the Translator's own. */
   translateOwnEndpoint: boolean
   /** The installed extension is too old for the auth_type and translator_resource_id keys (1.0.0), until ALTER EXTENSION .. UPDATE. */
@@ -275,6 +313,8 @@ export interface World {
   roleAssignments: RoleAssignment[]
   delays: Delays
   switches: Switches
+  /** Writes that are turned down, in the order in which they are met; each is taken off the list when it was. */
+  refusals?: Refusal[]
   /** Asked for each request (number counted over all planes) before it is handled. */
   fault?: (request: { number: number; plane: Exchange['plane']; method: string; url: string }) => Fault | undefined
   /** Asked for each statement of a connection that is opened over the network while this is there, before the server sees it. */
