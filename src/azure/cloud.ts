@@ -59,6 +59,7 @@ const knownDomains = [
   'microsoftonline.com',
   'azure.net',
   'microsoftonline.us',
+  'microsoftonline.cn',
   'usgovcloudapi.net',
   'azure.us',
   'chinacloudapi.cn',
@@ -87,9 +88,9 @@ export function isAudienceOfKnownCloud(audience: string): boolean {
   return plain.includes('azureadtokenexchange') || (URL.canParse(plain) && isOfKnownCloud(new URL(plain)))
 }
 
-/** Whether two URLs have the same scheme, host and port. A text that is no URL has none. */
-export function isSameOrigin(one: string, other: string): boolean {
-  return URL.canParse(one) && URL.canParse(other) && new URL(one).origin === new URL(other).origin
+/** Whether two URLs have the same scheme, host and port; false when one is no URL. */
+export function isSameOrigin(one: unknown, other: string): boolean {
+  return typeof one === 'string' && URL.canParse(one) && URL.canParse(other) && new URL(one).origin === new URL(other).origin
 }
 
 interface MetadataDocument {
@@ -116,7 +117,7 @@ export async function discoverCloud(url: string, http: Http, signal: AbortSignal
   const documents = (Array.isArray(answer) ? answer : [answer]).filter(
     (each): each is MetadataDocument => typeof each === 'object' && each !== null,
   )
-  const document = documents.find((each) => isSameOrigin(String(each.resourceManager), url)) ?? documents[0] ?? {}
+  const document = documents.find((each) => isSameOrigin(each.resourceManager, url)) ?? documents[0] ?? {}
   const resourceManager = plainUrl(url, 'resourceManager', document.resourceManager ?? url)
   if (!isSameOrigin(resourceManager.href, url)) {
     throw unusable(url, `it describes the Resource Manager of ${resourceManager.origin}, and tokens would be sent there`)
@@ -177,9 +178,9 @@ function withoutSlashes(text: string): string {
   return text.slice(0, end)
 }
 
-/** A value of the description in a message: its first 100 characters. */
+/** A value of the description in a message: the first 100 characters of a text, else its type. */
 function shown(value: unknown): string {
-  return JSON.stringify(String(value).slice(0, 100))
+  return typeof value === 'string' ? JSON.stringify(value.slice(0, 100)) : `a value of type ${typeof value}`
 }
 
 function unusable(url: string, why: string): Failure {
