@@ -62,6 +62,12 @@ export function enterAzure(target: Target, context: SignInContext): Promise<Azur
 }
 
 /**
+ * Variables that turn on the logs of the SDKs, which contain whole requests with their tokens. They are read when an SDK is
+ * loaded. Only the runner would mask the tokens, and not those that are not known yet.
+ */
+const sdkLogVariables = ['AZURE_LOG_LEVEL', 'DEBUG']
+
+/**
  * Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way.
  * @param audience of the OIDC token; undefined when none is needed
  * @param requests how many requests to Resource Manager come at once: so many connections are opened ahead
@@ -94,6 +100,7 @@ async function enterCloud(
   // One after the other, and in between a turn for what is on the line: an SDK takes longer to load than a round trip.
   const turn = (): Promise<void> => new Promise((over) => setImmediate(over))
   await turn()
+  for (const name of sdkLogVariables) delete process.env[name]
   const { createHttp, createPipeline } = await import('./azure/pipeline.ts')
   await turn()
   const { signIn } = await import('./azure/credential.ts')

@@ -51,9 +51,16 @@ const assertionReuseMs = 3 * 60_000
 /** A token that expires sooner is replaced. */
 const renewBeforeMs = 5 * 60_000
 
+/**
+ * Variables with which the SDK signs in at another host than the cloud's. An earlier step can set them for the whole job, so
+ * they are removed where `tenant-id` and `client-id` say that only the inputs decide.
+ */
+const regionVariables = ['AZURE_REGIONAL_AUTHORITY_NAME', 'MSAL_FORCE_REGION']
+
 /** Prepares signing in; nothing is sent before the first token is asked for, but the OIDC token, which is asked for at once. */
 export function signIn(options: SignInOptions): Tokens {
   const { log, signal } = options
+  if (options.oidc !== undefined) for (const name of regionVariables) delete process.env[name]
   const remember = options.oidc === undefined ? undefined : remembered(options.idToken)
   let presenting: Promise<string> | undefined
   const assertion =
@@ -239,7 +246,7 @@ function checkAuthority(cloud: Cloud, ambient: AmbientLogin): void {
         : federatedTokenFile !== undefined
           ? 'AZURE_FEDERATED_TOKEN_FILE'
           : undefined
-  if (variable === undefined || cloud.wellKnown || isSameOrigin(authorityHost ?? '', cloud.authority)) return
+  if (variable === undefined || cloud.wellKnown || isSameOrigin(authorityHost, cloud.authority)) return
   throw new Failure({
     reason: 'credentials',
     code: 'login-of-another-cloud',
