@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -10,6 +11,7 @@ import { builtInRoles, readerName } from '../emulator/default-world.ts'
 import type { Emulator } from '../emulator/index.ts'
 import { passwordLogin } from '../emulator/postgres.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
+import { explain } from '../src/errors.ts'
 import { families, services } from '../src/services.ts'
 import {
   accountNamed,
@@ -211,6 +213,21 @@ describe('apply', () => {
       expect(verdict(server, { roleDefinitionName })).toBe(false)
     // Other actions of the same role are not what the condition is about.
     expect(allows(condition, 'Microsoft.DBforPostgreSQL/flexibleServers/write')).toBe(true)
+  })
+
+  test('the command that a refusal proposes has a condition that allows the same, and no deletion of other roles', () => {
+    const { objectId } = caller()
+    const text = `The client 'a' with object id '${objectId}' does not have authorization to perform action '${assigning}' over scope '/subscriptions/s'`
+    const { fix } = explain({ origin: 'azure', code: 'AuthorizationFailed', text }, { doing: 'testing' })
+    // As a shell takes it apart: the last argument is the condition.
+    const { stdout } = spawnSync('bash', ['-c', `az() { printf '%s' "\${@: -1}"; }; ${fix}`], { encoding: 'utf8' })
+    const allowed = (principalId: string, roleDefinitionName: string, principalType = 'ServicePrincipal'): boolean =>
+      allows(stdout, assigning, { principalId, roleDefinitionName, principalType })
+    for (const { role } of services) expect(allowed(randomUUID(), role.id)).toBe(true)
+    expect(allowed(objectId, builtInRoles.cognitiveServicesUser)).toBe(false)
+    expect(allowed(randomUUID(), builtInRoles.owner)).toBe(false)
+    expect(allowed(randomUUID(), builtInRoles.cognitiveServicesUser, 'Group')).toBe(false)
+    expect(allows(stdout, 'Microsoft.Authorization/roleAssignments/delete')).toBe(false)
   })
 
   test('its narrower form allows the identity of the server alone', () => {

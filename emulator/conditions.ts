@@ -77,12 +77,15 @@ function single(tokens: string[]): Expression {
     const actions = listOf(tokens.shift())
     return ({ action }) => actions.includes(action.toLowerCase())
   }
-  const attribute = attributes[/^@Request\[(.*)\]$/i.exec(token)?.[1]?.toLowerCase() ?? '']
+  const [, source = '', path = ''] = /^@(Request|Resource)\[(.*)\]$/i.exec(token) ?? []
+  const attribute = attributes[path.toLowerCase()]
   if (attribute === undefined) throw unknown(token)
   const name = tokens.shift() ?? ''
   const compare = operators[name.toLowerCase()]
   if (compare === undefined) throw unknown(name)
   const listed = listOf(tokens.shift())
+  // What is there already (@Resource) matters for deleting only, and the emulator's callers do not say what they delete.
+  if (source.toLowerCase() === 'resource') return () => false
   return ({ request }) => request !== undefined && compare(attribute(request).toLowerCase(), listed)
 }
 

@@ -3,6 +3,8 @@
  * reason, a cause and a fix. What the table does not know stays verbatim: nothing is guessed aloud.
  */
 
+import { services } from './services.ts'
+
 /** The values of the output `failure-reason`. */
 export type FailureReason =
   | 'none'
@@ -128,9 +130,11 @@ export interface Known {
   fix: (message: Message, at: Circumstances) => string
 }
 
+const accessAdministrator = 'Role Based Access Control Administrator'
+
 /** The least built-in role that holds an action: who lacks the action is told the role. */
 const leastRole: readonly [RegExp, string][] = [
-  [/^microsoft\.authorization\/roleassignments\/(write|delete)$/i, 'Role Based Access Control Administrator'],
+  [/^microsoft\.authorization\/roleassignments\/write$/i, accessAdministrator],
   [/^microsoft\.authorization\/.*read$/i, 'Reader'],
   [/^microsoft\.dbforpostgresql\/.*\/read$/i, 'Reader'],
   [/^microsoft\.dbforpostgresql\//i, 'Contributor'],
@@ -150,6 +154,27 @@ function denied(text: string): { action: string; scope: string; principal: strin
     scope: linked?.[2] ?? /over scope '([^'"`$\\\n]+)'/i.exec(text)?.[1] ?? 'the scope that Azure names',
     principal: /object id '([\w-]+)'/i.exec(text)?.[1] ?? 'OBJECT-ID-OF-THE-CALLER',
   }
+}
+
+/**
+ * The condition that lets a principal assign the roles of azure_ai to other service principals, and nothing else.
+ * Without it the role would let its holder make everybody owner, itself included.
+ */
+function assignmentCondition(principal: string): string {
+  const attribute = (name: string): string => `@Request[Microsoft.Authorization/roleAssignments:${name}]`
+  const roles = [...new Set(services.map(({ role }) => role.id))].sort().join(', ')
+  const unless = (action: string): string => `!(ActionMatches{'Microsoft.Authorization/roleAssignments/${action}'})`
+  return [
+    `((${unless('write')}) OR (${attribute('RoleDefinitionId')} ForAnyOfAnyValues:GuidEquals {${roles}} AND`,
+    `(${attribute('PrincipalType')} ForAnyOfAnyValues:StringEqualsIgnoreCase {'ServicePrincipal'} AND`,
+    `${attribute('PrincipalId')} ForAnyOfAllValues:GuidNotEquals {${principal}}))) AND`,
+    `((${unless('delete')}) OR (${attribute('RoleDefinitionId').replace('Request', 'Resource')} ForAnyOfAnyValues:GuidEquals {${roles}}))`,
+  ].join(' ')
+}
+
+/** One argument of a POSIX shell, whatever the text contains. */
+function quotedForShell(text: string): string {
+  return `'${text.replaceAll("'", `'"'"'`)}'`
 }
 
 /** `--name N --resource-group G` of a resource id, as az wants it. */
@@ -176,7 +201,11 @@ export const known: readonly Known[] = [
     fix: ({ text }) => {
       const { action, scope, principal } = denied(text)
       const role = leastRole.find(([pattern]) => pattern.test(action))?.[1] ?? 'Contributor'
-      return `az role assignment create --assignee-object-id ${principal} --assignee-principal-type ServicePrincipal --role "${role}" --scope "${scope}"`
+      const condition =
+        role === accessAdministrator
+          ? ` --condition-version 2.0 --condition ${quotedForShell(assignmentCondition(principal))}`
+          : ''
+      return `az role assignment create --assignee-object-id ${principal} --assignee-principal-type ServicePrincipal --role "${role}" --scope "${scope}"${condition}`
     },
   },
   {
