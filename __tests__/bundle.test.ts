@@ -1,9 +1,10 @@
 /** What of the built action needs no PostgreSQL: the tests that run on Windows as well. */
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, isAbsolute, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { installAz } from '../emulator/az.ts'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
 
@@ -81,15 +82,9 @@ test('a database that cannot be reached is told as such', async () => {
 
 test("az's session, where az is a batch file and where it is a script", async () => {
   const deployer = emulator.world.principals.find(({ clientId }) => clientId !== undefined)
-  const { token, expiresAt } = await emulator.issueToken(deployer?.objectId ?? '', emulator.url)
+  const token = await emulator.issueToken(deployer?.objectId ?? '', emulator.url)
   const bin = join(folder, 'bin')
-  await mkdir(bin)
-  const program = join(bin, 'az.mjs')
-  const answer = { accessToken: token, expires_on: Math.floor(expiresAt.getTime() / 1_000), tokenType: 'Bearer' }
-  await writeFile(program, `console.log(${JSON.stringify(JSON.stringify(answer))})\n`)
-  await writeFile(join(bin, 'az.cmd'), `@"${process.execPath}" "${program}" %*\r\n`)
-  await writeFile(join(bin, 'az'), `#!/bin/sh\nexec '${process.execPath}' '${program}' "$@"\n`)
-  await chmod(join(bin, 'az'), 0o755)
+  installAz(bin, { tenantId: emulator.world.tenantId, tokens: { [emulator.url]: token } })
   const path = [bin, dirname(process.execPath), process.env['PATH']].join(delimiter)
   const result = await run(
     { part: 'azure', mode: 'check', 'tenant-id': '', 'client-id': '', 'fail-on-drift': 'false' },

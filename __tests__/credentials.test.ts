@@ -1,5 +1,5 @@
 import { createPrivateKey, randomUUID } from 'node:crypto'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { type AzSession, installAz } from '../emulator/az.ts'
 import { deployerName } from '../emulator/default-world.ts'
 import { oidcAudience, postgresAudience } from '../emulator/entra.ts'
 import type { Emulator } from '../emulator/index.ts'
@@ -96,38 +97,15 @@ const principal = (more: Record<string, string>) => ({
   ...more,
 })
 
-/** An az that has a session of the deployer. */
-function azOnPath(session: { signedIn: boolean }): string {
+/** A folder for PATH with an az that has a session of the deployer, or none. */
+async function azOnPath({ signedIn }: { signedIn: boolean }): Promise<string> {
   const bin = mkdtempSync(join(folder, 'bin-'))
-  const tokens = join(bin, 'tokens.json')
-  writeFileSync(
-    join(bin, 'az.mjs'),
-    `import { readFileSync } from 'node:fs'
-const [group, command] = process.argv.slice(2)
-if (group !== 'account' || !${session.signedIn}) {
-  console.error("ERROR: Please run 'az login' to setup account.")
-  process.exit(1)
-}
-if (command === 'show') console.log(JSON.stringify({ environmentName: 'AzureCloud', tenantId: '${emulator.world.tenantId}' }))
-else {
-  const resource = process.argv[process.argv.indexOf('--resource') + 1]
-  const found = JSON.parse(readFileSync(${JSON.stringify(tokens)}, 'utf8'))[resource.replace(/\\/+$/, '')]
-  console.log(JSON.stringify({ accessToken: found.token, expires_on: Math.floor(found.at / 1000), tokenType: 'Bearer' }))
-}
-`,
-  )
-  writeFileSync(join(bin, 'az'), `#!/bin/sh\nexec '${process.execPath}' '${join(bin, 'az.mjs')}' "$@"\n`)
-  chmodSync(join(bin, 'az'), 0o755)
-  return bin
-}
-
-async function giveTokens(bin: string): Promise<void> {
-  const found: Record<string, { token: string; at: number }> = {}
+  const tokens: AzSession['tokens'] = {}
   for (const audience of [emulator.url, postgresAudience]) {
-    const issued = await emulator.issueToken(deployer().objectId, audience)
-    found[audience] = { token: issued.token, at: issued.expiresAt.getTime() }
+    tokens[audience] = await emulator.issueToken(deployer().objectId, audience)
   }
-  writeFileSync(join(bin, 'tokens.json'), JSON.stringify(found))
+  installAz(bin, signedIn ? { tenantId: emulator.world.tenantId, tokens } : undefined)
+  return bin
 }
 
 describe('each way of signing in, through the SDK', () => {
@@ -181,8 +159,7 @@ describe('each way of signing in, through the SDK', () => {
   })
 
   test("az's session, for Azure and for the database", async () => {
-    const bin = azOnPath({ signedIn: true })
-    await giveTokens(bin)
+    const bin = await azOnPath({ signedIn: true })
     const result = await job({ ...withoutOidc, part: 'all' }, { PATH: bin })
     expectSignedIn(result, "az's session (azure/login)")
     expect(result.log).toContain(`as "${deployerName}"`)
@@ -220,7 +197,7 @@ describe('each way of signing in, through the SDK', () => {
     ['no az at all', () => ''],
     ['an az without a session', () => azOnPath({ signedIn: false })],
   ])('none, with %s: one message that lists the ways, at once', async (_, bin) => {
-    const path = bin()
+    const path = await bin()
     const result = await job(withoutOidc, path === '' ? {} : { PATH: path })
     const failure = onlyFailure(result)
     expect(failure.code).toBe('no-login')
