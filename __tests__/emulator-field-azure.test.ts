@@ -1,6 +1,7 @@
 /** What the field shows of Resource Manager and identities, seen in the emulator directly. The action's own tests build on these states. */
 import { readFileSync } from 'node:fs'
 import { request as httpsRequest } from 'node:https'
+import { connect, type TLSSocket } from 'node:tls'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { deployerName } from '../emulator/default-world.ts'
 import type { Refusal, Switches } from '../emulator/world.ts'
@@ -15,6 +16,7 @@ import {
   principalNamed,
   putSettings,
   serverOf,
+  until,
   workWithKeys,
 } from './support.ts'
 
@@ -271,4 +273,25 @@ test('a deployment that is listed may be unknown to the service for a time', asy
   )
   deployment.createdAt -= 300_000
   expect(await askEmbedding(emulator, 'app')).toBe(1536)
+})
+
+test('a connection that was opened ahead of time and not used is answered with 408, one in use is not', async () => {
+  world.delays.unusedConnection = 400
+  const open = (): TLSSocket =>
+    connect({ port: Number(new URL(emulator.url).port), host: '127.0.0.1', servername: 'localhost', ca })
+  let answer = ''
+  for await (const chunk of open().setEncoding('utf8')) answer += chunk
+  expect(answer).toMatch(/^HTTP\/1\.1 408 Request Timeout\r\n/)
+  const used = open()
+  let first = ''
+  used.setEncoding('utf8').on('data', (chunk: string) => {
+    first += chunk
+  })
+  used.write('GET /metadata/endpoints?api-version=2022-09-01 HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  await until(() => first !== '')
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  expect(first).toMatch(/^HTTP\/1\.1 200 OK\r\n/)
+  expect(first).not.toContain('408')
+  expect(used.readyState).toBe('open')
+  used.destroy()
 })

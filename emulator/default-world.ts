@@ -172,6 +172,7 @@ function defaultDelays(): Delays {
     allowListPropagation: 0,
     deploymentPropagation: 0,
     firewallPropagation: 0,
+    unusedConnection: Number.POSITIVE_INFINITY,
     inference: 5,
   }
 }

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Authority } from './certificates.ts'
 import type { Exchange, Fault, World } from './world.ts'
 
@@ -48,6 +48,7 @@ export async function listen(options: {
   const onRequest = async (message: IncomingMessage, response: ServerResponse): Promise<void> => {
     const number = ++count
     const { world } = options
+    clearTimeout(silent.get(message.socket))
     const method = message.method ?? 'GET'
     // Clients that prefix a scope with a slash of their own send `//subscriptions`, which Resource Manager accepts.
     const path = (message.url ?? '/').replace(/^\/+/, '/')
@@ -147,6 +148,7 @@ export async function listen(options: {
     // Longer than any client's pool keeps a connection, or it would be closed under a request now and then.
     server.keepAliveTimeout = 120_000
     server.on('tlsClientError', () => {})
+    server.on('secureConnection', (socket) => giveUpOnSilence(socket, options.world.delays.unusedConnection))
     return server
   }
 
@@ -171,6 +173,20 @@ export async function listen(options: {
       },
     }
   }
+}
+
+/** Timers of connections over which no request has come yet. */
+const silent = new WeakMap<object, NodeJS.Timeout>()
+
+/** A connection that was opened ahead of time and not used is answered with 408 and closed, as servers do. */
+function giveUpOnSilence(socket: Socket, limit: number): void {
+  if (!Number.isFinite(limit)) return
+  const timer = setTimeout(
+    () => socket.end('HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'),
+    limit,
+  )
+  silent.set(socket, timer)
+  socket.once('close', () => clearTimeout(timer))
 }
 
 /** Thrown by handlers to end a request with this reply. */

@@ -177,6 +177,8 @@ export interface Delays {
   deploymentPropagation: number
   /** How long after a firewall change the server obeys it. */
   firewallPropagation: number
+  /** How long an HTTPS connection may be open before its first request; then it is answered with 408 and closed. `Infinity`: for ever. */
+  unusedConnection: number
   /** How long a test function takes at the service. */
   inference: number
 }
