@@ -2,6 +2,7 @@
  * The inputs, parsed and validated in one place: all problems together, each naming its input and what was expected,
  * before any request is sent.
  */
+import { accessRoles } from './access-roles.ts'
 import { isAudienceOfKnownCloud, knownCloud } from './azure/cloud.ts'
 import { Failure } from './errors.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
@@ -137,13 +138,6 @@ const longest = 65_536
 
 /** The known clouds, in lower case. */
 export const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
-
-/** Built-in roles that can assign roles, by id. The server's identity never needs one, and with one it could get any right at its scope. */
-const accessRoles: ReadonlyMap<string, string> = new Map([
-  ['8e3af657-a8ff-443c-a75c-2fe8c4bcb635', 'Owner'],
-  ['18d7d88d-d35e-4fb5-a5c3-7773c20a72d9', 'User Access Administrator'],
-  ['f58310d9-a9f6-439a-9e8d-f62e7b41a168', 'Role Based Access Control Administrator'],
-])
 
 /** Where the key of each family is given. */
 const keyInputs: Readonly<Record<FamilyName, InputName>> = {

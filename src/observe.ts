@@ -1,6 +1,6 @@
 /** Looks at everything at once: the server and its surroundings, the resources, the role assignments, then the databases. */
 import type { ResourceManager } from './azure/resource-manager.ts'
-import { type Failure, Failures, failuresOf } from './errors.ts'
+import { Failure, Failures, failuresOf } from './errors.ts'
 import { accountToAsk, type Given, type Inputs } from './inputs.ts'
 import {
   type Administrator,
@@ -16,7 +16,7 @@ import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '
 import type { Connector } from './postgres/connection.ts'
 import { most } from './postgres/slots.ts'
 import { mapLimited, retrying } from './retry.ts'
-import type { Resource, ServiceName } from './services.ts'
+import { type Resource, type ServiceName, serviceNamed } from './services.ts'
 
 /** What Resource Manager shows; the databases come later, when it is known where and as whom to connect. */
 export type Surroundings = Omit<Observed, 'databases'>
@@ -43,7 +43,11 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
   const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
   const perService = inputs.given.map(async (given) => {
     const { service } = given
-    const [found, assignments] = await Promise.all([resourceOf(given), assignmentsAt(given)])
+    const [found, assignments] = await Promise.all([
+      resourceOf(given),
+      assignmentsAt(given),
+      withRoles ? collected(refuseAccessRole(given, azure)) : undefined,
+    ])
     return { service, found, assignments }
   })
   const [server, administrators, allowList, replicas, ...services] = await Promise.all([
@@ -94,6 +98,22 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     })),
     failures,
   }
+}
+
+/**
+ * A custom role may do what it likes: one that can assign roles is refused like the built-in ones.
+ * @throws {Failure} `input`
+ */
+async function refuseAccessRole({ service, resource, roleId }: Given, azure: ResourceManager): Promise<void> {
+  const { role } = serviceNamed(service)
+  if (roleId === role.id || (await azure.roleCanAssignRoles(resource.id, roleId)) !== true) return
+  throw new Failure({
+    reason: 'input',
+    code: 'role-assigns-roles',
+    title: 'A role of the inputs can assign roles',
+    detail: `Role ${roleId} (\`${service}-role\`) permits writing role assignments or role definitions: whoever controls the server could give itself any right on ${resource.name}.`,
+    fix: `az role definition list --name ${roleId} --query "[].permissions"   # remove Microsoft.Authorization from its actions, or leave \`${service}-role\` out for ${role.name}`,
+  })
 }
 
 /** The assignments at each named resource, for replicas in a part that does not look at roles otherwise. */

@@ -1,7 +1,8 @@
 /** Resource Manager as this action uses it: the server, its surroundings, role assignments and AI resources. */
 import { createHash } from 'node:crypto'
+import { canAssignRoles, type RolePermission } from '../access-roles.ts'
 import type { Circumstances, FailureFacts } from '../errors.ts'
-import { Failure } from '../errors.ts'
+import { describe, Failure } from '../errors.ts'
 import { verdictOn } from '../http.ts'
 import type { ResourceId } from '../inputs.ts'
 import type { Log } from '../log.ts'
@@ -35,6 +36,8 @@ export interface ResourceManager {
   roleAssignments(scope: string): Promise<readonly RoleAssignment[]>
   /** Assignments that reach the principal through its groups, at the scope and above it. */
   groupAssignments(scope: string, principalId: string): Promise<readonly RoleAssignment[]>
+  /** Whether a role definition can assign roles; undefined when it could not be read. */
+  roleCanAssignRoles(scope: string, roleId: string): Promise<boolean | undefined>
   firewallRules(): Promise<readonly FirewallRule[]>
   createFirewallRule(rule: string, address: string): Promise<void>
   /** True when there was one to delete. */
@@ -85,6 +88,9 @@ interface KeysBody {
   key2?: string
   primaryKey?: string
   secondaryKey?: string
+}
+interface RoleDefinitionBody {
+  properties?: { permissions?: RolePermission[] }
 }
 interface DeploymentsBody {
   value?: { name?: string; properties?: { model?: { name?: string }; capabilities?: Record<string, string> } }[]
@@ -290,6 +296,19 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       return found
         .filter((each) => each.principalId.toLowerCase() !== principalId.toLowerCase())
         .map((each) => ({ ...each, reaches: principalId }))
+    },
+
+    roleCanAssignRoles: async (scope, roleId) => {
+      const id = `${scope}/providers/Microsoft.Authorization/roleDefinitions/${roleId}`
+      try {
+        const { properties } = (await read(id, '2022-04-01', 'reading a role definition')) as RoleDefinitionBody
+        return canAssignRoles(properties?.permissions ?? [])
+      } catch (error) {
+        if (signal.aborted) throw signal.reason
+        // Not every identity that may assign the role may read its definition.
+        log.debug(`Role ${roleId} was not looked into: ${describe(error)}`)
+        return undefined
+      }
     },
 
     firewallRules: () =>
