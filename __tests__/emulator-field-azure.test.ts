@@ -83,7 +83,7 @@ function state(): string {
   return JSON.stringify({ own, configurations, firewallRules, restarts, name })
 }
 
-describe('a write that is turned down', () => {
+describe('a write that is refused', () => {
   const spellings: [code: string, status: number, text: string][] = [
     ['ServerIsBusy', 409, "Cannot complete operation because server 'pg-contoso' is busy processing another operation."],
     ['ServerBusy', 409, "Server 'pg-contoso' is busy with another operation. Please try again later."],

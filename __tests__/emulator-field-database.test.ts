@@ -121,7 +121,7 @@ describe('a host that leads nowhere', () => {
   test.each([
     ['dns', 'could not resolve host: trial.invalid'],
     ['proxy', '502: <html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>'],
-    ['wildcard', '404: Resource not found: Subdomain does not map to a resource.'],
+    ['wildcard', '404: Subdomain does not map to a resource.'],
     ['silence', 'request timed out after 2000 ms'],
   ] as const)('is answered as the network does: %s', async (deadHost, text) => {
     await turn({ deadHost, wording: 'wrapped' })
@@ -130,13 +130,10 @@ describe('a host that leads nowhere', () => {
     expect(performance.now() - since).toBeGreaterThanOrEqual(deadHost === 'silence' ? 1_990 : 0)
   })
 
-  test.each(['own', 'wrapped'] as const)(
-    'in words nobody has seen, with a number, whatever the wording is: %s',
-    async (wording) => {
-      await turn({ deadHost: 'unfamiliar', wording })
-      expect(await failing(value(embed))).toBe('XX000 E-5041 upstream gone (500)')
-    },
-  )
+  test.each(['own', 'wrapped'] as const)('in unfamiliar words with a number, whatever the wording is: %s', async (wording) => {
+    await turn({ deadHost: 'unfamiliar', wording })
+    expect(await failing(value(embed))).toBe('XX000 E-5041 upstream gone (500)')
+  })
 })
 
 describe('create_embeddings is IMMUTABLE', () => {

@@ -185,7 +185,7 @@ async function authenticateAccount(
   return objectId
 }
 
-/** API Management in front of a service wants a key of its own, which nobody here has. */
+/** API Management in front of a service requires a key of its own, which is not emulated. */
 function gatewayRefusal(): HttpError {
   const message =
     'Access denied due to missing subscription key. Make sure to include subscription key when making requests to an API.'

@@ -16,7 +16,7 @@ export interface AzSession {
   cached?: string[]
 }
 
-/** Writes the program into the folder, or gives the one in it another session; `undefined`: nobody has signed in. */
+/** Writes the program into the folder, or gives the one in it another session; `undefined`: no session. */
 export function installAz(folder: string, session: AzSession | undefined): void {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'session.json'), JSON.stringify(session ?? null))

@@ -144,7 +144,7 @@ export function serveCalls(options: CallsOptions): () => void {
       case 'proxy':
         return { status: 502, body: '<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>' }
       case 'wildcard': {
-        const error = { code: '404', message: 'Resource not found: Subdomain does not map to a resource.' }
+        const error = { code: 'ResourceNotFound', message: 'Subdomain does not map to a resource.' }
         return { status: 404, body: JSON.stringify({ error }) }
       }
       case 'silence':

@@ -18,7 +18,7 @@ const known: Record<string, { status: number; message: string } | undefined> = {
     status: 409,
     message: 'The Azure Active Directory operation cannot be performed when the server {name} is not accessible.',
   },
-  // The text is a template that nobody filled in, and is seen in this form.
+  // The service forgets to fill in its template.
   OperationFailed: { status: 500, message: '{0}' },
   RequestDisallowedByPolicy: {
     status: 403,

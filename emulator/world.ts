@@ -67,7 +67,7 @@ export interface Server {
   readsWithoutPrincipal?: number
 }
 
-/** A write that Resource Manager turns down, though nothing is wrong with it. */
+/** A write that Resource Manager refuses, though nothing is wrong with it. */
 export interface Refusal {
   write: 'server' | 'configuration' | 'firewallRule' | 'firewallRuleDelete' | 'restart' | 'roleAssignment'
   /** For instance `ServerBusy`. Status and text follow from the codes that the emulator knows. */
@@ -199,12 +199,12 @@ export interface Switches {
   throwOnErrorDefault: boolean
   /**
    * How azure_ai words the failure of a request: in a sentence of the emulator's own; as `SCHEMA.FUNCTION: STATUS: MESSAGE`, as it was
-   * seen once, with the service's error code before the message or without; or in words nobody has seen that contain misleading numbers.
+   * seen once, with the service's error code before the message or without; or in unfamiliar words with misleading numbers.
    */
   wording: 'own' | 'wrapped' | 'wrapped-with-codes' | 'unfamiliar-numbers'
   /**
    * What becomes of a request to a host under `.invalid`: the name is not resolved; a proxy answers 502; a wildcard in the DNS leads to
-   * the services, which answer 404; nothing comes until the timeout; or an error in words nobody has seen that contain a number.
+   * the services, which answer 404; nothing comes until the timeout; or an error in unfamiliar words with a number.
    */
   deadHost: 'dns' | 'proxy' | 'wildcard' | 'silence' | 'unfamiliar'
   /** The Language service refuses sentiment analysis as retired (410); detecting the language works. */
@@ -315,7 +315,7 @@ export interface World {
   roleAssignments: RoleAssignment[]
   delays: Delays
   switches: Switches
-  /** Writes that are turned down, in the order in which they are met; each is taken off the list when it was. */
+  /** Writes that Resource Manager refuses although nothing is wrong with them; each entry meets the next write of its kind. */
   refusals?: Refusal[]
   /** Asked for each request (number counted over all planes) before it is handled. */
   fault?: (request: { number: number; plane: Exchange['plane']; method: string; url: string }) => Fault | undefined
