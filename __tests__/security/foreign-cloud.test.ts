@@ -11,9 +11,10 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { deployerName } from '../../emulator/default-world.ts'
 import { type Emulator, startEmulator } from '../../emulator/index.ts'
-import { type JobResult, runJob } from '../../emulator/runner.ts'
+import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import { discoverCloud, isAudienceOfKnownCloud } from '../../src/azure/cloud.ts'
 import type { Http } from '../../src/azure/pipeline.ts'
+import { postState } from '../../src/post-state.ts'
 import { principalNamed } from '../support.ts'
 import { describedBy, type HostileHost, startHostileHost } from './hostile-host.ts'
 
@@ -262,6 +263,24 @@ console.log(JSON.stringify({ environmentName: 'AzureCloud', accessToken: 'a-toke
     } finally {
       endpoint.close()
     }
+  })
+})
+
+describe('the post step, whose state names the host', () => {
+  const app = { 'tenant-id': 'contoso.example', 'client-id': randomUUID() }
+  test.each([
+    ['an OIDC token without an audience', { ...app, audience: '' }],
+    ['an OIDC token for Azure', { ...app, audience: 'api://AzureADTokenExchange' }],
+    ["a client secret that is Azure's", { 'tenant-id': '', 'client-id': '', audience: '' }],
+  ])('%s: it is not sent there', async (_, login) => {
+    const rule = 'gha-aipg-1000000000-0123456789ab'
+    const state = { rule, created: true, server: emulator.inputs['server'], environment: hostile.url, ...login }
+    const env = { ...emulator.env, ...principal({ AZURE_CLIENT_SECRET: 'a-secret-of-azure' }), AZURE_AUTHORITY_HOST: '' }
+    const post = await runPost({ [postState]: JSON.stringify(state) }, { env })
+    expect([post.code, post.raw]).toEqual([0, expect.stringContaining('::warning title=A firewall rule was left behind::')])
+    expectNothingReceived('a-secret-of-azure')
+    expect(audiencesRequested()).toEqual([])
+    await post.remove()
   })
 })
 
