@@ -140,6 +140,18 @@ test('docs/proof.md names tests that exist', () => {
   expect(named.filter((file) => !existsSync(join(root, '__tests__', file)))).toEqual([])
 })
 
+test('README.md and SECURITY.md say which inputs must be trusted, and what the events of strangers mean', () => {
+  const [, trusted = ''] = /^## Which inputs must be trusted\?\n([\s\S]*?)^## /m.exec(readme) ?? []
+  for (const input of ['environment', 'database-host', 'server', 'openai', 'runner-ip', '*-role', '*-key'])
+    expect(trusted).toContain(`\`${input}\``)
+  for (const [, name = ''] of trusted.matchAll(/`([\w-]+)`(?=[^|\n]*\| )/g))
+    expect([name, Object.keys(action.inputs)]).toEqual([name, expect.arrayContaining([name])])
+  for (const event of ['pull_request_target', 'issue_comment', 'workflow_run']) {
+    expect(trusted).toContain(event)
+    expect(read('SECURITY.md')).toContain(event)
+  }
+})
+
 test('docs/emulator.md tells every switch and every delay', () => {
   const world = read('emulator/world.ts')
   const members = (name: string): string[] => {
