@@ -122,39 +122,47 @@ test('the summary: no value becomes markup, a link, a mention or a row; each can
 
 test('an issue and a comment: what others say stands in code, where nobody is mentioned; the title holds a name only', () => {
   fc.assert(
-    fc.property(report, report, fc.boolean(), hostileText, (given, before, namesOnly, address) => {
-      const runUrl = 'https://github.example/contoso/shop/actions/runs/1'
-      for (const writing of [
-        { namesOnly, runUrl },
-        { namesOnly, runUrl: address },
-      ]) {
-        const earlier = driftIssue(before, driftOf(before, undefined), { namesOnly, runUrl }).state
-        const drift = driftOf(given, earlier)
-        const issue = driftIssue(given, drift, writing)
-        expect(issue.title).toMatch(/^Drift: [\w.-]{0,63} is not as its workflow asks$/)
-        const gone = driftGone(given, writing)
-        expect(driftState(issue.body, given.server.id)).toEqual(issue.state)
-        const all = [
-          issue.body,
-          gone.body,
-          planComment(given, writing),
-          returnedComment(drift, writing),
-          goneComment(given, writing),
-        ]
-        for (const body of [...all, changedComment(drift, earlier, writing)]) {
-          const links = writing.runUrl === runUrl || !URL.canParse(address) ? [runUrl] : [linkOf(address)]
-          // What our own comment of one line hides is no markup of others.
-          const page = read(body.replaceAll(/^<!-- azure-ai-postgres-identity (drift|plan) [0-9a-f. ]+ -->$/gm, ''), links)
-          expect(page.elements).not.toContain('h2')
-          expect(body.length).toBeLessThanOrEqual(65_536)
+    fc.property(
+      report,
+      report,
+      fc.boolean(),
+      hostileText,
+      fc.array(hostileText),
+      (given, before, namesOnly, address, databases) => {
+        const runUrl = 'https://github.example/contoso/shop/actions/runs/1'
+        const coverage = { server: given.server.id, part: 'all', services: ['openai', 'translator'], databases } as const
+        for (const writing of [
+          { namesOnly, runUrl },
+          { namesOnly, runUrl: address },
+        ]) {
+          const earlier = driftIssue(before, coverage, driftOf(before, []), { namesOnly, runUrl }).state
+          const drift = driftOf(given, earlier.steps)
+          const issue = driftIssue(given, coverage, drift, writing)
+          expect(issue.title).toMatch(/^[\w.-]{0,63} has drifted: (\d+ )?databases?[\p{L}\p{N}_., -]* \(openai, translator\)$/u)
+          expect(issue.title.length).toBeLessThanOrEqual(256)
+          expect(driftState(issue.body, given.server.id)).toEqual(issue.state)
+          const all = [
+            issue.body,
+            driftGone(given, earlier.mark, coverage, writing),
+            planComment(given, coverage, writing),
+            returnedComment(drift, writing),
+            goneComment(given, writing),
+          ]
+          for (const body of [...all, changedComment(drift, earlier, writing)]) {
+            const links = writing.runUrl === runUrl || !URL.canParse(address) ? [runUrl] : [linkOf(address)]
+            // What our own comment of one line hides is no markup of others.
+            const page = read(body.replaceAll(/^<!-- azure-ai-postgres-identity (drift|plan) [0-9a-z.= -]+ -->$/gm, ''), links)
+            expect(page.elements).not.toContain('h2')
+            expect(body.length).toBeLessThanOrEqual(65_536)
+          }
+          if (!namesOnly) {
+            const page = read(planComment(given, coverage, { namesOnly, runUrl }).replaceAll(/<!--.*-->/g, ''), [runUrl])
+            for (const each of given.steps) if (each.detail !== '') expect(shows(page, each.detail)).toBe(true)
+            for (const each of given.findings) expect(shows(page, each.title)).toBe(true)
+          }
         }
-        if (!namesOnly) {
-          const page = read(planComment(given, { namesOnly, runUrl }).replaceAll(/<!--.*-->/g, ''), [runUrl])
-          for (const each of given.steps) if (each.detail !== '') expect(shows(page, each.detail)).toBe(true)
-          for (const each of given.findings) expect(shows(page, each.title)).toBe(true)
-        }
-      }
-    }),
+      },
+    ),
     runs(25),
   )
 })

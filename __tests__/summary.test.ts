@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { keyValues } from '../emulator/runner.ts'
+import { coverageOf } from '../src/coverage.ts'
 import { changedComment, driftIssue, driftOf, driftState, planComment } from '../src/drift-report.ts'
 import { Failure, type FailureFacts } from '../src/errors.ts'
 import { plain } from '../src/github/runner.ts'
@@ -257,12 +258,12 @@ describe('the summary', () => {
     expect(Buffer.byteLength(summary(made))).toBeLessThan(1024 * 1024)
     for (const namesOnly of [true, false]) {
       const writing = { namesOnly, runUrl: 'https://github.com/contoso/shop/actions/runs/1' }
-      const { body, state } = driftIssue(made, driftOf(made, undefined), writing)
+      const coverage = coverageOf(inputs)
+      const { body, state } = driftIssue(made, coverage, driftOf(made, []), writing)
       expect(body.length).toBeLessThan(65_536)
       expect(driftState(body, made.server.id)).toEqual(state)
-      expect(planComment(made, writing).length).toBeLessThan(65_536)
-      const nothing = { fingerprint: '', steps: [] }
-      expect(changedComment(driftOf(made, nothing), nothing, writing).length).toBeLessThan(65_536)
+      expect(planComment(made, coverage, writing).length).toBeLessThan(65_536)
+      expect(changedComment(driftOf(made, []), { steps: [] }, writing).length).toBeLessThan(65_536)
     }
   })
 
@@ -270,7 +271,7 @@ describe('the summary', () => {
     const { inputs, journal } = manyDatabases()
     for (const step of journal.steps.filter(({ kind }) => kind === 'setting')) journal.mark(step.id, 'different')
     const made = reportOf(inputs, journal)
-    const { body } = driftIssue(made, driftOf(made, undefined), { namesOnly: false, runUrl: '' })
+    const { body } = driftIssue(made, coverageOf(inputs), driftOf(made, []), { namesOnly: false, runUrl: '' })
     expect(body).toContain('in 200 databases: ')
     expect(body).not.toContain('left out here')
   })

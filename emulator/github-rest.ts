@@ -1,9 +1,9 @@
-/** GitHub's REST API for one repository, below `/github/api`: what a job does with issues and comments. */
-import { randomBytes, randomUUID } from 'node:crypto'
+/** GitHub's REST API for one repository, below `/github/api`: issues and comments, and whose token it is (GraphQL as well). */
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
 import type { GitHubAuthor, GitHubComment, GitHubIssue, World } from './world.ts'
 
-const bot: GitHubAuthor = { login: 'github-actions[bot]', type: 'Bot', association: 'NONE' }
+const bot: GitHubAuthor = { login: 'github-actions[bot]', id: 41898282, type: 'Bot', association: 'NONE' }
 const longestBody = 65_536
 const longestTitle = 256
 
@@ -12,7 +12,8 @@ export function createGitHubRest(world: World, url: string): Handler {
   const { github } = world
   github.token ??= `ghs_${randomBytes(18).toString('hex')}`
   github.issues ??= []
-  const issues = github.issues
+  // Read each time: a test may replace the list.
+  const issues = (): GitHubIssue[] => (github.issues ??= [])
   let lastComment = 2_400_000_000
 
   const now = (): string => new Date().toISOString().replace(/\.\d+Z$/, 'Z')
@@ -31,7 +32,12 @@ export function createGitHubRest(world: World, url: string): Handler {
   }
 
   const web = (): string => `${url}/${github.repository}`
-  const showUser = ({ login, type }: GitHubAuthor) => ({ login, type, id: 41898282, site_admin: false })
+  const showUser = (author: GitHubAuthor) => ({
+    login: author.login,
+    id: idOf(author),
+    type: author.type,
+    site_admin: false,
+  })
   const showIssue = (issue: GitHubIssue) => ({
     id: 3_100_000_000 + issue.number,
     number: issue.number,
@@ -45,7 +51,8 @@ export function createGitHubRest(world: World, url: string): Handler {
     user: showUser(issue.author),
     author_association: issue.author.association,
     comments: issue.comments.length,
-    locked: false,
+    locked: issue.locked ?? false,
+    active_lock_reason: null,
     created_at: issue.createdAt,
     updated_at: issue.updatedAt,
     closed_at: issue.state === 'closed' ? issue.updatedAt : null,
@@ -63,12 +70,12 @@ export function createGitHubRest(world: World, url: string): Handler {
   })
 
   const issueNumbered = (number: string): GitHubIssue => {
-    const issue = issues.find((each) => each.number === Number(number))
+    const issue = issues().find((each) => each.number === Number(number))
     if (issue === undefined) throw refusal(404, 'Not Found')
     return issue
   }
   const commentWithId = (id: string): { issue: GitHubIssue; comment: GitHubComment } => {
-    for (const issue of issues) {
+    for (const issue of issues()) {
       const comment = issue.comments.find((each) => each.id === Number(id))
       if (comment !== undefined) return { issue, comment }
     }
@@ -138,7 +145,7 @@ export function createGitHubRest(world: World, url: string): Handler {
       (request) =>
         page(
           request,
-          [...new Set(issues.flatMap((issue) => issue.labels))].sort().map((name) => ({ name, color: 'ededed' })),
+          [...new Set(issues().flatMap((issue) => issue.labels))].sort().map((name) => ({ name, color: 'ededed' })),
         ),
     ],
     [
@@ -152,7 +159,7 @@ export function createGitHubRest(world: World, url: string): Handler {
         const labels = (query.get('labels') ?? '').split(',').filter((each) => each !== '')
         const order = query.get('direction') === 'asc' ? 1 : -1
         const by = (issue: GitHubIssue): string => (query.get('sort') === 'updated' ? issue.updatedAt : '')
-        const found = issues
+        const found = issues()
           .filter((issue) => state === 'all' || issue.state === state)
           .filter((issue) => labels.every((label) => issue.labels.some((each) => each.toLowerCase() === label.toLowerCase())))
           .sort((a, b) => order * (by(a).localeCompare(by(b)) || a.number - b.number))
@@ -169,7 +176,7 @@ export function createGitHubRest(world: World, url: string): Handler {
         const title = textOf(body, 'title', 'Issue', longestTitle)
         if (title === undefined || title === '') throw invalid('Issue', 'title', 'missing_field')
         const issue: GitHubIssue = {
-          number: Math.max(0, ...issues.map((each) => each.number)) + 1,
+          number: Math.max(0, ...issues().map((each) => each.number)) + 1,
           title,
           body: textOf(body, 'body', 'Issue', longestBody) ?? '',
           state: 'open',
@@ -181,7 +188,7 @@ export function createGitHubRest(world: World, url: string): Handler {
           updatedAt: now(),
           comments: [],
         }
-        issues.push(issue)
+        issues().push(issue)
         return { status: 201, body: showIssue(issue), headers: { location: showIssue(issue).url } }
       },
     ],
@@ -244,6 +251,7 @@ export function createGitHubRest(world: World, url: string): Handler {
         const issue = issueNumbered(number)
         if (!issue.isPullRequest) enabled()
         require('write', issue)
+        if (issue.locked) throw refusal(403, 'Unable to create comment because issue is locked.')
         const text = textOf(fields(request), 'body', 'IssueComment', longestBody)
         if (text === undefined || text.trim() === '') throw invalid('IssueComment', 'body', 'missing_field')
         const comment: GitHubComment = { id: ++lastComment, body: text, author: actor(), createdAt: now(), updatedAt: now() }
@@ -281,6 +289,29 @@ export function createGitHubRest(world: World, url: string): Handler {
     if (github.issuesEnabled === false) throw refusal(410, 'Issues has been disabled in this repository.')
   }
 
+  const tokenKind = (): NonNullable<World['github']['tokenKind']> =>
+    github.tokenKind ?? (actor().type === 'User' ? 'personal' : 'installation')
+  const user = (): Reply => {
+    if (tokenKind() !== 'personal') throw refusal(403, 'Resource not accessible by integration')
+    return { status: 200, headers: limits(), body: showUser(actor()) }
+  }
+  /** Answers the one query that asks for the viewer, whatever it selects of it. */
+  const graphql = (request: Request): Reply => {
+    const query = String(fields(request)['query'] ?? '')
+    const [, selected] = /^\s*(?:query\s*)?\{\s*viewer\s*\{([\w\s,]+)\}\s*\}\s*$/.exec(query) ?? []
+    const refused = (type: string, message: string): Reply => ({
+      status: 200,
+      headers: limits(),
+      body: { data: null, errors: [{ type, message }] },
+    })
+    if (selected === undefined) return refused('INVALID_QUERY', 'This emulator knows the query for the viewer only')
+    if (tokenKind() === 'unknown') return refused('FORBIDDEN', 'Resource not accessible by integration')
+    // A viewer is always a User, also when it is an app.
+    const known: Fields = { login: actor().login, databaseId: idOf(actor()), __typename: 'User' }
+    const viewer = Object.fromEntries(selected.split(/[\s,]+/).flatMap((name) => (name in known ? [[name, known[name]]] : [])))
+    return { status: 200, headers: limits(), body: { data: { viewer } } }
+  }
+
   return (request) => {
     if (request.headers['user-agent'] === undefined) {
       throw refusal(403, 'Request forbidden by administrative rules. Please make sure your request has a User-Agent header.')
@@ -289,6 +320,8 @@ export function createGitHubRest(world: World, url: string): Handler {
     const token = /^(?:token|bearer)\s+(\S+)$/i.exec(request.headers.authorization ?? '')?.[1]
     if (token !== github.token) throw refusal(401, 'Bad credentials')
     const path = decodeURIComponent(request.url.pathname.slice('/github/api'.length))
+    if (request.method === 'GET' && path === '/user') return user()
+    if (request.method === 'POST' && path === '/graphql') return graphql(request)
     const repository = `/repos/${github.repository}`
     const own = path.toLowerCase() === repository.toLowerCase() || path.toLowerCase().startsWith(`${repository.toLowerCase()}/`)
     if (!own) throw refusal(404, 'Not Found')
@@ -300,6 +333,13 @@ export function createGitHubRest(world: World, url: string): Handler {
     }
     throw refusal(404, 'Not Found')
   }
+}
+
+/** The number of an account: that of the world, else one that follows from the login. */
+function idOf({ login, id }: GitHubAuthor): number {
+  if (id !== undefined) return id
+  if (login.toLowerCase() === bot.login) return bot.id ?? 0
+  return 1_000_000 + createHash('sha256').update(login.toLowerCase()).digest().readUIntBE(0, 4)
 }
 
 type Fields = Readonly<Record<string, unknown>>

@@ -163,6 +163,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         ACTIONS_ID_TOKEN_REQUEST_URL: `${url}/github/oidc?api-version=2.0`,
         ACTIONS_ID_TOKEN_REQUEST_TOKEN: requestToken,
         GITHUB_API_URL: `${url}/github/api`,
+        GITHUB_GRAPHQL_URL: `${url}/github/api/graphql`,
         GITHUB_REPOSITORY: world.github.repository,
       },
       inputs: {

@@ -348,6 +348,8 @@ export interface GitHubIssue {
   labels: string[]
   author: GitHubAuthor
   isPullRequest: boolean
+  /** GitHub refuses new comments; title, body and state can still be changed. */
+  locked?: boolean
   createdAt: string
   updatedAt: string
   comments: GitHubComment[]
@@ -355,6 +357,8 @@ export interface GitHubIssue {
 
 export interface GitHubAuthor {
   login: string
+  /** Number of the account; absent: one that follows from the login. */
+  id?: number
   type: 'Bot' | 'User'
   association: 'OWNER' | 'MEMBER' | 'COLLABORATOR' | 'CONTRIBUTOR' | 'NONE'
 }
@@ -370,8 +374,13 @@ export interface GitHubWorld {
   token?: string
   /** What the token may do; absent: write. */
   permissions?: { issues?: 'none' | 'read' | 'write'; pullRequests?: 'none' | 'read' | 'write' }
-  /** Whom the token stands for; absent: the bot of GitHub Actions. */
+  /** The user or app behind the token; absent: the bot of GitHub Actions. */
   actor?: GitHubAuthor
+  /**
+   * What the token reveals of its author: a personal one through `/user`, one of an app's installation (`/user` refuses it)
+   * through GraphQL's `viewer`, an unknown one through neither. Absent: personal for a user, installation for a bot.
+   */
+  tokenKind?: 'personal' | 'installation' | 'unknown'
   /** Absent: private. */
   visibility?: 'public' | 'private' | 'internal'
   /** Absent: true. */

@@ -2,7 +2,7 @@
 import { localTokenLimitMs, tokenLimitMs } from '../src/azure/credential.ts'
 import { pollCapMs } from '../src/azure/pipeline.ts'
 import { type Allowance, allowances, lastWordMs, outOfTime, runBudgetMs } from '../src/budget.ts'
-import { budgetMs as conversationMs } from '../src/github/conversation.ts'
+import { budgetMs as conversationMs } from '../src/github/rest.ts'
 import { oidcLimitMs } from '../src/github/runner.ts'
 import { type HttpRow, httpRows, requestTimeoutMs } from '../src/http.ts'
 import type { Inputs } from '../src/inputs.ts'

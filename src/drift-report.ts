@@ -3,27 +3,17 @@
  * GitHub looks for mentions and references in the rendered text, where an escaped `@` is an `@` again, but not in code.
  */
 import { createHash } from 'node:crypto'
-import { grouped, likeness, withoutName } from './alike.ts'
+import { type Coverage, isSame, type Mark, markOf, markPattern, markText, readMark, serverHash } from './coverage.ts'
 import type { Finding } from './errors.ts'
 import { differs } from './plan.ts'
 import type { Report } from './report.ts'
-import { families, services } from './services.ts'
+import { addressOf, count, findingsPart, link, type ReportStep, rows, shownNames, tables, type Writing } from './report-tables.ts'
 import { code } from './summary.ts'
-
-type ReportStep = Report['steps'][number]
-
-/** How a text is written, beside what it says. */
-export interface Writing {
-  /** Names only: strangers may read it. No ids, no values, nothing that a server said. */
-  readonly namesOnly: boolean
-  /** Page of the workflow run; left out when it is not an http(s) address. */
-  readonly runUrl: string
-}
 
 /** What an issue's body remembers of the drift it shows. */
 export interface DriftState {
-  /** Changes with everything the body shows but the run's link. */
-  readonly fingerprint: string
+  /** What the runs that keep this issue cover. */
+  readonly mark: Mark
   /** Hashes of the ids of the differing steps, sorted. */
   readonly steps: readonly string[]
 }
@@ -44,40 +34,49 @@ export interface IssueText {
 
 /** GitHub takes 65,536 characters; a little is left for what an edit by hand adds. */
 const limit = 65_000
-/** Longest value in a cell, in characters; an escaped character takes up to six. */
-const longest = 200
+/** Longest body that is looked into, in characters: GitHub's own limit, and something for line ends that it turns round. */
+const longestBody = 80_000
 /** Most steps an issue's body remembers; eleven characters each. */
 const remembered = 2_000
-/** Most names in a comment. */
-const named = 30
+/** Most that a list of names in a comment takes, in characters. */
+const commentNames = 10_000
 const product = 'azure-ai-postgres-identity'
 
 const hash = (text: string, digits: number): string => createHash('sha256').update(text).digest('hex').slice(0, digits)
-const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`
-const serverHash = (serverId: string): string => hash(serverId.toLowerCase().replace(/\/+$/, ''), 32)
 const stepHash = (step: ReportStep): string => hash(step.id, 10)
 
-/** The beginning of the hidden comment by which the issue of a server is found; holds no id that could be read back. */
+/** The beginning of the hidden comment by which an issue of a server is found; the id cannot be read back from it. */
 export function driftMarker(serverId: string): string {
   return `<!-- ${product} drift ${serverHash(serverId)}`
 }
 
-/** The hidden comment by which a pull request's comment for a server is found. */
+/** The beginning of the hidden comment by which a pull request's comment for a server is found. */
 export function planMarker(serverId: string): string {
-  return `<!-- ${product} plan ${serverHash(serverId)} -->`
+  return `<!-- ${product} plan ${serverHash(serverId)}`
 }
 
-/** What an issue's body remembers; undefined when it remembers nothing that can be read. */
+/**
+ * What an issue's body remembers; undefined when it remembers nothing that can be read. Whoever may edit the issue may have
+ * written it: no more of it is believed than which of the report's own steps differed before.
+ */
 export function driftState(body: string, serverId: string): DriftState | undefined {
-  // The last one is ours, should somebody have quoted another above it.
-  const found = [...body.matchAll(new RegExp(`${driftMarker(serverId)} ([0-9a-f]{16}) ([0-9a-f.]*) -->`, 'g'))].at(-1)
-  if (found === undefined) return undefined
-  return { fingerprint: found[1] ?? '', steps: (found[2] ?? '').split('.').filter((each) => each !== '') }
+  const pattern = new RegExp(`${driftMarker(serverId)} (${markPattern}) differs=([0-9a-f.]{0,${11 * remembered}}) -->`, 'g')
+  // The last one is ours, should another text quote one above it.
+  const found = [...body.slice(-longestBody).matchAll(pattern)].at(-1)
+  const mark = readMark(found?.[1] ?? '')
+  if (found === undefined || mark === undefined) return undefined
+  return { mark, steps: (found[2] ?? '').split('.').filter((each) => /^[0-9a-f]{10}$/.test(each)) }
 }
 
-/** Sorts a report's steps; `before` is what the open issue remembers. */
-export function driftOf(report: Report, before: DriftState | undefined): Drift {
-  const known = new Set(before?.steps)
+/** What the run that wrote a pull request's comment covers; undefined when that cannot be read. */
+export function planMark(body: string, serverId: string): Mark | undefined {
+  const pattern = new RegExp(`${planMarker(serverId)} (${markPattern}) -->`, 'g')
+  return readMark([...body.slice(-longestBody).matchAll(pattern)].at(-1)?.[1] ?? '')
+}
+
+/** Sorts a report's steps; `before` are the hashes of those that differed when the open issues were last written. */
+export function driftOf(report: Report, before: readonly string[]): Drift {
+  const known = new Set(before)
   const unseen = (step: ReportStep): boolean => step.status === 'skipped' && known.has(stepHash(step))
   return {
     differing: report.steps.filter(differs),
@@ -87,64 +86,108 @@ export function driftOf(report: Report, before: DriftState | undefined): Drift {
 }
 
 /** The issue while something differs. At most 65,000 characters. */
-export function driftIssue(report: Report, drift: Drift, writing: Writing): IssueText {
+export function driftIssue(report: Report, coverage: Coverage, drift: Drift, writing: Writing): IssueText {
   const differing = [...rows(drift.differing, writing), ...rows(drift.unseen, writing, 'differed, not looked at since')]
   const rest = rows(drift.rest, writing)
-  const findings = findingsPart(report.findings, writing)
   const total = report.steps.length
-  const head = [
-    `The server ${code(report.server.name)} is not as its workflow asks: ${drift.differing.length + drift.unseen.length} of ${count(total, 'step')} differ.`,
-    '',
-    '',
-  ].join('\n')
+  const head = `${code(report.server.name)} has drifted from its workflow: ${drift.differing.length + drift.unseen.length} of ${count(total, 'step')} differ.\n\n`
   const state: DriftState = {
-    fingerprint: hash([head, ...differing, '', ...rest, findings].join('\n'), 16),
+    mark: markOf(coverage),
     steps: [...drift.differing, ...drift.unseen].map(stepHash).sort().slice(0, remembered),
   }
   // A replica has an identity and a restart of its own.
   const replica = drift.differing.some((step) => step.kind === 'replica')
     ? ', a read replica one that names it as <code>server</code>'
     : ''
-  const tail = `\n\n${findings}Seen by ${link(writing, 'this run')}; a run with ${code('mode: apply')} mends it${replica}.\n${explanation}\n\n${mark(report, state)}\n`
+  const tail = `\n\n${findingsPart(report.findings, writing)}Seen by ${link(writing, 'this run')}; a run with ${code('mode: apply')} fixes it${replica}.\n${explanation(coveredNames(coverage))}\n\n${mark(report, state)}\n`
   const body = head + tables(differing, rest, drift.rest.length, limit - head.length - tail.length) + tail
-  return { title: title(report), body, state }
+  return { title: title(report, coverage), body, state }
 }
 
-/** The issue when nothing differs any more. */
-export function driftGone(report: Report, writing: Writing): IssueText {
-  const state: DriftState = { fingerprint: hash('in-sync', 16), steps: [] }
-  const body = `The server ${code(report.server.name)} is as its workflow asks. Seen by ${link(writing, 'this run')}.\n${explanation}\n\n${mark(report, state)}\n`
-  return { title: title(report), body, state }
+/** The body of the issue when nothing differs any more. `of` is what that issue covers: no more than the run that looked. */
+export function driftGone(report: Report, of: Mark, coverage: Coverage, writing: Writing): string {
+  // The names behind the marks of another run's issue are not known.
+  const about = isSame(of, markOf(coverage)) ? coveredNames(coverage) : coveredCounts(of)
+  return `${code(report.server.name)} is in sync with its workflow again. Seen by ${link(writing, 'this run')}.\n${explanation(about)}\n\n${mark(report, { mark: of, steps: [] })}\n`
 }
 
-const explanation = `<sub>Kept by the action: edited when the drift changes, closed when it is gone, opened again when it returns.</sub>`
+const explanation = (about: string): string =>
+  `<sub>This issue covers ${about}. The action keeps it: edits it when the drift changes, closes it when the drift is gone, opens it again when the drift returns.</sub>`
 
-function title(report: Report): string {
-  // Names of servers hold nothing else; what is not one gets no say in a title.
-  return `Drift: ${report.server.name.replaceAll(/[^\w.-]/g, '').slice(0, 63)} is not as its workflow asks`
+/** Most names of databases in a title. */
+const titled = 3
+
+function title(report: Report, coverage: Coverage): string {
+  // A name with a sign that could be a mention, a reference or markup in a title is counted only.
+  const isPlain = (name: string): boolean => /^[\p{L}\p{N}_][\p{L}\p{N}_. -]*$/u.test(name) && name.length <= 63
+  const shown = coverage.databases === '*' ? [] : sorted(coverage.databases).filter(isPlain).slice(0, titled)
+  const server = report.server.name.replaceAll(/[^\w.-]/g, '').slice(0, 63)
+  const services = coverage.services.length > 0 ? ` (${sorted(coverage.services).join(', ')})` : ''
+  return `${server} has drifted: ${scopeOf(coverage.part, databasesIn(coverage.databases, shown))}${services}`
 }
+
+/** What a run covers in words, for a body. */
+function coveredNames({ part, databases, services }: Coverage): string {
+  const shown = databases === '*' ? [] : shownNames(sorted(databases))
+  return scopeOf(part, databasesIn(databases, shown)) + forServices(services)
+}
+
+function coveredCounts({ part, databases, services }: Mark): string {
+  return scopeOf(part, databasesIn(databases, [])) + forServices(services)
+}
+
+function forServices(services: readonly string[]): string {
+  return services.length > 0 ? `, for ${sorted(services).map(code).join(', ')}` : ''
+}
+
+function scopeOf(part: Coverage['part'], databases: string): string {
+  if (part === 'azure') return 'identity, roles and allow-list'
+  return part === 'database' ? `settings in ${databases}` : databases
+}
+
+function databasesIn(all: readonly string[] | '*', shown: readonly string[]): string {
+  if (all === '*') return 'all databases'
+  const total = new Set(all).size
+  if (shown.length === 0) return count(total, 'database')
+  const more = total > shown.length ? ` and ${total - shown.length} more` : ''
+  return `database${total === 1 ? '' : 's'} ${shown.join(', ')}${more}`
+}
+
+const sorted = <T extends string>(names: readonly T[]): T[] => [...new Set(names)].sort()
 
 function mark(report: Report, state: DriftState): string {
-  return `${driftMarker(report.server.id)} ${state.fingerprint} ${state.steps.join('.')} -->`
+  return `${driftMarker(report.server.id)} ${markText(state.mark)} differs=${state.steps.join('.')} -->`
+}
+
+/** Whether readers see the same: everything but the number of the run that a link leads to. GitHub may turn line ends round. */
+export function readsSame(a: string, b: string, writing: Writing): boolean {
+  const before = /^(.*\/)\d+$/.exec(addressOf(writing) ?? '')?.[1]
+  const even = (text: string): string => {
+    const trimmed = text.replaceAll('\r\n', '\n').trim()
+    if (before === undefined) return trimmed
+    const [first, ...others] = trimmed.split(`[this run](${before}`)
+    return [first, ...others.map((each) => each.replace(/^\d{1,20}\)/, '0)'))].join(`[this run](${before}`)
+  }
+  return even(a) === even(b)
 }
 
 /** Whether another set of steps differs. */
-export function sameSteps(a: DriftState, b: DriftState): boolean {
+export function sameSteps(a: Pick<DriftState, 'steps'>, b: Pick<DriftState, 'steps'>): boolean {
   return a.steps.join() === b.steps.join()
 }
 
 /** The comment when another set of steps differs. */
-export function changedComment(drift: Drift, before: DriftState, writing: Writing): string {
+export function changedComment(drift: Drift, before: Pick<DriftState, 'steps'>, writing: Writing): string {
   const known = new Set(before.steps)
   const now = [...drift.differing, ...drift.unseen]
   const still = new Set(now.map(stepHash))
-  const fresh = drift.differing.filter((step) => !known.has(stepHash(step)))
+  const fresh = now.filter((step) => !known.has(stepHash(step)))
   const mended = drift.rest.filter((step) => known.has(stepHash(step)))
   const vanished = before.steps.filter((each) => !still.has(each)).length - mended.length
   const lines = [`The drift changed, seen by ${link(writing, 'this run')}.`]
   if (fresh.length > 0) lines.push(`- Differs now: ${names(fresh)}`)
-  if (mended.length > 0) lines.push(`- As asked again: ${names(mended)}`)
-  if (vanished > 0) lines.push(`- No longer asked for: ${count(vanished, 'step')}`)
+  if (mended.length > 0) lines.push(`- In sync again: ${names(mended)}`)
+  if (vanished > 0) lines.push(`- No longer part of it: ${count(vanished, 'step')}`)
   return [lines[0], '', ...lines.slice(1)].join('\n')
 }
 
@@ -156,7 +199,13 @@ export function returnedComment(drift: Drift, writing: Writing): string {
 /** The comment when nothing differs any more. */
 export function goneComment(report: Report, writing: Writing): string {
   const run = link(writing, 'this run')
-  return report.result === 'changed' ? `Mended by ${run}: nothing differs any more.` : `Nothing differs any more, seen by ${run}.`
+  return report.result === 'changed' ? `Fixed by ${run}: nothing differs any more.` : `Nothing differs any more, seen by ${run}.`
+}
+
+/** Whether an issue that remembers this shows every step that differs now. */
+export function showsAll(state: DriftState, drift: Drift): boolean {
+  const known = new Set(state.steps)
+  return drift.differing.every((step) => known.has(stepHash(step)))
 }
 
 /** The comment on an issue that another one with a lower number makes superfluous; GitHub understands this wording. */
@@ -165,15 +214,16 @@ export function duplicateComment(number: number): string {
 }
 
 function names(steps: readonly ReportStep[]): string {
-  const shown = steps.slice(0, named).map((step) => code(cut(step.id)))
-  return steps.length > named ? `${shown.join(', ')} and ${steps.length - named} more` : shown.join(', ')
+  const ids = steps.map(({ id }) => id)
+  const shown = shownNames(ids, commentNames)
+  return ids.length > shown.length ? `${shown.join(', ')} and ${ids.length - shown.length} more` : shown.join(', ')
 }
 
 /** The comment of a pull request: what would change, or changed. At most 65,000 characters. */
-export function planComment(report: Report, writing: Writing): string {
+export function planComment(report: Report, coverage: Coverage, writing: Writing): string {
   const loud = report.steps.filter((step) => differs(step) || step.status === 'created' || step.status === 'updated')
   const rest = report.steps.filter((step) => !loud.includes(step))
-  const head = `### ${code(report.server.name)}: ${standing(report, loud.length)}\n\n`
+  const head = `### ${code(report.server.name)}: ${standing(report, loud.length)}\n\nThis covers ${coveredNames(coverage)}.\n\n`
   const passed = report.queries.filter((query) => query.status === 'passed').length
   const facts = [
     report.planId === '' ? '' : `- plan-id: ${code(report.planId)}`,
@@ -181,7 +231,7 @@ export function planComment(report: Report, writing: Writing): string {
     report.findings.length === 0 ? '' : `- findings: ${tally(report.findings)}`,
     `- ${link(writing, 'the run')}`,
   ].filter((each) => each !== '')
-  const tail = `\n\n${findingsPart(report.findings, writing)}${facts.join('\n')}\n\n${planMarker(report.server.id)}\n`
+  const tail = `\n\n${findingsPart(report.findings, writing)}${facts.join('\n')}\n\n${planMarker(report.server.id)} ${markText(markOf(coverage))} -->\n`
   return head + tables(rows(loud, writing), rows(rest, writing), rest.length, limit - head.length - tail.length) + tail
 }
 
@@ -202,126 +252,4 @@ function tally(findings: readonly Finding[]): string {
     .filter(([number]) => number > 0)
     .map(([number, severity]) => count(number, severity))
     .join(', ')
-}
-
-const icons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
-
-/** Codes, and titles where everyone who reads may see them; details and fixes stay with the run. */
-function findingsPart(findings: readonly Finding[], writing: Writing): string {
-  if (findings.length === 0) return ''
-  const line = (finding: Finding): string =>
-    `- ${icons[finding.severity]} ${code(cut(finding.code))}${writing.namesOnly ? '' : `: ${code(cut(finding.title))}`}`
-  const lines = [...new Set(findings.map(line))]
-  const more = lines.length > named ? [`- and ${lines.length - named} more`] : []
-  return `Findings, explained in the run's summary:\n\n${[...lines.slice(0, named), ...more].join('\n')}\n\n`
-}
-
-/** What differs as a table, the rest folded below, in at most `room` characters: rows that find no place are counted. */
-function tables(first: readonly string[], rest: readonly string[], steps: number, room: number): string {
-  const inFull = fitted(first, room)
-  if (rest.length === 0) return inFull
-  const before = `${inFull === '' ? '' : `${inFull}\n\n`}<details><summary>${count(steps, 'more step')}</summary>\n\n`
-  const after = '\n\n</details>'
-  const left = room - before.length - after.length
-  // Less than this holds no row worth folding open.
-  return left < 2_000 ? inFull : before + fitted(rest, left) + after
-}
-
-const tableHead = '| | What | Before | After |\n|:--|:--|:--|:--|'
-
-function fitted(rows: readonly string[], room: number): string {
-  if (rows.length === 0) return ''
-  let text = tableHead
-  for (const [index, each] of rows.entries()) {
-    const left = rows.length - index
-    const note = `\n\n${count(left, 'more row')} left out here; the run's report has them all.`
-    if (text.length + 1 + each.length > room - note.length) return text + note
-    text += `\n${each}`
-  }
-  return text
-}
-
-/** Databases that are alike stand in one row when they are more than this. */
-const listed = 3
-/** Most that their names may take in it, in characters. */
-const sharedNames = 1_500
-
-/** A row for each step; one for all databases in which it is the same. */
-function rows(steps: readonly ReportStep[], writing: Writing, status?: string): string[] {
-  const ofDatabase = ({ kind }: ReportStep): boolean => kind === 'setting' || kind === 'extension'
-  return grouped(steps, (step) =>
-    ofDatabase(step)
-      ? JSON.stringify([
-          step.id.slice(step.target.length),
-          step.status,
-          ...values(step, writing.namesOnly),
-          writing.namesOnly ? '' : likeness(step.detail, step.target),
-        ])
-      : step.id,
-  ).flatMap((group) =>
-    group.length > listed ? [sharedRow(group, writing, status)] : group.map((step) => row(step, writing, status)),
-  )
-}
-
-function sharedRow(group: readonly [ReportStep, ...ReportStep[]], writing: Writing, status?: string): string {
-  const [step] = group
-  const shown: string[] = []
-  let room = sharedNames
-  for (const { target } of group.slice(0, named)) {
-    const name = code(cut(target))
-    room -= name.length
-    if (room < 0 && shown.length > 0) break
-    shown.push(name)
-  }
-  const more = group.length > shown.length ? ` and ${group.length - shown.length} more` : ''
-  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(withoutName(step.detail, step.target)))}`
-  const [before, after] = values(step, writing.namesOnly)
-  const what = `${code(cut(step.id.slice(step.target.length + 1)))}<br/>in ${group.length} databases: ${shown.join(', ')}${more}`
-  return `| ${status ?? step.status} | ${what} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
-}
-
-function row(step: ReportStep, writing: Writing, status: string = step.status): string {
-  const service = step.kind === 'role' ? services.find((each) => step.id === `role/${each.name}`) : undefined
-  const on = writing.namesOnly ? undefined : step.target.split('/').at(-1)
-  const target = service === undefined ? '' : `<br/>${service.title}${on === undefined || on === '' ? '' : ` ${code(cut(on))}`}`
-  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(step.detail))}`
-  const [before, after] = values(step, writing.namesOnly)
-  return `| ${status} | ${code(cut(step.id))}${target} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
-}
-
-const secrets = Object.values(families).map((family) => `/${family.key}`)
-
-/** Words that say nothing of this server beyond what they mean everywhere. */
-const plainWords = new Set([
-  ...['on', 'off', 'set', 'not set', 'unknown', 'empty', 'not assigned', 'not installed', 'not yet', 'not needed', 'azure_ai'],
-  ...['managed-identity', 'subscription-key', 'system-assigned identity on', 'restarted after the identity was turned on'],
-  ...services.map((service) => service.role.name),
-])
-const isPlain = (value: string): boolean => plainWords.has(value) || /^azure_ai \d{1,4}(\.\d{1,4}){0,3}$/.test(value)
-
-/** Before and after as they may be shown: a key never, a value only where it may be read. */
-function values(step: ReportStep, namesOnly: boolean): [string, string] {
-  if (secrets.some((key) => step.id.endsWith(key))) {
-    const word = (value: string): string => (['set', 'not set', 'unknown', 'another value', ''].includes(value) ? value : 'set')
-    return [word(step.current), word(step.desired)]
-  }
-  if (!namesOnly) return [step.current, step.desired]
-  const asAsked = step.kind === 'allow-list' ? 'with azure_ai' : 'as asked'
-  const other = step.kind === 'allow-list' ? 'without azure_ai' : 'another value'
-  const current = step.current.replace(/^on \(.*\)$/s, 'on')
-  return [
-    isPlain(current) ? current : step.status === 'in-sync' ? asAsked : other,
-    isPlain(step.desired) ? step.desired : asAsked,
-  ]
-}
-
-function cut(value: string): string {
-  return value.length > longest ? `${value.slice(0, longest)}…` : value
-}
-
-/** A link that cannot be ended early by what the address holds. */
-function link(writing: Writing, words: string): string {
-  const url = URL.canParse(writing.runUrl) ? new URL(writing.runUrl) : undefined
-  if (url === undefined || !/^https?:$/.test(url.protocol)) return words
-  return `[${words}](${url.href.replaceAll(/[()<>[\]\\`*_~|]/g, (sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)})`
 }

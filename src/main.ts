@@ -3,9 +3,10 @@ import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import * as core from '@actions/core'
 import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
+import { coverageOf } from './coverage.ts'
 import { ambientSecrets, eventOf, fromFork, signInContext } from './environment.ts'
 import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
-import type { Place } from './github/conversation.ts'
+import type { Place } from './github/rest.ts'
 import { annotate, appendSummary, createLog, endProcess, fail, setOutput, withoutSecrets, writeReport } from './github/runner.ts'
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
 import { createJournal } from './journal.ts'
@@ -83,11 +84,12 @@ function finish(thrown: readonly Failure[]): Promise<void> {
 async function converse(so: Report): Promise<readonly Finding[]> {
   if (inputs === undefined || controller.signal.aborted || !(inputs.driftIssue || inputs.pullRequestComment)) return []
   const { keepDriftIssue, keepPullRequestComment } = await import('./github/conversation.ts')
+  const coverage = coverageOf(inputs)
   const options = { log, signal: AbortSignal.any([controller.signal, AbortSignal.timeout(120_000)]) }
   const place = placeOf()
   const said = await Promise.all([
-    inputs.driftIssue ? keepDriftIssue(so, place, options) : undefined,
-    inputs.pullRequestComment ? keepPullRequestComment(so, place, options) : undefined,
+    inputs.driftIssue ? keepDriftIssue(so, coverage, place, options) : undefined,
+    inputs.pullRequestComment ? keepPullRequestComment(so, coverage, place, options) : undefined,
   ])
   return said.filter((finding) => finding !== undefined)
 }
@@ -97,6 +99,7 @@ function placeOf(): Place {
   const serverUrl = env.GITHUB_SERVER_URL || 'https://github.com'
   return {
     apiUrl: env.GITHUB_API_URL || 'https://api.github.com',
+    graphqlUrl: env.GITHUB_GRAPHQL_URL || 'https://api.github.com/graphql',
     serverUrl,
     owner,
     repository,

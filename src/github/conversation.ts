@@ -1,8 +1,11 @@
 /** The drift issue and the comment on a pull request: how they are found, kept single and current over GitHub's REST API. */
 
+import type { Coverage, Mark } from '../coverage.ts'
+import { covers, isSame, markOf } from '../coverage.ts'
 import {
   changedComment,
   type Drift,
+  type DriftState,
   driftGone,
   driftIssue,
   driftMarker,
@@ -11,87 +14,77 @@ import {
   duplicateComment,
   goneComment,
   planComment,
-  planMarker,
+  planMark,
+  readsSame,
   returnedComment,
   sameSteps,
-  type Writing,
+  showsAll,
 } from '../drift-report.ts'
 import { describe, type Finding } from '../errors.ts'
-import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
-import type { Log } from '../log.ts'
 import type { Report } from '../report.ts'
-import { retrying, type Verdict } from '../retry.ts'
-import { duration } from '../waiting.ts'
+import type { Writing } from '../report-tables.ts'
+import { type ConversationOptions, connect, type GitHub, isThrottled, type Json, type Place, said, statusOf } from './rest.ts'
 
-/** Where the run takes place. */
-export interface Place {
-  /** GITHUB_API_URL */
-  readonly apiUrl: string
-  /** GITHUB_SERVER_URL */
-  readonly serverUrl: string
-  readonly owner: string
-  readonly repository: string
-  /** Page of this run. */
-  readonly runUrl: string
-  readonly token: string
-  /** Number of the pull request of this event, undefined when there is none. */
-  readonly pullRequest: number | undefined
-  /** From the event: the head is a fork. */
-  readonly fromFork: boolean
-}
-
-export interface ConversationOptions {
-  readonly log: Log
-  readonly signal: AbortSignal
-}
-
-/** Keeps the listing small; the marker in the body decides. */
+/** Keeps the listing small; author and marker decide. */
 export const driftLabel = 'azure-ai-drift'
 
-/** Longest time that an issue or a comment may take in all, in milliseconds: the run has its result already. */
-export const budgetMs = 300_000
 /** Most pages of a hundred that are looked through. */
 const pages = { issues: 10, comments: 30 }
 
+/** One run's work on its drift issue. */
+interface Talk {
+  readonly gitHub: GitHub
+  readonly report: Report
+  readonly coverage: Coverage
+  /** What the run covers, as issues remember it. */
+  readonly mark: Mark
+  readonly writing: Writing
+  /** Issues on which GitHub refused a comment because they are locked. */
+  readonly locked: Issue[]
+}
+
 /**
- * Opens, edits, closes or reopens the one issue of the report's server. A failed run leaves it as it is, and so does one that
- * looked at test queries only: neither knows whether the drift is there.
+ * Opens, edits, closes or reopens the one issue of what the run covers. Open issues of runs that cover part of it are taken
+ * over; all others are left alone. A failed run leaves the issue as it is, and so does one that ran test queries only: neither
+ * knows whether the drift is there.
  * Resolves with a finding (a warning) when it could not be done; does not reject.
  */
-export async function keepDriftIssue(report: Report, place: Place, options: ConversationOptions): Promise<Finding | undefined> {
+export async function keepDriftIssue(
+  report: Report,
+  coverage: Coverage,
+  place: Place,
+  options: ConversationOptions,
+): Promise<Finding | undefined> {
   if (report.result === 'failed' || report.mode === 'verify' || report.steps.length === 0) return undefined
+  const locked: Issue[] = []
   try {
     const gitHub = await connect(place, options)
-    const found = await driftIssues(gitHub, report, report.result === 'drift' ? 'all' : 'open')
-    const open = found.filter((issue) => issue.state === 'open')
-    const issue = open[0] ?? found[0]
-    for (const other of open.slice(1)) await closeDuplicate(gitHub, other, open[0]?.number ?? 0)
-    const before = issue?.state === 'open' ? driftState(issue.body, report.server.id) : undefined
-    const drift = driftOf(report, before)
+    const mark = markOf(coverage)
+    const found = await driftIssues(gitHub, coverage, report.result === 'drift' ? 'all' : 'open')
+    const covered = found.filter((issue) => covers(mark, issue.remembered.mark))
+    const open = covered.filter(isOpen)
+    const steps = open.flatMap((issue) => issue.remembered.steps)
+    const drift = driftOf(report, steps)
     const differs = drift.differing.length + drift.unseen.length > 0
-    if (issue === undefined && !differs) return undefined
-    const writing = await howToWrite(gitHub, place)
-    const done =
-      issue === undefined
-        ? await openIssue(gitHub, report, drift, writing)
-        : !differs
-          ? await closeIssue(gitHub, issue, report, writing)
-          : issue.state === 'open'
-            ? await editIssue(gitHub, issue, report, drift, writing)
-            : await reopenIssue(gitHub, issue, report, drift, writing)
+    if (open.length === 0 && !differs) return undefined
+    const talk: Talk = { gitHub, report, coverage, mark, locked, writing: await howToWrite(gitHub, place) }
+    const done = !differs ? await closeAll(talk, open) : await showDrift(talk, drift, found)
     options.log.info(`Drift issue: ${done}`)
-    return undefined
+    const [first] = locked
+    return first === undefined ? undefined : lockedIssue(first, place)
   } catch (error) {
     return issueFinding(error)
   }
 }
 
 /**
- * Writes the plan into the one comment that the pull request has for the report's server.
+ * Writes the plan into the one comment that the pull request has for what the run covers. Comments of runs that cover part
+ * of it are taken over; all others are left alone.
  * Resolves with a finding when there is no pull request (a notice) or it could not be done (a warning); does not reject.
  */
 export async function keepPullRequestComment(
   report: Report,
+  coverage: Coverage,
   place: Place,
   options: ConversationOptions,
 ): Promise<Finding | undefined> {
@@ -107,72 +100,87 @@ export async function keepPullRequestComment(
   }
   // Without a server (inputs that could not be read) there is nothing to find a comment by.
   if (report.server.id === '') return undefined
+  let gitHub: GitHub | undefined
   try {
-    const gitHub = await connect(place, options)
+    gitHub = await connect(place, options)
     const writing = await howToWrite(gitHub, place)
-    const body = planComment(report, writing)
-    const path = `/issues/${pullRequest}/comments`
-    const find = async (): Promise<Comment[]> => {
-      const all = await gitHub.list(`${path}?per_page=100`, pages.comments, commentOf)
-      return all.filter((each) => each.trusted && each.body.includes(planMarker(report.server.id))).sort((a, b) => a.id - b.id)
-    }
-    let [kept] = await find()
-    if (kept === undefined) {
-      const created = await gitHub.create(path, { body }, commentOf, async () => (await find())[0])
-      // Another run may have done the same meanwhile: the older comment stays.
-      kept = (await find())[0] ?? created
-      if (kept.id !== created.id) await gitHub.send('DELETE', `/issues/comments/${created.id}`)
-    }
-    if (!same(kept.body, body)) await gitHub.send('PATCH', `/issues/comments/${kept.id}`, { body })
-    options.log.info(`Pull request comment: ${kept.url}`)
+    const url = await keepComment(gitHub, pullRequest, coverage, planComment(report, coverage, writing))
+    options.log.info(`Pull request comment: ${url}`)
     return undefined
   } catch (error) {
-    return commentFinding(error, place)
+    const isLocked = gitHub !== undefined && statusOf(error) === 403 && (await lockedNow(gitHub, pullRequest))
+    return isLocked ? lockedPullRequest(pullRequest, place, error) : commentFinding(error, place)
   }
+}
+
+async function keepComment(gitHub: GitHub, pullRequest: number, coverage: Coverage, body: string): Promise<string> {
+  const path = `/issues/${pullRequest}/comments`
+  const mark = markOf(coverage)
+  const find = async (isOurs: (mark: Mark) => boolean): Promise<Comment[]> => {
+    const all = await gitHub.listOwn(`${path}?per_page=100`, pages.comments, commentOf)
+    const markOfBody = (comment: Comment): Mark | undefined => planMark(comment.body, coverage.server)
+    return all
+      .filter((comment) => {
+        const found = markOfBody(comment)
+        return found !== undefined && isOurs(found)
+      })
+      .sort((a, b) => a.id - b.id)
+  }
+  const isSameRun = (other: Mark): boolean => isSame(mark, other)
+  const [first, ...others] = await find((other) => covers(mark, other))
+  let kept = first
+  if (kept === undefined) {
+    const created = await gitHub.create(path, { body }, commentOf, async () => (await find(isSameRun))[0])
+    // Another run may have done the same meanwhile: the older comment stays.
+    kept = (await find(isSameRun))[0] ?? created
+    if (kept.id !== created.id) others.push(created)
+  }
+  if (!same(kept.body, body)) await gitHub.send('PATCH', `/issues/comments/${kept.id}`, { body })
+  for (const other of others) await gitHub.send('DELETE', `/issues/comments/${other.id}`)
+  return kept.url
 }
 
 interface Issue {
   readonly number: number
   readonly state: string
+  readonly stateReason: string
+  readonly title: string
   readonly body: string
   readonly url: string
   readonly updatedAt: string
   readonly isPullRequest: boolean
-  readonly trusted: boolean
+  readonly isLocked: boolean
+}
+
+/** An issue that a run like this wrote for the same server. */
+interface DriftIssue extends Issue {
+  readonly remembered: DriftState
 }
 
 interface Comment {
   readonly id: number
   readonly body: string
   readonly url: string
-  readonly trusted: boolean
 }
 
-type Json = Readonly<Record<string, unknown>>
-
-/**
- * Whether the author could write to the repository anyway. In a public one everybody can copy a marker into an issue of
- * their own, and must not come to own what the action writes by it.
- */
-function trusted(raw: Json): boolean {
-  const { type } = (raw.user ?? {}) as Json
-  return type === 'Bot' || ['OWNER', 'MEMBER', 'COLLABORATOR'].includes(String(raw.author_association))
-}
+const isOpen = (issue: Issue): boolean => issue.state === 'open'
 
 function issueOf(raw: Json): Issue {
   return {
     number: Number(raw.number),
     state: String(raw.state),
+    stateReason: String(raw.state_reason ?? ''),
+    title: String(raw.title ?? ''),
     body: String(raw.body ?? ''),
     url: String(raw.html_url ?? ''),
     updatedAt: String(raw.updated_at ?? ''),
     isPullRequest: raw.pull_request !== undefined && raw.pull_request !== null,
-    trusted: trusted(raw),
+    isLocked: raw.locked === true,
   }
 }
 
 function commentOf(raw: Json): Comment {
-  return { id: Number(raw.id), body: String(raw.body ?? ''), url: String(raw.html_url ?? ''), trusted: trusted(raw) }
+  return { id: Number(raw.id), body: String(raw.body ?? ''), url: String(raw.html_url ?? '') }
 }
 
 /** GitHub may turn line ends round and cut what is blank at the ends. */
@@ -182,68 +190,105 @@ function same(a: string, b: string): boolean {
 }
 
 /** The server's issues by their marker, lowest number first. Not by the search API: that lags behind. */
-async function driftIssues(gitHub: GitHub, report: Report, state: 'open' | 'all'): Promise<Issue[]> {
-  const marker = driftMarker(report.server.id)
-  const look = async (query: string): Promise<Issue[]> => {
-    const all = await gitHub.list(`/issues?${query}state=${state}&per_page=100`, pages.issues, issueOf)
-    return all.filter((each) => !each.isPullRequest && each.trusted && each.body.includes(marker))
+async function driftIssues(gitHub: GitHub, coverage: Coverage, state: 'open' | 'all'): Promise<DriftIssue[]> {
+  const marker = driftMarker(coverage.server)
+  const mark = markOf(coverage)
+  const look = async (query: string): Promise<DriftIssue[]> => {
+    const own = await gitHub.listOwn(`/issues?${query}state=${state}&per_page=100`, pages.issues, issueOf)
+    return own.flatMap((issue) => {
+      if (issue.isPullRequest || !issue.body.includes(marker)) return []
+      const remembered = driftState(issue.body, coverage.server)
+      return remembered === undefined ? [] : [{ ...issue, remembered }]
+    })
   }
   const labelled = await look(`labels=${driftLabel}&`)
-  // Somebody may have taken the label off, or it could not be set.
-  const found = labelled.length > 0 ? labelled : await look('')
+  // The label can be taken off by hand, and a token without the right to label creates issues without it.
+  const found = labelled.some((issue) => isSame(mark, issue.remembered.mark)) ? labelled : await look('')
   return found.sort((a, b) => a.number - b.number)
 }
 
-async function openIssue(gitHub: GitHub, report: Report, drift: Drift, writing: Writing): Promise<string> {
-  const { title, body } = driftIssue(report, drift, writing)
-  const isOpen = (issue: Issue): boolean => issue.state === 'open'
-  const created = await gitHub.create('/issues', { title, body, labels: [driftLabel] }, issueOf, async () =>
-    (await driftIssues(gitHub, report, 'open')).find(isOpen),
-  )
-  // Another run may have done the same meanwhile. Both see both now, and agree on the lower number.
-  const first = (await driftIssues(gitHub, report, 'open')).find(isOpen)
-  if (first === undefined || first.number >= created.number) return `opened ${created.url}`
-  await closeDuplicate(gitHub, created, first.number)
-  return `${first.url} is there already`
-}
-
-async function closeDuplicate(gitHub: GitHub, issue: Issue, of: number): Promise<void> {
-  await gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'not_planned' })
-  await comment(gitHub, issue, duplicateComment(of))
-}
-
-async function editIssue(gitHub: GitHub, issue: Issue, report: Report, drift: Drift, writing: Writing): Promise<string> {
-  const before = driftState(issue.body, report.server.id)
-  const { body, state } = driftIssue(report, drift, writing)
-  if (before?.fingerprint === state.fingerprint && sameSteps(before, state)) return `unchanged ${issue.url}`
-  await gitHub.send('PATCH', `/issues/${issue.number}`, { body })
-  if (before !== undefined && !sameSteps(before, state)) {
-    await comment(gitHub, issue, changedComment(drift, before, writing))
+/** Open issues of what the run covers become one, with the lowest number. */
+async function showDrift(talk: Talk, drift: Drift, found: readonly DriftIssue[]): Promise<string> {
+  const { mark } = talk
+  const [kept, ...others] = found.filter((issue) => isOpen(issue) && covers(mark, issue.remembered.mark))
+  if (kept !== undefined) {
+    for (const other of others) await closeDuplicate(talk, other, kept.number)
+    return editIssue(talk, kept, drift)
   }
+  const closed = found.find((issue) => isSame(mark, issue.remembered.mark))
+  if (closed === undefined) return openIssue(talk, drift)
+  // A run that covers more closed this one in favour of its own. Opening it again each time would be a quarrel of two runs.
+  const wider = found.find((issue) => isOpen(issue) && covers(issue.remembered.mark, mark) && showsAll(issue.remembered, drift))
+  if (wider !== undefined && closed.stateReason !== 'completed') return `${wider.url} shows it already`
+  return reopenIssue(talk, closed, drift)
+}
+
+async function openIssue(talk: Talk, drift: Drift): Promise<string> {
+  const { gitHub, coverage, mark } = talk
+  const { title, body } = driftIssue(talk.report, coverage, drift, talk.writing)
+  const find = async (): Promise<DriftIssue | undefined> =>
+    (await driftIssues(gitHub, coverage, 'open')).find((issue) => isOpen(issue) && isSame(mark, issue.remembered.mark))
+  const created = await gitHub.create<Issue>('/issues', { title, body, labels: [driftLabel] }, issueOf, find)
+  // Another run may have done the same meanwhile. Both see both now, and agree on the lower number.
+  const first = await find()
+  if (first === undefined || first.number >= created.number) return `opened ${created.url}`
+  await closeDuplicate(talk, created, first.number)
+  return editIssue(talk, first, drift)
+}
+
+async function closeDuplicate(talk: Talk, issue: Issue, of: number): Promise<void> {
+  await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'not_planned' })
+  await comment(talk, issue, duplicateComment(of))
+}
+
+async function editIssue(talk: Talk, issue: DriftIssue, drift: Drift): Promise<string> {
+  const { title, body, state } = driftIssue(talk.report, talk.coverage, drift, talk.writing)
+  // All that readers see is compared: whoever may edit the issue can leave its marker as it is.
+  if (issue.title === title && readsSame(issue.body, body, talk.writing)) return `unchanged ${issue.url}`
+  await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { title, body })
+  if (!sameSteps(issue.remembered, state)) await comment(talk, issue, changedComment(drift, issue.remembered, talk.writing))
   return `edited ${issue.url}`
 }
 
-async function reopenIssue(gitHub: GitHub, issue: Issue, report: Report, drift: Drift, writing: Writing): Promise<string> {
-  const { body } = driftIssue(report, drift, writing)
-  await gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'open', state_reason: 'reopened', body })
-  await comment(gitHub, issue, returnedComment(drift, writing))
+async function reopenIssue(talk: Talk, issue: Issue, drift: Drift): Promise<string> {
+  const { title, body } = driftIssue(talk.report, talk.coverage, drift, talk.writing)
+  await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'open', state_reason: 'reopened', title, body })
+  await comment(talk, issue, returnedComment(drift, talk.writing))
   return `reopened ${issue.url}`
 }
 
-async function closeIssue(gitHub: GitHub, issue: Issue, report: Report, writing: Writing): Promise<string> {
-  const { body } = driftGone(report, writing)
-  await gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'completed', body })
-  await comment(gitHub, issue, goneComment(report, writing))
-  return `closed ${issue.url}`
+/** Each remembers what it covered: a run that covers no more than that opens it again. */
+async function closeAll(talk: Talk, issues: readonly DriftIssue[]): Promise<string> {
+  for (const issue of issues) {
+    const body = driftGone(talk.report, issue.remembered.mark, talk.coverage, talk.writing)
+    await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'completed', body })
+    await comment(talk, issue, goneComment(talk.report, talk.writing))
+  }
+  return `closed ${issues.map((issue) => issue.url).join(', ')}`
 }
 
-async function comment(gitHub: GitHub, issue: Issue, body: string): Promise<void> {
+/** On a locked issue GitHub may refuse comments of those who may edit it. */
+async function comment(talk: Talk, issue: Issue, body: string): Promise<void> {
   const path = `/issues/${issue.number}/comments`
   const since = issue.updatedAt === '' ? '' : `&since=${encodeURIComponent(issue.updatedAt)}`
-  await gitHub.create(path, { body }, commentOf, async () => {
-    const recent = await gitHub.list(`${path}?per_page=100${since}`, pages.comments, commentOf)
-    return recent.find((each) => each.trusted && same(each.body, body))
-  })
+  try {
+    await talk.gitHub.create(path, { body }, commentOf, async () => {
+      const recent = await talk.gitHub.listOwn(`${path}?per_page=100${since}`, pages.comments, commentOf)
+      return recent.find((each) => same(each.body, body))
+    })
+  } catch (error) {
+    if (!issue.isLocked || statusOf(error) !== 403 || isThrottled(error)) throw error
+    talk.locked.push(issue)
+  }
+}
+
+/** Whether GitHub says that a pull request is locked; a look-up that fails is no information. */
+async function lockedNow(gitHub: GitHub, number: number): Promise<boolean> {
+  try {
+    return ((await gitHub.send('GET', `/issues/${number}`)) as Json | undefined)?.locked === true
+  } catch {
+    return false
+  }
 }
 
 /** Strangers read a public repository; when GitHub does not say what it is, it counts as one. */
@@ -255,176 +300,6 @@ async function howToWrite(gitHub: GitHub, place: Place): Promise<Writing> {
     if (statusOf(error) === 403 || statusOf(error) === 404) return { namesOnly: true, runUrl: place.runUrl }
     throw error
   }
-}
-
-type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE'
-
-/** Paths are below the repository's. Rejects with what Octokit throws. */
-interface GitHub {
-  /** Repeats what fails in passing; so not for what must not happen twice. */
-  send(method: Exclude<Method, 'POST'>, path: string, body?: Json): Promise<unknown>
-  /** All items, page by page, at most so many pages. */
-  list<T>(path: string, most: number, read: (raw: Json) => T): Promise<T[]>
-  /** Makes something once: after an answer that leaves open whether it was made, `find` looks before the next try. */
-  create<T>(path: string, body: Json, read: (raw: Json) => T, find: () => Promise<T | undefined>): Promise<T>
-}
-
-/** An answer whose body is not what GitHub sends: of something in between, or cut off. */
-class Unreadable extends Error {}
-
-async function connect(place: Place, options: ConversationOptions): Promise<GitHub> {
-  const { log } = options
-  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(budgetMs)])
-  const { getOctokit } = await import('@actions/github')
-  const debug = (text: string): void => log.debug(text)
-  const octokit = getOctokit(place.token, {
-    userAgent: 'azure-ai-postgres-identity',
-    log: { debug, info: debug, warn: debug, error: debug },
-  })
-  const base = `${place.apiUrl.replace(/\/+$/, '')}/repos/${encodeURIComponent(place.owner)}/${encodeURIComponent(place.repository)}`
-  const { origin } = new URL(base)
-
-  const once = async (method: Method, url: string, body?: Json) => {
-    const request = { signal: AbortSignal.any([signal, AbortSignal.timeout(requestTimeoutMs)]) }
-    return octokit.request({ method, url, ...(body === undefined ? {} : { data: body }), request })
-  }
-  const patiently = <T>(what: string, attempt: () => Promise<T>, verdict: (error: unknown) => Verdict): Promise<T> =>
-    retrying(attempt, {
-      signal,
-      verdict,
-      onWait: (error, waitMs) =>
-        log.info(`GitHub, ${what}: ${statusOf(error) ?? ''} ${describe(error)}; again in ${duration(waitMs)}`),
-    })
-  const objectOf = (data: unknown): Json => {
-    if (typeof data !== 'object' || data === null || Array.isArray(data)) throw new Unreadable('an answer that is not JSON')
-    return data as Json
-  }
-
-  return {
-    send: (method, path, body) =>
-      patiently(
-        `${method} ${path}`,
-        async () => {
-          try {
-            const { data, status } = await once(method, base + path, body)
-            return status === 204 ? undefined : objectOf(data)
-          } catch (error) {
-            // Gone is what it was to be; the answer to the try before may have been lost.
-            if (method === 'DELETE' && statusOf(error) === 404) return undefined
-            throw error
-          }
-        },
-        verdictOf,
-      ),
-    async list(path, most, read) {
-      const items: Json[] = []
-      let url: string | undefined = base + path
-      for (let page = 1; url !== undefined && page <= most; page++) {
-        const here: string = url
-        const { data, headers } = await patiently(
-          `GET ${path}`,
-          async () => {
-            const answer = await once('GET', here)
-            if (!Array.isArray(answer.data)) throw new Unreadable('an answer that is not a list')
-            return answer
-          },
-          verdictOf,
-        )
-        items.push(...(data as Json[]))
-        url = /<([^<>]+)>;\s*rel="next"/.exec(headers.link ?? '')?.[1]
-        // The token goes to no other host, whatever the answer says.
-        if (url !== undefined && new URL(url).origin !== origin) url = undefined
-      }
-      return items.map(read)
-    },
-    create(path, body, read, find) {
-      let unsure = false
-      return patiently(
-        `POST ${path}`,
-        async () => {
-          if (unsure) {
-            const found = await find()
-            if (found !== undefined) return found
-          }
-          unsure = true
-          const { data } = await once('POST', base + path, body)
-          return read(objectOf(data))
-        },
-        verdictOf,
-      )
-    },
-  }
-}
-
-/** What Octokit throws, as far as it matters here; all absent in what others throw. */
-interface Thrown {
-  readonly status?: number
-  readonly response?: {
-    readonly headers?: Readonly<Record<string, string | undefined>>
-    readonly data?: { readonly message?: unknown }
-  }
-}
-const thrown = (error: unknown): Thrown => (error instanceof Error ? (error as Thrown) : {})
-
-/** Status of the answer. Octokit gives a request that got none the status 500. */
-const statusOf = (error: unknown): number | undefined => (thrown(error).response === undefined ? undefined : thrown(error).status)
-const headersOf = (error: unknown): Readonly<Record<string, string | undefined>> => thrown(error).response?.headers ?? {}
-/** Whether a request was sent, or meant to be, and got no answer. */
-const isUnanswered = (error: unknown): boolean => thrown(error).status !== undefined && thrown(error).response === undefined
-
-/** Errno or TLS code, somewhere down the causes. */
-function breakOf(error: unknown): string {
-  for (let each: unknown = error; each instanceof Error; each = each.cause) {
-    const { code } = each as { code?: unknown }
-    if (typeof code === 'string' && code !== '') return code
-  }
-  return ''
-}
-
-/** GitHub's rate limits, primary and secondary: 429, or a 403 that says so. */
-function isThrottled(error: unknown): boolean {
-  const status = statusOf(error)
-  const headers = headersOf(error)
-  return (
-    status === 429 ||
-    (status === 403 &&
-      (headers['retry-after'] !== undefined ||
-        headers['x-ratelimit-remaining'] === '0' ||
-        /rate limit|abuse detection/i.test(describe(error))))
-  )
-}
-
-/** Whoever makes something looks for it before the next try (`create`): every request may be repeated. */
-function verdictOf(error: unknown): Verdict {
-  const from = 'GitHub'
-  if (error instanceof Unreadable) return verdictOn({ stage: 'answer', from, status: 200, signs: ['not JSON'] }, true)
-  const status = statusOf(error)
-  if (status === undefined) return isUnanswered(error) ? verdictOn({ stage: 'line', from, code: breakOf(error) }, true) : false
-  const afterMs = askedWaitMs(error)
-  const signs: Sign[] = []
-  if (headersOf(error)['retry-after'] !== undefined) signs.push('Retry-After')
-  if (isThrottled(error)) signs.push('limit reached')
-  return verdictOn({ stage: 'answer', from, status, signs, afterMs }, true)
-}
-
-/** How long GitHub asks to wait, in milliseconds; a minute when a limit is reached and nothing is said. */
-function askedWaitMs(error: unknown): number | undefined {
-  const headers = headersOf(error)
-  const { 'x-ratelimit-remaining': remaining, 'x-ratelimit-reset': reset } = headers
-  const afterMs = retryAfterMs((name) => headers[name])
-  if (afterMs !== undefined) return Math.max(1_000, afterMs)
-  if (remaining === '0' && reset !== undefined && /^\d+$/.test(reset)) return Math.max(1_000, Number(reset) * 1_000 - Date.now())
-  return isThrottled(error) ? 60_000 : undefined
-}
-
-/** What went wrong, as the end of a sentence. */
-function said(error: unknown): string {
-  const status = statusOf(error)
-  const message = thrown(error).response?.data?.message
-  if (status !== undefined) return `GitHub answered ${status}: ${typeof message === 'string' ? message : describe(error)}`
-  if (!isUnanswered(error)) return describe(error)
-  const code = breakOf(error)
-  return `GitHub could not be reached: ${describe(error)}${code === '' ? '' : ` (${code})`}`
 }
 
 const again = 'Run the job again; the result of this run does not depend on it.'
@@ -445,6 +320,26 @@ function tokenFinding(error: unknown): Finding | undefined {
 function lacksPermission(error: unknown): boolean {
   const status = statusOf(error)
   return (status === 403 || status === 404) && !isThrottled(error) && !/archived/i.test(describe(error))
+}
+
+function lockedIssue({ number, url }: Issue, { owner, repository }: Place): Finding {
+  return {
+    severity: 'warning',
+    code: 'drift-issue-locked',
+    title: `The drift issue #${number} is locked`,
+    detail: `Its title, text and state are up to date, but GitHub refuses comments on it, so watchers were not notified: ${url}`,
+    fix: `gh issue unlock ${number} --repo ${owner}/${repository}   # or delete the issue: the next run opens another`,
+  }
+}
+
+function lockedPullRequest(number: number, { owner, repository }: Place, error: unknown): Finding {
+  return {
+    severity: 'warning',
+    code: 'pull-request-comment-locked',
+    title: `The pull request #${number} is locked: the comment was not kept`,
+    detail: `${said(error)}. The plan stands in the job summary.`,
+    fix: `gh pr unlock ${number} --repo ${owner}/${repository}`,
+  }
 }
 
 function permissions(line: string): string {
