@@ -36,6 +36,7 @@ class LongestFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     include: ['__tests__/**/*.test.ts'],
+    globalSetup: '__tests__/global-setup.ts',
     pool: 'forks',
     // Most of the time is spent waiting, for roles and servers that take effect: more files at once than a small machine has processors.
     maxWorkers: 5,

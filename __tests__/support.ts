@@ -117,7 +117,8 @@ export async function begin(emulator: Emulator, beginning: Beginning = {}): Prom
   Object.assign(world.switches, beginning.switches)
   Object.assign(world.delays, beginning.delays)
   beginning.shape?.(world)
-  await emulator.refresh()
+  // Delays are read whenever they matter.
+  if (beginning.switches !== undefined || beginning.shape !== undefined) await emulator.refresh()
   world.exchanges.length = 0
 }
 
@@ -214,10 +215,12 @@ export async function workWithKeys(emulator: Emulator, database: string, version
     'azure_ml.scoring_endpoint': endpoint?.scoringUri ?? '',
     'azure_ml.endpoint_key': endpoint?.keys.primaryKey ?? '',
   }
-  for (const [key, value] of Object.entries(settings)) {
-    if (version === '1.0.0' && key.endsWith('auth_type')) continue
-    await postgres.query(database, 'SELECT azure_ai.set_setting($1, $2)', [key, value])
-  }
+  const known = Object.entries(settings).filter(([key]) => version !== '1.0.0' || !key.endsWith('auth_type'))
+  await postgres.query(
+    database,
+    'SELECT azure_ai.set_setting(key, value) FROM unnest($1::text[], $2::text[]) AS given (key, value)',
+    [known.map(([key]) => key), known.map(([, value]) => value)],
+  )
   return settingsOf(emulator, database)
 }
 

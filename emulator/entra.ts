@@ -1,16 +1,8 @@
 /** Microsoft Entra ID: sign-in of applications, tokens, and the identity endpoint that the database server asks. */
 import { randomBytes, randomUUID, X509Certificate } from 'node:crypto'
-import {
-  type CryptoKey,
-  decodeJwt,
-  decodeProtectedHeader,
-  exportJWK,
-  generateKeyPair,
-  type JWTPayload,
-  jwtVerify,
-  SignJWT,
-} from 'jose'
+import { type CryptoKey, decodeJwt, decodeProtectedHeader, exportJWK, type JWTPayload, jwtVerify, SignJWT } from 'jose'
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
+import { signingKey } from './shared.ts'
 import type { Principal, World } from './world.ts'
 
 /** Audience of the OIDC token with which a job signs in here. Azure's own clouds have other ones, so no token for them is ever sent here. */
@@ -61,7 +53,7 @@ export async function createEntra(options: {
   acceptToken: (objectId: string, token: string, expiresAt: Date) => Promise<void>
 }): Promise<Entra> {
   const { world, url } = options
-  const { publicKey, privateKey } = await generateKeyPair('RS256', { extractable: true })
+  const { publicKey, privateKey } = await signingKey('entra')
   const keyId = randomBytes(20).toString('base64url')
   const issuer = `https://sts.windows.net/${world.tenantId}/`
   const resources = [

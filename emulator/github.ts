@@ -1,7 +1,8 @@
 /** GitHub's OIDC endpoint for workflow jobs. */
 import { randomUUID } from 'node:crypto'
-import { type CryptoKey, generateKeyPair, SignJWT } from 'jose'
+import { type CryptoKey, SignJWT } from 'jose'
 import { bearer, type Handler } from './http.ts'
+import { signingKey } from './shared.ts'
 import type { World } from './world.ts'
 
 export interface GitHub {
@@ -12,7 +13,7 @@ export interface GitHub {
 
 /** `requestToken` is what the runner gives a job as ACTIONS_ID_TOKEN_REQUEST_TOKEN. */
 export async function createGitHub(world: World, requestToken: string): Promise<GitHub> {
-  const { publicKey, privateKey } = await generateKeyPair('RS256')
+  const { publicKey, privateKey } = await signingKey('github')
   const keyId = randomUUID()
 
   const handle: Handler = async (request) => {

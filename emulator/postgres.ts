@@ -35,6 +35,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import pg from 'pg'
 import { serveCalls } from './calls.ts'
 import type { Authority } from './certificates.ts'
+import { makeCluster } from './cluster.ts'
 import { type Guard, guard, pidFiles } from './guardian.ts'
 import { meddle } from './statements.ts'
 import type { Server, World } from './world.ts'
@@ -99,14 +100,14 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   const binaries = await binariesFor(home, account)
   const environment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
 
-  await run(
-    join(binaries, 'bin', 'initdb'),
-    ['--pgdata', data, '--username', superuser, '--auth', 'trust', '--encoding', 'UTF8', '--locale', 'C']
-      // Nothing here has to survive a power cut.
-      .concat(['--no-sync', '--no-instructions', '--no-data-checksums', '--wal-segsize', '1']),
-    { cwd: home, env: environment, ...account },
+  await makeCluster({
+    data,
     home,
-  )
+    binaries,
+    superuser,
+    options: { cwd: home, env: environment, ...account },
+    setup: newServer(),
+  })
 
   const { cert, key } = authority.issue([server.fullyQualifiedDomainName, 'localhost', address])
   put(join(data, 'server.crt'), cert)
@@ -123,6 +124,9 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   let hadOldExtension = false
   let shownIdentity = world.switches.sqlIdentity
   let openRanges: [number, number][] = []
+  /** What the server's own files say, and what it has loaded of them. */
+  let files = { access: '', parameters: '' }
+  let loaded = ''
   let allowList = { list: entries('azure.extensions'), before: entries('azure.extensions'), from: 0 as number | 'Infinity' }
   const tokens = new Map<string, { verifier: string; expiresAt: Date }>()
   const administered = new Set<string>()
@@ -152,17 +156,6 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   })
   try {
     await launch()
-    await query(
-      'postgres',
-      `CREATE ROLE azure_pg_admin NOLOGIN;
-       CREATE ROLE azure_ai_settings_manager NOLOGIN;
-       GRANT azure_ai_settings_manager, pg_monitor, pg_signal_backend TO azure_pg_admin WITH ADMIN OPTION;
-       GRANT CREATE ON DATABASE postgres TO azure_pg_admin;
-       CREATE ROLE ${passwordLogin.user} LOGIN CREATEDB CREATEROLE PASSWORD '${verifierOf(passwordLogin.password)}' IN ROLE azure_pg_admin`,
-    )
-    // New databases are copies of template1.
-    for (const name of ['template1', 'postgres']) await query(name, readFileSync(asset('database.sql'), 'utf8'))
-    await createDatabase('azure_maintenance', superuser)
     for (const name of options.databases) await createDatabase(name)
     await administrators()
     await installOldExtension()
@@ -396,10 +389,9 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       .flatMap(([start, end]) => blocks(start, end))
       // A token has to reach the server as it is: those who sign in with one are asked for it in clear, inside TLS.
       .flatMap((block) => [`hostssl all ${passwordLogin.user} ${block} scram-sha-256`, `hostssl all all ${block} password`])
-    put(
-      join(data, 'pg_hba.conf'),
-      [`local all ${superuser} trust`, 'hostssl azure_maintenance all all reject', ...lines, ''].join('\n'),
-    )
+    const access = [`local all ${superuser} trust`, 'hostssl azure_maintenance all all reject', ...lines, ''].join('\n')
+    put(join(data, 'pg_hba.conf'), access)
+    files = { ...files, access }
   }
 
   // ---- parameters
@@ -447,6 +439,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       const shown = { running: server.loadedPrincipalId, current: server.identity?.principalId, empty: '' }[shownIdentity]
       lines.push(`azure.service_principal_id = ${quoted(shown ?? '')}`)
     }
+    files = { ...files, parameters: lines.join('\n') }
     lines.push(`azure.emulator_generation = '${++generation}'`, '')
     put(join(data, 'azure.conf'), lines.join('\n'))
   }
@@ -455,11 +448,15 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   async function reload(): Promise<void> {
     if (stopped) return
     writeParameters()
+    const wanted = { files: JSON.stringify(files), generation: String(generation) }
+    if (wanted.files === loaded) return
     await query('postgres', 'SELECT pg_reload_conf()')
-    const wanted = String(generation)
     for (let left = 500; left > 0; left--) {
       const [row] = await query('postgres', "SELECT current_setting('azure.emulator_generation') AS generation")
-      if (row?.generation === wanted) return
+      if (row?.generation === wanted.generation) {
+        loaded = wanted.files
+        return
+      }
       await sleep(10)
     }
     throw new Error('PostgreSQL did not reload its configuration within 5 s')
@@ -539,51 +536,45 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   async function administrators(): Promise<void> {
     if (stopped) return
     const wanted = new Map(server.administrators.map((each) => [roleName(each.principalName), each.objectId]))
-    for (const name of administered) {
-      if (wanted.has(name)) continue
-      await query(
-        'postgres',
-        `REVOKE azure_pg_admin FROM ${pg.escapeIdentifier(name)}; ALTER ROLE ${pg.escapeIdentifier(name)} NOLOGIN`,
-      )
-      administered.delete(name)
-    }
+    const rows = await query('postgres', 'SELECT rolname FROM pg_roles')
+    const roles = new Set(rows.map(({ rolname }) => String(rolname)))
+    const former = [...administered].filter((name) => !wanted.has(name)).map((name) => pg.escapeIdentifier(name))
+    // One text for all: a connection for each would take most of the time of a test's beginning.
+    const statements = former.flatMap((role) => [`REVOKE azure_pg_admin FROM ${role}`, `ALTER ROLE ${role} NOLOGIN`])
     for (const name of wanted.keys()) {
       const role = pg.escapeIdentifier(name)
-      const exists = (await query('postgres', 'SELECT FROM pg_roles WHERE rolname = $1', [name])).length > 0
-      await query(
-        'postgres',
-        `${exists ? 'ALTER' : 'CREATE'} ROLE ${role} LOGIN CREATEDB CREATEROLE; GRANT azure_pg_admin TO ${role}`,
-      )
-      administered.add(name)
+      statements.push(`${roles.has(name) ? 'ALTER' : 'CREATE'} ROLE ${role} LOGIN CREATEDB CREATEROLE`)
+      statements.push(`GRANT azure_pg_admin TO ${role}`)
     }
-    await query(
-      'postgres',
-      `ALTER ROLE ${passwordLogin.user} ${server.authConfig.passwordAuth === 'Enabled' ? 'LOGIN' : 'NOLOGIN'}`,
-    )
+    statements.push(`ALTER ROLE ${passwordLogin.user} ${server.authConfig.passwordAuth === 'Enabled' ? 'LOGIN' : 'NOLOGIN'}`)
+    await query('postgres', statements.join('; '))
+    administered.clear()
+    for (const name of wanted.keys()) administered.add(name)
     // A token may be older than the role it opens.
     await givePasswords([...wanted.values()].map((id) => id.toLowerCase()))
   }
 
   async function givePasswords(objectIds: string[]): Promise<void> {
     if (server.authConfig.activeDirectoryAuth !== 'Enabled') return
-    for (const id of objectIds) {
+    const ids = objectIds.filter((id) => tokens.has(id))
+    if (ids.length === 0) return
+    // Where Azure has a security label, which takes compiled code, other roles have the same text as a comment.
+    const rows = await query(
+      'postgres',
+      `SELECT rolname, substring(lower(shobj_description(oid, 'pg_authid')) FROM '^aadauth,oid=([^,]*)') AS id FROM pg_roles`,
+    )
+    const statements: string[] = []
+    for (const id of ids) {
       const token = tokens.get(id)
-      if (!token) continue
       const names = server.administrators.filter((each) => same(each.objectId, id)).map((each) => roleName(each.principalName))
-      // Where Azure has a security label, which takes compiled code, other roles have the same text as a comment.
-      const labelled = await query(
-        'postgres',
-        "SELECT rolname FROM pg_roles WHERE lower(shobj_description(oid, 'pg_authid')) LIKE 'aadauth,oid=' || $1 || '%'",
-        [id],
-      )
-      for (const name of new Set([...names, ...labelled.map((row) => String(row.rolname))])) {
-        const role = pg.escapeIdentifier(name)
-        const exists = (await query('postgres', 'SELECT FROM pg_roles WHERE rolname = $1', [name])).length > 0
+      for (const { rolname, id: label } of rows) {
+        if (token === undefined || (label !== id && !names.includes(String(rolname)))) continue
         // The hash is made here, so that the token itself is in no log.
         const password = `PASSWORD '${token.verifier}' VALID UNTIL '${token.expiresAt.toISOString()}'`
-        if (exists) await query('postgres', `ALTER ROLE ${role} ${password}`)
+        statements.push(`ALTER ROLE ${pg.escapeIdentifier(String(rolname))} ${password}`)
       }
     }
+    if (statements.length > 0) await query('postgres', statements.join('; '))
   }
 
   async function createDatabase(name: string, owner = 'azure_pg_admin'): Promise<void> {
@@ -623,6 +614,25 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     mkdirSync(folder, { mode: 0o700, recursive: true })
     if (account.uid !== undefined) chownSync(folder, account.uid, account.gid)
   }
+}
+
+/** The roles and databases of a new flexible server. */
+function newServer(): [database: string, sql: string][] {
+  const roles = [
+    'CREATE ROLE azure_pg_admin NOLOGIN;',
+    'CREATE ROLE azure_ai_settings_manager NOLOGIN;',
+    'GRANT azure_ai_settings_manager, pg_monitor, pg_signal_backend TO azure_pg_admin WITH ADMIN OPTION;',
+    'GRANT CREATE ON DATABASE postgres TO azure_pg_admin;',
+    `CREATE ROLE ${passwordLogin.user} LOGIN CREATEDB CREATEROLE PASSWORD '${verifierOf(passwordLogin.password)}' IN ROLE azure_pg_admin`,
+  ]
+  const database = readFileSync(asset('database.sql'), 'utf8')
+  return [
+    ['postgres', roles.join('\n')],
+    // New databases are copies of template1.
+    ['template1', database],
+    ['postgres', database],
+    ['postgres', `CREATE DATABASE azure_maintenance OWNER ${superuser}`],
+  ]
 }
 
 // ---- accounts, places and files that they can reach
@@ -740,21 +750,6 @@ function linkOrCopy(source: string, target: string): void {
 
 function asset(name: string): string {
   return fileURLToPath(new URL(`azure_ai/${name}`, import.meta.url))
-}
-
-async function run(file: string, args: string[], options: object, home: string): Promise<void> {
-  const child = spawn(file, args, { ...options, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
-  const pidFile = join(home, pidFiles.initdb)
-  if (child.pid) writeFileSync(pidFile, String(child.pid))
-  const output: Buffer[] = []
-  child.stdout.on('data', (chunk) => output.push(chunk))
-  child.stderr.on('data', (chunk) => output.push(chunk))
-  const code = await new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', (exit, signal) => resolve(exit ?? signal))
-  })
-  rmSync(pidFile, { force: true })
-  if (code !== 0) throw new Error(`${file} ended with ${code}:\n${Buffer.concat(output)}`)
 }
 
 async function freePort(): Promise<number> {
