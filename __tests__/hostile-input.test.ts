@@ -77,7 +77,8 @@ function expectDataOrInputError(name: InputName, value: string): void {
   }
   // Other inputs have a form of their own, of plain letters, digits and a few signs.
   expect(value, `${name} took it`).toMatch(/^[\w ./:()\p{L}\p{N}[\]-]*$/u)
-  expect(JSON.stringify(inputs)).not.toContain('OWNED')
+  // A name of letters and digits alone does no harm: it may spell the marker by chance, as a host called OWNED does.
+  if (!/^[\p{L}\p{N}._-]*$/u.test(value)) expect(JSON.stringify(inputs)).not.toContain('OWNED')
 }
 
 describe('parsing', () => {
