@@ -72,7 +72,9 @@ test('lists with the line ends of Windows, and the drift issue', async () => {
     'github-token': emulator.world.github.token ?? '',
   })
   expect([result.code, result.outputs.result, result.outputs['failure-reason']], result.log).toEqual([1, 'drift', 'drift'])
-  expect(emulator.world.github.issues?.map(({ title }) => title)).toEqual([expect.stringContaining('Drift: pg-contoso')])
+  expect(emulator.world.github.issues?.map(({ title }) => title)).toEqual([
+    'pg-contoso has drifted: identity, roles and allow-list (cognitive, machine-learning, openai, translator)',
+  ])
 })
 
 test('a database that cannot be reached is told as such', async () => {

@@ -15,6 +15,7 @@ import { createGitHubRest } from '../emulator/github-rest.ts'
 import { type HttpServer, listen } from '../emulator/http.ts'
 import type { Exchange, GitHubComment, GitHubIssue, World } from '../emulator/world.ts'
 import type { Coverage } from '../src/coverage.ts'
+import { driftMarker, driftState, planMark } from '../src/drift-report.ts'
 import type { Finding } from '../src/errors.ts'
 import type { Place } from '../src/github/rest.ts'
 import type { Report } from '../src/report.ts'
@@ -603,6 +604,19 @@ describe('what an issue remembers', () => {
     expect([issue.state, issue.body === body]).toEqual(['open', true])
   })
 
+  test('is read in a bounded time, whatever the text repeats', () => {
+    const beginning = `${driftMarker(serverId)} part=all services=openai databases=${'0a1b2c3d.'.repeat(900)} differs=`
+    const took = (length: number): number => {
+      const body = beginning.repeat(Math.ceil(length / beginning.length)).slice(0, length)
+      const start = performance.now()
+      for (let times = 0; times < 5; times++)
+        expect([driftState(body, serverId), planMark(body, serverId)]).toEqual([undefined, undefined])
+      return performance.now() - start
+    }
+    took(65_536)
+    expect(took(1_048_576)).toBeLessThan(40 * Math.max(1, took(65_536)))
+  })
+
   test('names no database in a way that could be tried out: the id of the server goes into each', async () => {
     const markOf = (body: string | undefined): string | undefined => /databases=([0-9a-f]{8}) /.exec(body ?? '')?.[1]
     await kept(run.issue(drifted()))
@@ -819,6 +833,42 @@ describe('what GitHub refuses', () => {
       path.includes('/issues?') ? { kind: 'answer', status: 200, headers: { link: next }, body: '[]' } : undefined
     await kept(run.issue(inSync()))
     expect(world.exchanges.map((exchange) => exchange.host)).not.toContain('127.0.0.1')
+  })
+})
+
+describe('answers without end', () => {
+  test('a page that links to itself, or to a page that was read, ends the list', async () => {
+    for (const next of ['issues?page=1', 'issues?page=2']) {
+      world.exchanges.length = 0
+      const link = `<${url}/github/api/repos/contoso/shop/${next}>; rel="next"`
+      world.fault = ({ url: path }) =>
+        path.includes('/issues?') ? { kind: 'answer', status: 200, headers: { link }, body: '[]' } : undefined
+      await kept(run.issue(inSync()))
+      // With the label and without it, each with the page that is linked to.
+      expect(world.exchanges.filter((exchange) => exchange.url.includes('/issues?'))).toHaveLength(4)
+    }
+  })
+
+  test('new pages for ever are read up to a bound', async () => {
+    let page = 0
+    world.fault = ({ url: path }) => {
+      const link = `<${url}/github/api/repos/contoso/shop/issues?page=${++page}>; rel="next"`
+      return path.includes('/issues?') ? { kind: 'answer', status: 200, headers: { link }, body: '[]' } : undefined
+    }
+    await kept(run.issue(inSync()))
+    expect(world.exchanges.filter((exchange) => exchange.url.includes('/issues?'))).toHaveLength(20)
+  })
+
+  test.each([
+    ['JSON', (text: string) => JSON.stringify({ message: text })],
+    ['a page', (text: string) => `<html>${text}</html>`],
+  ])('an error of megabytes is cut: %s', async (_, made) => {
+    world.fault = ({ url: path }) =>
+      isLookUp({ url: path }) ? undefined : { kind: 'answer', status: 422, body: made('rate limit '.repeat(500_000)) }
+    const { finding, log } = await run.issue(drifted())
+    expect(finding).toMatchObject({ code: 'drift-issue-failed' })
+    expect(finding?.detail.length).toBeLessThan(1_000)
+    expect(log.join('\n').length).toBeLessThan(100_000)
   })
 })
 

@@ -36,6 +36,8 @@ export const budgetMs = 300_000
 const longestAnswer = 64 * 1024 * 1024
 /** Longest answer that is read of an error, in bytes. */
 const longestRefusal = 16 * 1024
+/** Longest text of an error that is shown, in characters. */
+const longestText = 500
 
 export type Json = Readonly<Record<string, unknown>>
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE'
@@ -170,7 +172,7 @@ async function openConnection(place: Place, { log, signal: stop }: ConversationO
         signal,
         verdict: verdictOf,
         onWait: (error, waitMs) =>
-          log.info(`GitHub, ${what}: ${statusOf(error) ?? ''} ${describe(error)}; again in ${duration(waitMs)}`),
+          log.info(`GitHub, ${what}: ${statusOf(error) ?? ''} ${textOf(error)}; again in ${duration(waitMs)}`),
       }),
   }
 }
@@ -284,8 +286,13 @@ function askedWaitMs(error: unknown): number | undefined {
 export function said(error: unknown): string {
   const status = statusOf(error)
   const message = thrown(error).response?.data?.message
-  if (status !== undefined) return `GitHub answered ${status}: ${typeof message === 'string' ? message : describe(error)}`
-  if (!isUnanswered(error)) return describe(error)
+  if (status !== undefined)
+    return `GitHub answered ${status}: ${typeof message === 'string' ? message.slice(0, longestText) : textOf(error)}`
+  if (!isUnanswered(error)) return textOf(error)
   const code = breakOf(error)
-  return `GitHub could not be reached: ${describe(error)}${code === '' ? '' : ` (${code})`}`
+  return `GitHub could not be reached: ${textOf(error)}${code === '' ? '' : ` (${code})`}`
+}
+
+function textOf(error: unknown): string {
+  return describe(error).slice(0, longestText)
 }
