@@ -463,7 +463,7 @@ describe('tokens in the course of a run', () => {
   })
 })
 
-const silent: Log = { debug() {}, info() {}, secret() {}, group: (_, body) => body() }
+const silent: Log = { debug() {}, info() {}, result() {}, secret() {}, group: (_, body) => body() }
 const nobody: AmbientLogin = {
   tenantId: undefined,
   clientId: undefined,

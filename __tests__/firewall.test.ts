@@ -220,7 +220,7 @@ describe('no rule is made', () => {
       server: observedServer(server),
       azure,
       connector,
-      log: { debug() {}, info() {}, secret() {}, group: (_, body) => body() },
+      log: { debug() {}, info() {}, result() {}, secret() {}, group: (_, body) => body() },
       signal: AbortSignal.timeout(2_000),
       remember: (rule) => void asked.push(rule),
     })

@@ -52,7 +52,7 @@ process.on('message', async ({ id, what, report, coverage, place, abortAfterMs }
   const say = (text) => log.push(text)
   const controller = new AbortController()
   if (abortAfterMs !== undefined) setTimeout(() => controller.abort(new Error('The run was cancelled')), abortAfterMs)
-  const options = { signal: controller.signal, log: { debug: say, info: say, secret: say, group: (_, body) => body() } }
+  const options = { signal: controller.signal, log: { debug: say, info: say, result: say, secret: say, group: (_, body) => body() } }
   const finding = await (what === 'issue' ? keepDriftIssue : keepPullRequestComment)({ ...report }, coverage, { ...place }, options)
     .catch((error) => ({ code: 'rejected', detail: String(error?.stack) }))
   process.send({ id, finding: finding ?? null, log })

@@ -184,7 +184,13 @@ describe('a lock of a trial', () => {
         { name: 'two', sql: 'SELECT 2' },
       ],
       commit: () => false,
-      log: { debug: () => undefined, info: () => undefined, secret: () => undefined, group: (_, body) => body() },
+      log: {
+        debug: () => undefined,
+        info: () => undefined,
+        result: () => undefined,
+        secret: () => undefined,
+        group: (_, body) => body(),
+      },
     })
     const limits = statements.slice(0, statements.indexOf('SELECT 2')).flatMap((text) => {
       const [, limit] = /^SET LOCAL statement_timeout = (\d+)$/.exec(text) ?? []

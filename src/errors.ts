@@ -2,6 +2,9 @@
  * Failures that are expected, and the one table that turns what Azure, Entra, PostgreSQL and the AI services say into a
  * reason, a cause and a fix. What the table does not know stays verbatim: nothing is guessed aloud.
  */
+import { bounded, describe, longestName } from './bounded.ts'
+
+export { describe } from './bounded.ts'
 
 import { services } from './services.ts'
 
@@ -364,7 +367,7 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'postgres',
-    text: /token.*expired|expired.*token/i,
+    text: /token.{0,200}expired|expired.{0,200}token/i,
     reason: 'credentials',
     code: 'database-token-expired',
     title: 'The token for the database had expired',
@@ -374,7 +377,7 @@ export const known: readonly Known[] = [
   {
     origin: 'postgres',
     codes: ['28000', '28P01'],
-    text: /role ".*" does not exist|not found in the tenant|principal.*not (found|registered)/i,
+    text: /role ".{0,200}" does not exist|not found in the tenant|principal.{0,200}not (found|registered)/i,
     reason: 'credentials',
     code: 'role-not-found',
     title: 'The database knows no such role',
@@ -665,7 +668,7 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'ai',
-    text: /(?:fail|unable|could not|cannot)\w*\b.{0,40}(?:get|acquir|obtain|fetch|request)\w*\b.{0,30}token|identity not found|managed identity.{0,20}not (?:found|available|enabled)|IMDS|169\.254\.169\.254/i,
+    text: /(?:fail|unable|could not|cannot).{0,60}(?:get|acquir|obtain|fetch|request).{0,40}token|identity not found|managed identity.{0,20}not (?:found|available|enabled)|IMDS|169\.254\.169\.254/i,
     reason: 'verification',
     code: 'no-token',
     title: "The server's identity gives no token yet",
@@ -687,7 +690,26 @@ export const known: readonly Known[] = [
   },
 ]
 
-/** What the table knows of a message; undefined when it does not know it. */
+/** A message with its texts cut, whoever made it. */
+function boundedMessage({ code, text, requestId, ...rest }: Message): Message {
+  return {
+    ...rest,
+    code: bounded(code, longestName),
+    text: bounded(text),
+    requestId: requestId === undefined ? undefined : bounded(requestId, longestName),
+  }
+}
+
+/** The circumstances with their texts cut: what a token claims is written by others as well. */
+function boundedCircumstances({ assertion, ...rest }: Circumstances): Circumstances {
+  const cut = <T extends object>(values: T): T =>
+    Object.fromEntries(
+      Object.entries(values).map(([name, value]) => [name, typeof value === 'string' ? bounded(value) : value]),
+    ) as T
+  return { ...cut(rest), assertion: assertion && cut(assertion) }
+}
+
+/** What the table knows of a bounded message; undefined when it does not know it. */
 function lookUp(message: Message): Known | undefined {
   return known.find(
     (row) =>
@@ -702,9 +724,11 @@ const fallbackReason = { azure: 'azure', entra: 'credentials', postgres: 'databa
 
 /**
  * Turns a message of the outside into a failure a reader can act on. A message the table does not know is passed on
- * word for word with its code and request id.
+ * word for word, up to a bounded length, with its code and request id.
  */
-export function explain(message: Message, at: Circumstances, cause?: unknown): Failure {
+export function explain(received: Message, circumstances: Circumstances, cause?: unknown): Failure {
+  const message = boundedMessage(received)
+  const at = boundedCircumstances(circumstances)
   const row = lookUp(message)
   const id = message.requestId === undefined ? '' : ` (request id ${message.requestId})`
   if (row !== undefined) {
@@ -728,17 +752,7 @@ export function explain(message: Message, at: Circumstances, cause?: unknown): F
 
 /** Whether waiting can help after this answer of a test query. */
 export function outlook(message: Message): Outlook {
-  return lookUp(message)?.outlook ?? 'unknown'
-}
-
-/** Any thrown value, an Error or not, as one line. */
-export function describe(error: unknown): string {
-  if (error instanceof Error) return error.message
-  try {
-    return typeof error === 'string' ? error : (JSON.stringify(error) ?? String(error))
-  } catch {
-    return String(error)
-  }
+  return lookUp(boundedMessage(message))?.outlook ?? 'unknown'
 }
 
 /** Any thrown value as failures: expected ones as they are, others as `internal`. */

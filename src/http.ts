@@ -4,6 +4,12 @@ import { busy, limited, renewed, replication, type Schedule, throttled, transien
 /** Longest time one request may take, its body included, in milliseconds. */
 export const requestTimeoutMs = 30_000
 
+/** Most bytes of one answer, unpacked: a list of Azure or GitHub has a few megabytes, a bomb of gzip has gigabytes. */
+export const answerLimit = 16 * 1024 * 1024
+
+/** Whether a status sends the request elsewhere. No redirect is followed: the token would go along. */
+export const isRedirect = (status: number): boolean => [300, 301, 302, 303, 307, 308].includes(status)
+
 export type Peer = 'Resource Manager' | 'Entra' | 'GitHub'
 /** An answer came; the line broke before there was one; a long-running operation ended badly. */
 export type Stage = 'answer' | 'line' | 'operation'

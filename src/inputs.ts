@@ -4,6 +4,7 @@
  */
 import { accessRoles } from './access-roles.ts'
 import { isAudienceOfKnownCloud, knownCloud } from './azure/cloud.ts'
+import { withoutEndSlashes } from './bounded.ts'
 import { Failure } from './errors.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
 
@@ -164,7 +165,7 @@ export function accountToAsk(inputs: Pick<Inputs, 'given' | 'embeddingDeployment
 
 /** Takes a Resource Manager id apart; undefined when it is none. Case does not matter, a trailing slash is tolerated. */
 export function parseResourceId(text: string): ResourceId | undefined {
-  const id = withoutSlashes(text)
+  const id = withoutEndSlashes(text)
   const match = /^\/subscriptions\/([^/]+)\/resourceGroups\/([^/]+)\/providers\/([^/]+)\/(.+)$/i.exec(id)
   const [, subscription, resourceGroup, provider, rest] = match ?? []
   if (subscription === undefined || resourceGroup === undefined || provider === undefined || rest === undefined) return undefined
@@ -177,13 +178,6 @@ export function parseResourceId(text: string): ResourceId | undefined {
   const names = parts.filter((_, index) => index % 2 === 1)
   const type = [provider, ...parts.filter((_, index) => index % 2 === 0)].join('/')
   return { id, subscription, resourceGroup, type, names, name: names.at(-1) ?? '' }
-}
-
-/** Not by an expression: that tries every slash as the first of the last ones. */
-function withoutSlashes(text: string): string {
-  let end = text.length
-  while (text[end - 1] === '/') end--
-  return text.slice(0, end)
 }
 
 type Raw = Readonly<Record<InputName, string>>
@@ -510,7 +504,7 @@ function isHttpsUrl(text: string): boolean {
 /** Without trailing slash; names of other alphabets as DNS has them. */
 function normalUrl(text: string): string {
   const { origin, pathname } = new URL(text)
-  return withoutSlashes(`${origin}${pathname}`)
+  return withoutEndSlashes(`${origin}${pathname}`)
 }
 
 /** A value in a message: at most 80 characters of it, control characters shown as such. */

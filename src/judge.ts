@@ -79,7 +79,7 @@ function oneEndpoint(options: ProveOptions, text: string): boolean {
   if (language === undefined || translator === undefined || language.id.toLowerCase() === translator.id.toLowerCase())
     return false
   return (
-    /\b404\b|resource not found|does not map to a resource|not supported.*(endpoint|kind)|api.*not.*(available|supported)|endpoint/i.test(
+    /\b404\b|resource not found|does not map to a resource|not supported.{0,100}kind|api.{0,60}not.{0,40}(available|supported)|endpoint/i.test(
       text,
     ) && !/PermissionDenied|data action/i.test(text)
   )

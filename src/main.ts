@@ -11,7 +11,7 @@ import { annotate, appendSummary, createLog, endProcess, fail, setOutput, withou
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
 import { createJournal } from './journal.ts'
 import { postState, stateText } from './post-state.ts'
-import { fails, type Report, report } from './report.ts'
+import { fails, fitted, type Report, report } from './report.ts'
 import type { Outside } from './session.ts'
 
 const { env } = process
@@ -67,14 +67,14 @@ function finish(thrown: readonly Failure[]): Promise<void> {
     setOutput('plan-id', final.planId)
     const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([import('./alike.ts'), import('./summary.ts')])
     annotate(alikeFindings(final.findings, databasesOf(final)))
-    await writeReport(final, reportFolder, reportName)
+    await writeReport(fitted(final), reportFolder, reportName)
     await appendSummary(summary(final), env.GITHUB_STEP_SUMMARY)
     // What gates read comes last: by now everything else is written.
     setOutput('failure-reason', final.failureReason)
     setOutput('verified', String(final.verified))
     setOutput('result', final.result)
     const reason = final.failureReason === 'none' ? '' : `, reason: ${final.failureReason}`
-    log.info(`Result: ${final.result}, verified: ${final.verified}${reason}`)
+    log.result(`Result: ${final.result}, verified: ${final.verified}${reason}`)
     process.exitCode = fails(final, inputs?.failOnDrift ?? true) ? 1 : 0
   })()
   return finishing

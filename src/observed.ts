@@ -1,9 +1,10 @@
 /** What was found: the state of the server, its surroundings and its databases, as the plan reads it. Plain data. */
+import { withoutEndSlashes } from './bounded.ts'
 import type { Failure } from './errors.ts'
 import type { Resource, ServiceName } from './services.ts'
 
 export interface ObservedServer {
-  /** As Resource Manager spells it. */
+  /** As the inputs name it; that of a replica as Resource Manager spells it. */
   readonly id: string
   readonly name: string
   readonly host: string
@@ -161,8 +162,8 @@ export function formerAssignment(
 
 /** Whether `ancestor` is the scope itself, or a resource group, subscription, management group or the root above it. */
 function covers(ancestor: string, scope: string): boolean {
-  const above = ancestor.toLowerCase().replace(/\/+$/, '')
-  const below = scope.toLowerCase().replace(/\/+$/, '')
+  const above = withoutEndSlashes(ancestor.toLowerCase())
+  const below = withoutEndSlashes(scope.toLowerCase())
   // Lists at a scope show management groups only when they are above it.
   return (
     above === '' ||

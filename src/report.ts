@@ -1,4 +1,5 @@
 /** What a run came to: result, outputs and the JSON report, all derived from the journal; pure. */
+import { bounded } from './bounded.ts'
 import type { Failure, FailureReason, Finding } from './errors.ts'
 import type { Inputs, Mode, Part } from './inputs.ts'
 import type { Journal, QueryResult } from './journal.ts'
@@ -93,6 +94,66 @@ function verified(inputs: Inputs | undefined, journal: Journal, failures: readon
 function unique(failures: readonly Failure[]): Failure[] {
   const first = new Map(failures.toReversed().map((failure) => [JSON.stringify([failure.code, failure.detail]), failure]))
   return [...failures].filter((failure) => first.get(JSON.stringify([failure.code, failure.detail])) === failure)
+}
+
+/** Most bytes of the report file. */
+const reportLimit = 5_000_000
+/** Longest text in a report that would be larger, in characters, tried in this order. */
+const shorter = [1_024, 256]
+
+/**
+ * The report as it fits into its file: where it would be larger than 5 MB its longest texts are cut, and what still finds no
+ * room is left out, the last items first. A finding says how much.
+ */
+export function fitted(of: Report): Report {
+  const bytes = bytesOf(of)
+  if (bytes <= reportLimit) return of
+  let fit = of
+  let size = bytes
+  for (const limit of shorter) {
+    if (size <= reportLimit) break
+    fit = withTexts(of, (text) => bounded(text, limit))
+    size = bytesOf(fit)
+  }
+  const { steps, queries, findings } = fit
+  // What one list leaves of its share, the next ones have.
+  const some = size > reportLimit
+  const first = some ? within(findings, reportLimit / 3) : { kept: findings, bytes: 0 }
+  const second = some ? within(steps, (reportLimit - first.bytes) / 2) : { kept: steps, bytes: 0 }
+  const third = some ? within(queries, reportLimit - first.bytes - second.bytes) : { kept: queries, bytes: 0 }
+  const cut: Finding = {
+    severity: 'notice',
+    code: 'report-cut',
+    title: 'The report is cut to its limit',
+    detail: `In full it has ${bytes} bytes. Its longest texts are cut, and ${steps.length - second.kept.length} steps, ${queries.length - third.kept.length} test queries and ${findings.length - first.kept.length} findings are left out.`,
+    fix: 'Run the action for fewer databases at a time to have all of it.',
+  }
+  return { ...fit, steps: second.kept, queries: third.kept, findings: [...first.kept, cut] }
+}
+
+/** Bytes of a value as the file has it. */
+const bytesOf = (value: unknown): number => Buffer.byteLength(JSON.stringify(value, null, 2))
+
+/** The first items of a list that take no more than so many bytes in the file. */
+function within<T>(list: readonly T[], limit: number): { readonly kept: readonly T[]; readonly bytes: number } {
+  // Each line of an item is indented by four more blanks in the file, and an item has ten lines at most.
+  const indent = 50
+  let bytes = 0
+  let count = 0
+  for (const item of list) {
+    const more = bytesOf(item) + indent
+    if (bytes + more > limit) break
+    bytes += more
+    count++
+  }
+  return { kept: list.slice(0, count), bytes }
+}
+
+/** The report with each text of its lists changed. */
+function withTexts(of: Report, change: (text: string) => string): Report {
+  const changed = <T>(list: readonly T[]): T[] =>
+    JSON.parse(JSON.stringify(list), (_, each: unknown) => (typeof each === 'string' ? change(each) : each)) as T[]
+  return { ...of, steps: changed(of.steps), queries: changed(of.queries), findings: changed(of.findings) }
 }
 
 /** Whether the step goes red. */

@@ -149,7 +149,7 @@ function tellPlan(journal: Journal, { log }: Outside): Promise<void> {
 function tellQueries(journal: Journal, { log }: Outside): void {
   for (const query of journal.queries) {
     const how = query.status === 'passed' ? `${query.answer} (${query.durationMs} ms, ${query.proof})` : query.error
-    log.info(`${query.status.padEnd(7)} ${query.service} in "${query.database}": ${how}`)
+    log.result(`${query.status.padEnd(7)} ${query.service} in "${query.database}": ${how}`)
   }
 }
 

@@ -2,6 +2,7 @@
  * The services the action knows, one row each: role, resource, settings and test query. Observation, plan, application,
  * proof and report all read this table, so they cannot disagree.
  */
+import { withoutEndSlashes } from './bounded.ts'
 
 export type ServiceName = 'openai' | 'cognitive' | 'translator' | 'machine-learning'
 export type FamilyName = 'azure_openai' | 'azure_cognitive' | 'azure_ml'
@@ -49,7 +50,7 @@ export const families: Readonly<Record<FamilyName, Family>> = {
 
 /** What Resource Manager tells of a resource that a service lives on, reduced to what matters here. */
 export interface Resource {
-  /** As Resource Manager spells it: where the role goes. */
+  /** As the inputs name it, never as an answer does: where the role goes. */
   readonly id: string
   /** Where endpoint and keys come from: the online endpoint of a workspace, else the same. */
   readonly settingsId: string
@@ -297,9 +298,9 @@ export function sameValue(setting: string, a: string, b: string): boolean {
 function canonical(setting: string, value: string): string {
   if (setting.endsWith('endpoint') && URL.canParse(value)) {
     const url = new URL(value)
-    return `${url.origin}${url.pathname.replace(/\/+$/, '')}${url.search}`
+    return `${url.origin}${withoutEndSlashes(url.pathname)}${url.search}`
   }
-  if (setting.endsWith('resource_id')) return value.toLowerCase().replace(/\/+$/, '')
+  if (setting.endsWith('resource_id')) return withoutEndSlashes(value.toLowerCase())
   if (setting.endsWith('region')) return value.toLowerCase().replaceAll(' ', '')
   return value
 }

@@ -1,4 +1,5 @@
 /** The clouds: where their Resource Manager, Entra and PostgreSQL are. One table, or the cloud's own metadata. */
+import { withoutEndSlashes, withoutTrailing } from '../bounded.ts'
 import { Failure } from '../errors.ts'
 import type { Http } from './pipeline.ts'
 
@@ -74,7 +75,7 @@ export function knownCloud(name: string): Cloud | undefined {
 /** Whether the host of a URL is one of the known clouds' domains or lies below one. */
 function isOfKnownCloud({ hostname }: URL): boolean {
   // DNS takes a name with a trailing dot for the same name.
-  const host = hostname.toLowerCase().replace(/\.+$/, '')
+  const host = withoutTrailing(hostname.toLowerCase(), '.')
   return knownDomains.some((domain) => host === domain || host.endsWith(`.${domain}`))
 }
 
@@ -168,14 +169,7 @@ function privateUrl(url: string, field: string, value: unknown): string {
 
 /** As the parser wrote it, without trailing slash: what was checked is exactly what is used. */
 function addressOf({ origin, pathname }: URL): string {
-  return withoutSlashes(`${origin}${pathname}`)
-}
-
-/** A loop, because an expression for trailing slashes takes quadratic time on long texts. */
-function withoutSlashes(text: string): string {
-  let end = text.length
-  while (text[end - 1] === '/') end--
-  return text.slice(0, end)
+  return withoutEndSlashes(`${origin}${pathname}`)
 }
 
 /** A value of the description in a message: the first 100 characters of a text, else its type. */

@@ -1,4 +1,5 @@
 /** GitHub's REST API for one repository: requests with the token, and what of the answers the token's own author wrote. */
+import { withoutEndSlashes } from '../bounded.ts'
 import { describe } from '../errors.ts'
 import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
@@ -73,7 +74,7 @@ interface Answer {
 
 export async function connect(place: Place, options: ConversationOptions): Promise<GitHub> {
   const connection = await openConnection(place, options)
-  const api = place.apiUrl.replace(/\/+$/, '')
+  const api = withoutEndSlashes(place.apiUrl)
   const base = `${api}/repos/${encodeURIComponent(place.owner)}/${encodeURIComponent(place.repository)}`
   const { origin } = new URL(base)
   const isHere = (url: string): boolean => URL.canParse(url) && new URL(url).origin === origin

@@ -5,8 +5,8 @@ import * as core from '@actions/core'
 import { HttpClient } from '@actions/http-client'
 import { BearerCredentialHandler } from '@actions/http-client/lib/auth'
 import type { AlikeFindings } from '../alike.ts'
-import { describe } from '../errors.ts'
-import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
+import { bounded, describe, withoutCutSecret } from '../bounded.ts'
+import { answerLimit, isRedirect, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import { retrying, type Verdict } from '../retry.ts'
 import { visible } from '../visible.ts'
@@ -26,25 +26,27 @@ export type OutputName =
 const annotationsOfAKind = 10
 
 /** Longest line of the log, and longest text of an annotation (GitHub keeps no more of one), in characters. */
-const longest = { line: 16_384, annotation: 4_096 }
+const longest = { line: 16_384, annotation: 4_096, message: 65_536 }
+/**
+ * Most characters of a run's log, for progress and for debug lines each. Behind it only results are printed, and those
+ * short: annotations and the last line come in any case.
+ */
+const logLimit = 4_000_000
+const shortResult = 300
 
 /**
  * Lines that cannot be taken for workflow commands: the runner looks for `::` behind the blanks that a line begins with
  * and for `##[` anywhere in it. What cannot be seen is spelled out, colours and blanks of other alphabets among it.
  */
 export function plain(text: string): string {
-  return text
+  return bounded(text, longest.message)
     .split(/\r\n|\r|\n/)
     .map((line) =>
-      cut(visible(line), longest.line)
+      bounded(visible(bounded(line, longest.line)), longest.line)
         .replace(/^(\s*):(?=:)/, '$1:\u200b')
         .replaceAll('##[', '##\u200b['),
     )
     .join('\n')
-}
-
-function cut(text: string, most: number): string {
-  return text.length > most ? `${text.slice(0, most)}… (${text.length - most} more characters)` : text
 }
 
 /** What is masked. The runner masks its log only: what is written elsewhere must not hold it either. */
@@ -60,14 +62,30 @@ export function withoutSecrets<T>(value: T): T {
 
 function hidden(text: string): string {
   let found = text
-  for (const secret of secrets) found = found.replaceAll(secret, '***')
+  for (const secret of secrets) found = withoutCutSecret(found.replaceAll(secret, '***'), secret)
   return found
 }
 
 export function createLog(): Log {
+  const left = { debug: logLimit, info: logLimit }
+  /** Prints while there is room for it; the first line without room says so. */
+  const print = (kind: keyof typeof left, text: string): void => {
+    const line = plain(hidden(text))
+    const say = kind === 'debug' ? core.debug : core.info
+    const before = left[kind]
+    left[kind] -= line.length + 1
+    if (left[kind] >= 0) say(line)
+    else if (before >= 0)
+      say(`Further lines are left out: ${logLimit.toLocaleString('en')} characters are printed. Results follow, cut short.`)
+  }
   return {
-    debug: (text) => core.debug(plain(hidden(text))),
-    info: (text) => core.info(plain(hidden(text))),
+    debug: (text) => print('debug', text),
+    info: (text) => print('info', text),
+    result(text) {
+      const line = plain(hidden(text))
+      left.info -= line.length + 1
+      core.info(left.info >= 0 ? line : plain(bounded(line, shortResult)))
+    },
     secret: (value) => {
       if (value.trim() === '') return
       if (value.length >= shortestHidden) secrets.add(value)
@@ -107,7 +125,7 @@ export async function endProcess(): Promise<never> {
 
 /** The whole text is data of one command: what it holds cannot begin another. */
 function annotation(say: typeof core.error, text: string, title: string): void {
-  const shown = (value: string): string => cut(visible(hidden(value)), longest.annotation)
+  const shown = (value: string): string => bounded(visible(bounded(hidden(value), longest.message)), longest.annotation)
   say(shown(text), title === '' ? {} : { title: shown(title) })
 }
 
@@ -136,11 +154,11 @@ export function annotate(findings: readonly AlikeFindings[]): void {
   }
 }
 
-/** Writes the report into the runner's temporary folder; gives its path. */
+/** Writes the report into the runner's temporary folder, for this user alone; gives its path. */
 export async function writeReport(report: unknown, folder: string, name: string): Promise<string> {
-  await mkdir(folder, { recursive: true })
+  await mkdir(folder, { recursive: true, mode: 0o700 })
   const path = join(folder, name)
-  await writeFile(path, `${JSON.stringify(report, null, 2)}\n`)
+  await writeFile(path, `${JSON.stringify(report, null, 2)}\n`, { mode: 0o600 })
   return path
 }
 
@@ -156,6 +174,8 @@ export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log
     if (value === '') throw new Error(`Unable to get ACTIONS_ID_TOKEN_REQUEST_${name.toUpperCase()} env variable`)
   const client = new HttpClient('actions/oidc-client', [new BearerCredentialHandler(endpoint.token)], {
     allowRetries: false,
+    // The request token would go along.
+    allowRedirects: false,
     socketTimeout: requestTimeoutMs,
   })
   const from = 'GitHub'
@@ -163,13 +183,14 @@ export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log
   const ask = async (): Promise<string> => {
     const answer = await client.get(`${endpoint.url}&audience=${encodeURIComponent(audience)}`)
     const { statusCode: status = 0, headers } = answer.message
-    const body = await answer.readBody()
+    const body = await readBounded(answer.message)
     const token = tokenOf(body)
     if (status === 200 && token !== undefined) return token
     const afterMs = retryAfterMs((name) => String(headers[name] ?? ''))
     const signs: Sign[] = [...(afterMs === undefined ? [] : ['Retry-After' as const])]
     if (token === undefined) signs.push('not JSON')
-    const said = `GitHub's OIDC service answered ${status}${body === '' ? '' : `: ${body.slice(0, 500)}`}`
+    const redirects = isRedirect(status) ? ', a redirect, which is not followed' : ''
+    const said = `GitHub's OIDC service answered ${status}${redirects}${body === '' ? '' : `: ${bounded(body, 500)}`}`
     throw new Refused(said, verdictOn({ stage: 'answer', from, status, signs, afterMs }, true))
   }
   const once = (): Promise<string> => {
@@ -186,6 +207,19 @@ export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log
   })
   log.secret(found)
   return found
+}
+
+/** The body of an answer as text; one that is too large is ended. */
+async function readBounded(message: AsyncIterable<Buffer>): Promise<string> {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of message) {
+    bytes += chunk.length
+    if (bytes > answerLimit)
+      throw new Refused(`GitHub's OIDC service answered with more than ${answerLimit / 1024 / 1024} MB`, false)
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString()
 }
 
 /** Where a job asks for its token; empty strings when it may not. */
