@@ -34,6 +34,9 @@ export interface HttpServer {
   stop(): Promise<void>
 }
 
+/** Longest body of an injected answer that the record of exchanges keeps, in characters. */
+const shownBody = 65_536
+
 /** Fails with the system's error when no port can be had on the loopback addresses. */
 export async function listen(options: {
   world: World
@@ -80,7 +83,8 @@ export async function listen(options: {
     if (fault?.kind === 'answer') {
       exchange.status = fault.status
       exchange.responseHeaders = fault.headers ?? {}
-      exchange.responseBody = hideSecrets(parseBody(fault.body ?? '', 'application/json'), plane)
+      const text = typeof fault.body === 'string' && fault.body.length <= shownBody ? fault.body : ''
+      exchange.responseBody = hideSecrets(parseBody(text, 'application/json'), plane)
       response.writeHead(fault.status, { 'content-type': 'application/json', ...fault.headers })
       response.end(fault.body)
       return
@@ -100,6 +104,7 @@ export async function listen(options: {
         }
       }
     }
+    if (fault?.kind === 'rewrite' && reply.status < 300) reply.body = fault.change(structuredClone(reply.body))
     const sent = reply.body === undefined ? '' : JSON.stringify(reply.body)
     const headers: Record<string, string> = {
       'x-ms-request-id': randomUUID(),

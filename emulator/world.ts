@@ -246,7 +246,10 @@ export interface Switches {
 
 /** What a fault does to one request: answer this instead, or break the connection before or after acting. */
 export type Fault =
-  | { kind: 'answer'; status: number; headers?: Record<string, string>; body?: string }
+  /** A body of bytes is sent as it is, for instance packed. */
+  | { kind: 'answer'; status: number; headers?: Record<string, string>; body?: string | Buffer }
+  /** The request is handled, and its good answer is changed on the way: a function of the parsed body. */
+  | { kind: 'rewrite'; change: (body: unknown) => unknown }
   | { kind: 'reset-before' }
   | { kind: 'reset-after' }
   | { kind: 'truncate' }

@@ -67,7 +67,7 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     if (assignments !== undefined) roleAssignments.set(service, assignments)
   }
   if (withRoles && server.principalId !== undefined) {
-    await collected(addGroupAssignments(inputs, azure, server.principalId, resources, roleAssignments))
+    await collected(addGroupAssignments(inputs, azure, server.principalId, roleAssignments))
   }
   // What a switch would break on a replica matters in every part.
   const byIdentity = inputs.authType === 'managed-identity'
@@ -81,8 +81,7 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
       : [roleAssignments, undefined]
   // One after the other: each adds to what the one before found.
   for (const { principalId } of known) {
-    if (byIdentity && principalId !== undefined)
-      await collected(addGroupAssignments(inputs, azure, principalId, resources, assignments))
+    if (byIdentity && principalId !== undefined) await collected(addGroupAssignments(inputs, azure, principalId, assignments))
   }
   if (failures.length > 0 && !goesOn) throw new Failures(failures)
   return {
@@ -93,7 +92,7 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     roleAssignments,
     replicas: known.map((replica) => ({
       server: replica,
-      missingRoles: byIdentity ? missingRoles(inputs, replica, resources, assignments) : [],
+      missingRoles: byIdentity ? missingRoles(inputs, replica, assignments) : [],
       restarted: running?.get(replica.id),
     })),
     failures,
@@ -147,12 +146,11 @@ async function addGroupAssignments(
   inputs: Inputs,
   azure: ResourceManager,
   principalId: string,
-  resources: ReadonlyMap<ServiceName, Resource>,
   roleAssignments: Map<ServiceName, readonly RoleAssignment[]>,
 ): Promise<void> {
   await Promise.all(
     inputs.given.map(async ({ service, resource, roleId }) => {
-      const scope = resources.get(service)?.id ?? resource.id
+      const scope = resource.id
       const direct = roleAssignments.get(service)
       // What could not be read stays unread.
       if (direct === undefined || direct.some((each) => holds(each, principalId, roleId, scope))) return
@@ -185,13 +183,12 @@ async function runningIdentities(
 function missingRoles(
   inputs: Inputs,
   replica: ObservedServer,
-  resources: ReadonlyMap<ServiceName, Resource>,
   assignments: ReadonlyMap<ServiceName, readonly RoleAssignment[]>,
 ): ServiceName[] {
   const { principalId } = replica
   return inputs.given
     .filter(({ service, resource, roleId }) => {
-      const scope = resources.get(service)?.id ?? resource.id
+      const scope = resource.id
       const read = assignments.get(service)
       if (principalId === undefined) return true
       // What could not be read is told as that.

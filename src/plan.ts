@@ -236,8 +236,7 @@ function identitySteps(inputs: Inputs, observed: Observed): Step[] {
 
   for (const given of inputs.given) {
     const service = serviceNamed(given.service)
-    const resource = observed.resources.get(given.service)
-    const scope = resource?.id ?? given.resource.id
+    const scope = given.resource.id
     const role = given.roleId === service.role.id ? service.role.name : `role ${given.roleId}`
     const step = { id: `role/${given.service}`, kind: 'role', target: scope, desired: role } as const
     const principal = server.principalId

@@ -72,11 +72,16 @@ export function signIn(options: SignInOptions): Tokens {
   // Asked for before the SDK is loaded, so that both happen at the same time; a failure is told where it is awaited.
   assertion?.().catch(() => undefined)
   let chosen: Promise<Way> | undefined
+  // The SDK makes an error of its own of it, which does not say what it was.
+  let ended: Failure | undefined
   let told = false
   const pending = new Map<string, Promise<AccessToken>>()
 
   const ask = async (scope: string): Promise<AccessToken> => {
-    chosen ??= choose(options, assertion)
+    ended = undefined
+    chosen ??= choose(options, assertion, (failure) => {
+      ended = failure
+    })
     const { credential, way: by, local } = await chosen
     try {
       const limit = AbortSignal.any([signal, AbortSignal.timeout(local === true ? localTokenLimitMs : tokenLimitMs)])
@@ -92,7 +97,7 @@ export function signIn(options: SignInOptions): Tokens {
       if (signal.aborted) throw signal.reason
       // What kept the assertion away is the reason, whatever the SDK makes of it.
       const presented = presenting === undefined ? undefined : claimsOf(await presenting)
-      throw credentialFailure(await reasonOf(error, options), {
+      throw credentialFailure(ended ?? (await reasonOf(error, options)), {
         doing: `signing in by ${by} for ${scope}`,
         clientId: options.oidc?.clientId ?? options.ambient.clientId,
         assertion:
@@ -167,15 +172,21 @@ interface Way {
 }
 
 /** Chooses one way, in a fixed order, by what is there; no chain that tries them all. */
-async function choose(options: SignInOptions, assertion: (() => Promise<string>) | undefined): Promise<Way> {
+async function choose(
+  options: SignInOptions,
+  assertion: (() => Promise<string>) | undefined,
+  ended: (failure: Failure) => void,
+): Promise<Way> {
   const { cloud, oidc, ambient, signal, log, agent } = options
   const { agentPolicy, retryPolicy } = await import('./pipeline.ts')
-  const policies = [retryPolicy({ from: 'Entra', signal, log }), ...(agent === undefined ? [] : [agentPolicy(agent)])]
+  const policies = [retryPolicy({ from: 'Entra', signal, log, ended }), ...(agent === undefined ? [] : [agentPolicy(agent)])]
   const common = {
     authorityHost: cloud.authority,
     disableInstanceDiscovery: !cloud.wellKnown,
     // There is one policy, ours: around the SDK's own, which is left with nothing to do.
     retryOptions: { maxRetries: 0 },
+    // A redirect would take the assertion along.
+    redirectOptions: { maxRetries: 0 },
     additionalPolicies: policies.map((policy) => ({ policy, position: 'perCall' as const })),
   }
   if (oidc !== undefined && assertion !== undefined) {
@@ -322,7 +333,11 @@ function credentialFailure(error: unknown, at: Circumstances): Failure {
   if (error instanceof Failure) return error
   const text = describe(error)
   // A machine of Azure without an identity (GitHub's own runners are such machines) is no login at all.
-  if (/ManagedIdentityCredential.*(unavailable|not available|No response|Identity not found)|Identity not found/is.test(text))
+  if (
+    /ManagedIdentityCredential/i.test(text)
+      ? /unavailable|not available|No response|Identity not found/i.test(text)
+      : /Identity not found/i.test(text)
+  )
     return noLogin(error)
   const code = /AADSTS\d+/.exec(text)?.[0] ?? ''
   if (

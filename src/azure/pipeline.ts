@@ -13,9 +13,12 @@ import {
   type PipelinePolicy,
   type PipelineRequest,
   type PipelineResponse,
+  redirectPolicyName,
+  type SendRequest,
 } from '@azure/core-rest-pipeline'
+import { bounded, boundedJson, longestName } from '../bounded.ts'
 import { type Circumstances, describe, explain, Failure } from '../errors.ts'
-import { type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
+import { answerLimit, isRedirect, type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import { pause, retrying, spread, type Verdict } from '../retry.ts'
 import { duration } from '../waiting.ts'
@@ -83,10 +86,12 @@ export interface RetryPolicyOptions {
   readonly log: Log
   /** The token was refused: true when another one can be had. Told once for a request. */
   readonly refused?: () => boolean
+  /** Called with what ended a request on this side, for clients that make an error of their own of everything. */
+  readonly ended?: (failure: Failure) => void
 }
 
 /** The policy of retry.ts with the table of http.ts as a policy of a pipeline, and the time limit of each request. */
-export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOptions): PipelinePolicy {
+export function retryPolicy({ from, signal: given, log, refused, ended }: RetryPolicyOptions): PipelinePolicy {
   return {
     name: 'retry',
     sendRequest: async (request, next) => {
@@ -101,7 +106,7 @@ export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOp
         const response = await retrying(
           async () => {
             const start = performance.now()
-            const answer = await next(request)
+            const answer = await boundedAnswer(request, next, from)
             const took = Math.round(performance.now() - start)
             log.debug(
               `${request.method} ${pathOf(request.url)}: ${answer.status} in ${took} ms ${requestIdOf(answer) ?? ''}`.trimEnd(),
@@ -127,10 +132,55 @@ export function retryPolicy({ from, signal: given, log, refused }: RetryPolicyOp
         return response
       } catch (error) {
         if (error instanceof Retriable) return error.response
+        if (error instanceof Failure) ended?.(error)
         throw error
       }
     },
   }
+}
+
+/**
+ * Sends a request, ends its answer where that grows beyond the limit, counted as it is unpacked, and follows no redirect.
+ * @throws {Failure} `answer-too-large` or `redirected`
+ */
+async function boundedAnswer(request: PipelineRequest, next: SendRequest, from: Peer): Promise<PipelineResponse> {
+  let tooLarge = false
+  request.onDownloadProgress = ({ loadedBytes }) => {
+    if (loadedBytes <= answerLimit) return
+    tooLarge = true
+    // Whatever is thrown here ends the stream.
+    throw new Error('the answer is too large')
+  }
+  let response: PipelineResponse
+  try {
+    response = await next(request)
+  } catch (error) {
+    throw tooLarge ? answerTooLarge(request, from) : error
+  }
+  if (isRedirect(response.status)) throw redirected(request, response)
+  return response
+}
+
+function answerTooLarge({ method, url }: PipelineRequest, from: Peer): Failure {
+  return new Failure({
+    reason: 'azure',
+    code: 'answer-too-large',
+    title: `An answer of ${from} is too large`,
+    detail: `${method} ${pathOf(url)} at ${new URL(url).host} was answered with more than ${answerLimit / 1024 / 1024} MB; the rest was not read.`,
+    fix: `curl -sS -o /dev/null -w "%{size_download}\\n" https://${new URL(url).host}/   # on this runner: no answer that this action needs is that large, so something in between writes it`,
+  })
+}
+
+function redirected({ method, url }: PipelineRequest, { status, headers }: PipelineResponse): Failure {
+  const location = headers.get('location') ?? ''
+  const to = URL.canParse(location, url) ? new URL(location, url).host : 'another address'
+  return new Failure({
+    reason: 'network',
+    code: 'redirected',
+    title: 'A request to Azure was redirected',
+    detail: `${method} ${pathOf(url)} at ${new URL(url).host} was answered ${status}, a redirect to ${bounded(to, longestName)}; it was not followed, and no token was sent there.`,
+    fix: `curl -sS -i https://${new URL(url).host}/ | head -20   # on this runner: neither Azure nor Entra redirects, so a proxy or the network does; let the runner reach them directly`,
+  })
 }
 
 /** A poll is not put off for longer than the cap, not at once, and not for all runs to the same moment. */
@@ -144,12 +194,16 @@ async function evenPolls(request: PipelineRequest, { status, headers }: Pipeline
   }
 }
 
-/** The SDKs take a page that says 200 for a success where they need no body, as after a restart: nothing was done then. */
+/**
+ * The SDKs take a page that says 200 for a success where they need no body, as after a restart: nothing was done then.
+ * Every text of an answer is cut before an SDK reads it.
+ */
 const answersOfAzure: PipelinePolicy = {
   name: 'answers of Azure',
   sendRequest: async (request, next) => {
     const response = await next(request)
     if (response.status < 300 && !isJson(response.bodyAsText)) throw notAzure(request, response)
+    if (typeof response.bodyAsText === 'string') response.bodyAsText = boundedJson(response.bodyAsText)
     return response
   },
 }
@@ -170,6 +224,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const pipeline = createClientPipeline({ userAgentOptions: { userAgentPrefix: userAgent } })
   if (options.agent !== undefined) pipeline.addPolicy(agentPolicy(options.agent))
   pipeline.removePolicy({ phase: 'Retry' })
+  pipeline.removePolicy({ name: redirectPolicyName })
   const { signal, log } = options
   const refused = (): boolean => {
     options.tokens?.forget(options.scope)
@@ -183,12 +238,13 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       {
         name: bearerTokenAuthenticationPolicyName,
         sendRequest: async (request, next) => {
-          if (new URL(request.url).host !== options.host) {
+          const { protocol, host } = new URL(request.url)
+          if (protocol !== 'https:' || host !== options.host) {
             throw new Failure({
               reason: 'azure',
               code: 'foreign-host',
               title: 'Azure named a foreign host',
-              detail: `An answer of ${options.host} sends the next request to ${new URL(request.url).host}; the token was not sent there.`,
+              detail: `An answer of ${options.host} sends the next request to ${protocol}//${bounded(host, longestName)}; the token was not sent there.`,
               fix: 'Check that `environment` names the cloud you mean, and that nothing between the runner and Azure rewrites answers.',
             })
           }
@@ -276,43 +332,43 @@ function isJson(text: string | null | undefined): boolean {
   }
 }
 
+/** An error answer, which is written by others: each part may be of any type. */
 interface ErrorBody {
-  error?: { code?: string; message?: string; details?: { code?: string; message?: string }[] } | string
-  code?: string
-  message?: string
+  error?: { code?: unknown; message?: unknown } | string | null
+  code?: unknown
+  message?: unknown
 }
 
-function bodyOf(response: PipelineResponse): ErrorBody {
+/** The parts of an error answer that are texts, cut; empty where they are missing or something else. */
+function errorOf({ bodyAsText }: PipelineResponse): { readonly code: string; readonly message: string } {
+  const text = (value: unknown, limit?: number): string => (typeof value === 'string' ? bounded(value, limit) : '')
   try {
-    return (JSON.parse(response.bodyAsText ?? '{}') ?? {}) as ErrorBody
+    const { error, code, message } = (JSON.parse(bodyAsText ?? '{}') ?? {}) as ErrorBody
+    // Entra's `error` is the code itself.
+    const own = typeof error === 'object' && error !== null ? error : { code: error, message: undefined }
+    return { code: text(own.code, longestName) || text(code, longestName), message: text(own.message) || text(message) }
   } catch {
-    return {}
+    return { code: '', message: '' }
   }
 }
 
-function codeOf(response: PipelineResponse): string {
-  const body = bodyOf(response)
-  // Entra's `error` is the code itself.
-  return (typeof body.error === 'string' ? body.error : body.error?.code) ?? body.code ?? ''
-}
+const codeOf = (response: PipelineResponse): string => errorOf(response).code
 
-const requestIdOf = ({ headers }: PipelineResponse): string | undefined =>
-  headers.get('x-ms-correlation-request-id') ?? headers.get('x-ms-request-id')
-const pathOf = (url: string): string => new URL(url).pathname.replace(/^\/\//, '/')
+const requestIdOf = ({ headers }: PipelineResponse): string | undefined => {
+  const id = headers.get('x-ms-correlation-request-id') ?? headers.get('x-ms-request-id')
+  return id === undefined ? undefined : bounded(id, longestName)
+}
+const pathOf = (url: string): string => bounded(new URL(url).pathname.replace(/^\/\//, '/'), longestName)
 
 /** An error answer of Resource Manager as a failure. */
 function answerFailure(response: PipelineResponse, at: Circumstances, cause?: unknown): Failure {
-  const body = bodyOf(response)
-  const text =
-    (typeof body.error === 'string' ? undefined : body.error?.message) ??
-    body.message ??
-    (response.bodyAsText?.slice(0, 500) || 'no message')
+  const { code, message } = errorOf(response)
   return explain(
     {
       origin: 'azure',
-      code: codeOf(response) || (response.status === 404 ? 'NotFound' : ''),
+      code: code || (response.status === 404 ? 'NotFound' : ''),
       status: response.status,
-      text,
+      text: message || response.bodyAsText?.slice(0, 500) || 'no message',
       requestId: requestIdOf(response),
     },
     at,
@@ -326,7 +382,7 @@ export function azureFailure(error: unknown, at: Circumstances): Failure {
   if (isRestError(error)) {
     if (error.response !== undefined) return answerFailure(error.response, at, error)
     const host = error.request === undefined ? 'Azure' : new URL(error.request.url).host
-    return unreachable(host, error.code ?? '', error.message, error)
+    return unreachable(host, bounded(error.code ?? '', longestName), describe(error), error)
   }
   const message = describe(error)
   // A failed long-running operation is a plain Error: `The long-running operation has failed. CODE. MESSAGE`.

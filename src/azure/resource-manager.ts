@@ -1,10 +1,11 @@
 /** Resource Manager as this action uses it: the server, its surroundings, role assignments and AI resources. */
 import { createHash } from 'node:crypto'
 import { canAssignRoles, type RolePermission } from '../access-roles.ts'
+import { bounded, isCut, longestName, withoutEndSlashes } from '../bounded.ts'
 import type { Circumstances, FailureFacts } from '../errors.ts'
 import { describe, Failure } from '../errors.ts'
 import { verdictOn } from '../http.ts'
-import type { ResourceId } from '../inputs.ts'
+import { parseResourceId, type ResourceId } from '../inputs.ts'
 import type { Log } from '../log.ts'
 import type { Administrator, ObservedServer, RoleAssignment } from '../observed.ts'
 import { retrying, spread } from '../retry.ts'
@@ -13,11 +14,14 @@ import { duration, waiting } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
+import { itemsOf, type Page } from './pages.ts'
 import { azureFailure, createHttp, createPipeline, readAgainWhenBusy, verdictOnOperation } from './pipeline.ts'
 
 /** How often a long-running operation is asked about when the service does not say, in milliseconds. */
 const pollMs = 1_500
 const minutes = (count: number): number => count * 60_000
+/** Most read replicas of a server that are looked at; Azure allows five, and ten in a cascade. */
+const mostReplicas = 50
 
 export interface ResourceManager {
   server(): Promise<ObservedServer>
@@ -92,8 +96,12 @@ interface KeysBody {
 interface RoleDefinitionBody {
   properties?: { permissions?: RolePermission[] }
 }
-interface DeploymentsBody {
-  value?: { name?: string; properties?: { model?: { name?: string }; capabilities?: Record<string, string> } }[]
+interface DeploymentBody {
+  name?: string
+  properties?: { model?: { name?: string }; capabilities?: Record<string, string> }
+}
+interface ListBody<T> {
+  value?: T[]
   nextLink?: string
 }
 
@@ -139,24 +147,26 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       ),
     )
 
-  const deploymentsOf = async (id: string): Promise<Deployment[]> => {
-    const found: Deployment[] = []
-    let url: string | undefined = `${endpoint}${id}/deployments?api-version=${cognitiveServicesVersion}`
-    while (url !== undefined) {
-      const page = (await call(
-        'reading the deployments',
-        () => http.get(url as string, 'reading the deployments', signal, id),
-        id,
-      )) as DeploymentsBody
-      for (const each of page.value ?? []) {
-        found.push({
-          name: each.name ?? '',
-          model: each.properties?.model?.name ?? '',
-          capabilities: each.properties?.capabilities ?? {},
-        })
-      }
-      url = page.nextLink
+  /** The pages of a list that no generated client reads. */
+  async function* pagesOf<T>(first: string, doing: string, resource: string): AsyncGenerator<Page<T>> {
+    for (let url: string | undefined = first; url !== undefined; ) {
+      const here: string = url
+      const { value, nextLink } = ((await call(doing, () => http.get(here, doing, signal, resource), resource)) ??
+        {}) as ListBody<T>
+      url = typeof nextLink === 'string' && nextLink !== '' ? nextLink : undefined
+      yield { items: Array.isArray(value) ? value : [], next: url }
     }
+  }
+  const deploymentsOf = async (id: string): Promise<Deployment[]> => {
+    const url = `${endpoint}${id}/deployments?api-version=${cognitiveServicesVersion}`
+    const doing = 'reading the deployments'
+    const found: Deployment[] = []
+    for await (const each of itemsOf(pagesOf<DeploymentBody>(url, doing, id), doing))
+      found.push({
+        name: each.name ?? '',
+        model: each.properties?.model?.name ?? '',
+        capabilities: each.properties?.capabilities ?? {},
+      })
     return found
   }
 
@@ -177,7 +187,8 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       'listing role assignments',
       async () => {
         const found: RoleAssignment[] = []
-        for await (const each of (await authorization()).roleAssignments.listForScope(withoutSlash(scope), { filter })) {
+        const list = (await authorization()).roleAssignments.listForScope(withoutSlash(scope), { filter })
+        for await (const each of itemsOf(await pagesOfClient(list), 'listing role assignments')) {
           found.push({
             id: each.id ?? '',
             scope: each.scope ?? '',
@@ -195,14 +206,22 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
 
   return {
     server: () =>
-      call('reading the server', async () => observedServer(await (await servers()).servers.get(resourceGroup, name))),
+      call('reading the server', async () => {
+        const found = observedServer(await (await servers()).servers.get(resourceGroup, name))
+        expectSame(server, found.id)
+        return { ...found, id: server.id }
+      }),
 
     replicas: () =>
       call('listing read replicas', async () => {
         const found: ObservedServer[] = []
-        for await (const each of (await servers()).replicas.listByServer(resourceGroup, name)) {
+        const list = (await servers()).replicas.listByServer(resourceGroup, name)
+        for await (const each of itemsOf(await pagesOfClient(list), 'listing read replicas', mostReplicas)) {
           const replica = observedServer(each)
-          if (replica.id.toLowerCase() !== server.id.toLowerCase()) found.push(replica)
+          if (isSame(server, replica.id)) continue
+          const type = parseResourceId(replica.id)?.type.toLowerCase()
+          if (type !== server.type.toLowerCase()) throw otherResource(`a read replica of ${server.id}`, replica.id)
+          found.push(replica)
         }
         return found
       }),
@@ -210,7 +229,8 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
     administrators: () =>
       call("listing the server's Entra administrators", async () => {
         const found: Administrator[] = []
-        for await (const each of (await servers()).administratorsMicrosoftEntra.listByServer(resourceGroup, name)) {
+        const list = (await servers()).administratorsMicrosoftEntra.listByServer(resourceGroup, name)
+        for await (const each of itemsOf(await pagesOfClient(list), 'listing administrators')) {
           found.push({
             objectId: each.objectId ?? '',
             principalName: each.principalName ?? '',
@@ -222,14 +242,16 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
 
     allowList: () =>
       call('reading azure.extensions', async () =>
-        entriesOf((await (await servers()).configurations.get(resourceGroup, name, 'azure.extensions')).value),
+        allowListOf((await (await servers()).configurations.get(resourceGroup, name, 'azure.extensions')).value),
       ),
 
     runningIdentity: async ({ id }) => {
-      const parts = id.split('/')
-      const group = parts[4] ?? resourceGroup
+      const of = parseResourceId(id)
+      // The client speaks for one subscription: a replica in another one is not looked at.
+      if (of?.subscription.toLowerCase() !== server.subscription.toLowerCase()) return undefined
       try {
-        const parameter = await (await servers()).configurations.get(group, parts.at(-1) ?? name, 'azure.service_principal_id')
+        const { configurations } = await servers()
+        const parameter = await configurations.get(of.resourceGroup, of.name, 'azure.service_principal_id')
         return parameter.value ?? ''
       } catch (error) {
         if (signal.aborted) throw signal.reason
@@ -273,7 +295,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         mending(async () => {
           const { configurations } = await servers()
           // Writing replaces the list: it is read right before, also when another operation came in between.
-          const before = entriesOf((await configurations.get(resourceGroup, name, 'azure.extensions', { abortSignal })).value)
+          const before = allowListOf((await configurations.get(resourceGroup, name, 'azure.extensions', { abortSignal })).value)
           if (before.some((entry) => entry.toLowerCase() === extension.toLowerCase())) return before
           const entries = [...before, extension]
           const value = { value: entries.join(','), source: 'user-override' }
@@ -314,7 +336,8 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
     firewallRules: () =>
       call('listing firewall rules', async () => {
         const found: FirewallRule[] = []
-        for await (const each of (await servers()).firewallRules.listByServer(resourceGroup, name))
+        const list = (await servers()).firewallRules.listByServer(resourceGroup, name)
+        for await (const each of itemsOf(await pagesOfClient(list), 'listing firewall rules'))
           found.push({ name: each.name ?? '', start: each.startIpAddress ?? '', end: each.endIpAddress ?? '' })
         return found
       }),
@@ -415,19 +438,18 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         ])
         return accountOf(id, body, deployments)
       }
-      if (/\/onlineEndpoints$/i.test(id.type)) {
+      if (isEndpoint(id)) {
         return endpointOf(
           id,
           (await read(id.id, machineLearningVersion, `reading the online endpoint ${id.name}`)) as AccountBody,
         )
       }
-      const list = (await read(
-        `${id.id}/onlineEndpoints`,
-        machineLearningVersion,
-        `listing the online endpoints of ${id.name}`,
-      )) as { value?: AccountBody[] }
-      const [only, ...more] = list.value ?? []
-      if (only === undefined || more.length > 0) throw notOneEndpoint(id, list.value ?? [])
+      const doing = `listing the online endpoints of ${id.name}`
+      const url = `${endpoint}${id.id}/onlineEndpoints?api-version=${machineLearningVersion}`
+      const found: AccountBody[] = []
+      for await (const each of itemsOf(pagesOf<AccountBody>(url, doing, id.id), doing)) found.push(each)
+      const [only, ...more] = found
+      if (only === undefined || more.length > 0) throw notOneEndpoint(id, found)
       return endpointOf(id, only)
     },
   }
@@ -453,9 +475,26 @@ export function assignmentName(scope: string, principalId: string, roleId: strin
 }
 
 const withoutSlash = (scope: string): string => scope.replace(/^\/+/, '')
+
+/** The pages of a list of a generated client, with what leads to the next one. */
+async function pagesOfClient<T>(list: { byPage(): AsyncIterable<T[]> }): Promise<AsyncIterable<Page<T>>> {
+  const { nextPageOf } = await import('./clients.ts')
+  return (async function* () {
+    for await (const items of list.byPage()) yield { items, next: nextPageOf(items) }
+  })()
+}
 const subscriptionOf = (scope: string): string => /\/subscriptions\/([^/]+)/i.exec(scope)?.[1] ?? ''
 
-function entriesOf(value: string | undefined): string[] {
+/** The entries of `azure.extensions`. They are written back with one more, so a value that was cut is no list. */
+function allowListOf(value: string | undefined): string[] {
+  if (value !== undefined && isCut(value))
+    throw new Failure({
+      reason: 'azure',
+      code: 'answer-too-large',
+      title: 'The allow-list is too long',
+      detail: `azure.extensions begins with ${bounded(value, 200)}; a list of that length is not read, and so not written.`,
+      fix: 'Look at the server parameter azure.extensions in the portal, and take out what is no extension.',
+    })
   return (value ?? '')
     .split(',')
     .map((entry) => entry.trim())
@@ -507,12 +546,35 @@ function observedServer(model: ServerModel): ObservedServer {
   }
 }
 
+/** Whether an id of Resource Manager names the resource. It may spell it in another case. */
+const isSame = (named: ResourceId, id: string): boolean => withoutEndSlashes(id).toLowerCase() === named.id.toLowerCase()
+
+/**
+ * An answer about another resource than the one that was named decides nothing: where a role goes is what the inputs say.
+ * @throws {Failure} `other-resource`
+ */
+function expectSame(named: ResourceId, id: unknown): void {
+  if (id === undefined || id === null || id === '') return
+  if (typeof id !== 'string' || !isSame(named, id)) throw otherResource(named.id, id)
+}
+
+function otherResource(named: string, id: unknown): Failure {
+  return new Failure({
+    reason: 'azure',
+    code: 'other-resource',
+    title: 'Azure answered about another resource than the one that was named',
+    detail: `Named was ${named}, and the answer is about ${bounded(String(id), longestName)}. Nothing was written for it.`,
+    fix: `az resource show --ids "${named}" --query id   # compare it with the input; when they are the same, something between the runner and Azure rewrites answers`,
+  })
+}
+
 function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Deployment[]): Resource {
+  expectSame(id, body.id)
   const { properties } = body
   const endpoints = [properties?.endpoint, ...Object.values(properties?.endpoints ?? {})].filter((each) => each !== undefined)
   return {
-    id: body.id ?? id.id,
-    settingsId: body.id ?? id.id,
+    id: id.id,
+    settingsId: id.id,
     name: body.name ?? id.name,
     kind: body.kind ?? '',
     location: body.location ?? '',
@@ -525,11 +587,11 @@ function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Depl
   }
 }
 
-/** The role goes on the resource that was named; the settings come from the endpoint. */
+/** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
 function endpointOf(named: ResourceId, body: AccountBody): Resource {
   return {
     id: named.id,
-    settingsId: body.id ?? named.id,
+    settingsId: endpointIdOf(named, body),
     name: body.name ?? named.name,
     kind: 'OnlineEndpoint',
     location: body.location ?? '',
@@ -542,8 +604,24 @@ function endpointOf(named: ResourceId, body: AccountBody): Resource {
   }
 }
 
+function endpointIdOf(named: ResourceId, { id, name }: AccountBody): string {
+  if (isEndpoint(named)) {
+    expectSame(named, id)
+    return named.id
+  }
+  const below = `${named.id}/onlineEndpoints/`
+  const own = typeof id === 'string' ? withoutEndSlashes(id) : `${below}${name}`
+  const parsed = parseResourceId(own)
+  if (parsed === undefined || !isEndpoint(parsed) || !own.toLowerCase().startsWith(below.toLowerCase()))
+    throw otherResource(`an online endpoint of ${named.id}`, id)
+  return `${below}${parsed.name}`
+}
+
+const isEndpoint = ({ type }: ResourceId): boolean =>
+  type.toLowerCase() === 'microsoft.machinelearningservices/workspaces/onlineendpoints'
+
 function notOneEndpoint(workspace: ResourceId, endpoints: readonly AccountBody[]): Failure {
-  const ids = endpoints.map((each) => each.id ?? '').filter((id) => id !== '')
+  const ids = endpoints.flatMap(({ id }) => (typeof id === 'string' && id !== '' ? [id] : [])).slice(0, 20)
   return new Failure({
     reason: 'input',
     code: 'not-one-endpoint',
