@@ -16,6 +16,8 @@ const partLimit = 170_000
 const longest = 1_000
 /** Longest SQL shown, in characters. */
 const longestSql = 4_000
+/** Longest text in a fence, in characters. */
+const longestFence = 4_000
 /** Rows of a table beyond which it is folded. */
 const foldedFrom = 24
 /** Databases that are alike stand in one row when they are more than this. */
@@ -355,7 +357,7 @@ function findingsPart(report: Report): string {
   const rows = alikeFindings(report.findings, databasesOf(report)).map(({ finding, others }) => {
     const title = `${findingIcons[finding.severity]} **${prose(finding.title)}** (${code(finding.code)})`
     const same = others.length === 0 ? '' : `\n${names(`The same in ${count(others.length, 'other database')}: `, others)}\n`
-    return `${title}\n\n${prose(finding.detail)}\n${same}${finding.fix === '' ? '' : `\n${fix(visible(finding.fix))}\n`}`
+    return `${title}\n\n${prose(finding.detail)}\n${same}${finding.fix === '' ? '' : `\n${fix(visible(finding.fix.slice(0, longestFence)))}\n`}`
   })
   const { kept, left } = within(rows, partLimit)
   const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it stands in the report.\n`]
@@ -410,7 +412,7 @@ function folded(title: string, body: string): string {
 function fence(body: string): string {
   const runs = body.match(/`+/g) ?? []
   const ticks = '`'.repeat(Math.max(3, ...runs.map((run) => run.length + 1)))
-  return `${ticks}\n${visible(body).slice(0, 4_000)}\n${ticks}`
+  return `${ticks}\n${visible(body.slice(0, longestFence)).slice(0, longestFence)}\n${ticks}`
 }
 
 /** A value as code. */
