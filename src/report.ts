@@ -112,7 +112,7 @@ export function fitted(of: Report): Report {
   let size = bytes
   for (const limit of shorter) {
     if (size <= reportLimit) break
-    fit = withTexts(of, (text) => bounded(text, limit))
+    fit = withTexts(of, limit)
     size = bytesOf(fit)
   }
   const { steps, queries, findings } = fit
@@ -149,11 +149,13 @@ function within<T>(list: readonly T[], limit: number): { readonly kept: readonly
   return { kept: list.slice(0, count), bytes }
 }
 
-/** The report with each text of its lists changed. */
-function withTexts(of: Report, change: (text: string) => string): Report {
-  const changed = <T>(list: readonly T[]): T[] =>
-    JSON.parse(JSON.stringify(list), (_, each: unknown) => (typeof each === 'string' ? change(each) : each)) as T[]
-  return { ...of, steps: changed(of.steps), queries: changed(of.queries), findings: changed(of.findings) }
+/** The report with every text of its lists cut. */
+export function withTexts(of: Report, limit: number): Report {
+  const cut = <T extends object>(item: T): T =>
+    Object.fromEntries(
+      Object.entries(item).map(([name, value]) => [name, typeof value === 'string' ? bounded(value, limit) : value]),
+    ) as T
+  return { ...of, steps: of.steps.map(cut), queries: of.queries.map(cut), findings: of.findings.map(cut) }
 }
 
 /** Whether the step goes red. */

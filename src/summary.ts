@@ -1,9 +1,10 @@
 /** The job summary: the report as GitHub Markdown. Every value is escaped; the whole stays below GitHub's 1 MiB. Pure. */
 import { alikeFindings, grouped, likeness, withoutName } from './alike.ts'
+import { longestText } from './bounded.ts'
 import type { Finding } from './errors.ts'
 import type { QueryResult } from './journal.ts'
 import { differs } from './plan.ts'
-import type { Report } from './report.ts'
+import { type Report, withTexts } from './report.ts'
 import { type ServiceName, serviceNamed, services } from './services.ts'
 import { onOneLine, visible } from './visible.ts'
 import { duration } from './waiting.ts'
@@ -29,7 +30,9 @@ const namesLimit = 6_000
 
 type ReportStep = Report['steps'][number]
 
-export function summary(report: Report): string {
+export function summary(of: Report): string {
+  // What is not shown is not looked at, either.
+  const report = withTexts(of, longestText)
   const findings = findingsPart(report)
   const parts = [
     headline(report),
