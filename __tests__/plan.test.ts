@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { assignmentName } from '../src/azure/resource-manager.ts'
 import { holds, type RoleAssignment } from '../src/observed.ts'
 import { desiredSettings, differs, givenFamilies, isOlder, plan, type Step } from '../src/plan.ts'
@@ -295,11 +295,18 @@ describe('the retry policy', () => {
       tries++
       return Promise.reject(new Error('still busy'))
     }
-    const spent = { baseMs: 10, capMs: 10, budgetMs: 35 }
-    await expect(retrying(work, { signal, verdict: () => ({ schedule: spent }), onWait: () => undefined })).rejects.toThrow(
-      'still busy',
-    )
-    expect(tries).toBeGreaterThan(1)
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    try {
+      const spent = { baseMs: 10, capMs: 10, budgetMs: 35 }
+      const ended = retrying(work, { signal, verdict: () => ({ schedule: spent }), onWait: () => undefined }).catch(String)
+      await vi.advanceTimersByTimeAsync(spent.budgetMs)
+      expect(await ended).toBe('Error: still busy')
+    } finally {
+      vi.useRealTimers()
+    }
+    // Waits of 8 to 12 ms each.
+    expect(tries).toBeGreaterThanOrEqual(3)
+    expect(tries).toBeLessThanOrEqual(5)
   })
 
   test('an abort ends a wait at once with its reason', async () => {

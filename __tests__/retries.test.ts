@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { createServer, connect as dial, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { parse } from 'yaml'
 import type { Emulator } from '../emulator/index.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
@@ -11,7 +11,8 @@ import { examples, jobMinutes, withRetries } from '../scripts/retries.ts'
 import { allowances, runBudgetMs } from '../src/budget.ts'
 import { httpRows, retryAfterMs, type Seen, verdictOn } from '../src/http.ts'
 import { sqlRows, verdictOnSql } from '../src/postgres/again.ts'
-import { busy, limited, renewed, spread, throttled, transient, unreachable, waitOf } from '../src/retry.ts'
+import { busy, limited, renewed, replication, retrying, spread, throttled, transient, unreachable, waitOf } from '../src/retry.ts'
+import { hurried } from './clock.ts'
 import {
   begin,
   codesOf,
@@ -69,6 +70,53 @@ describe('what the other side asks to wait', () => {
     const waits = Array.from({ length: 20 }, () => spread(10_000)).sort((a, b) => a - b)
     expect(new Set(waits).size).toBeGreaterThan(15)
     expect((waits.at(-1) ?? 0) - (waits[0] ?? 0)).toBeGreaterThan(500)
+  })
+})
+
+describe('tries, on a clock of its own', () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }))
+  afterEach(() => void vi.useRealTimers())
+
+  test.each([
+    ['transient', transient, 8, 14],
+    ['unreachable', unreachable, 5, 8],
+    ['busy', busy, 26, 44],
+    ['throttled', throttled, 7, 14],
+    ['replication', replication, 30, 53],
+  ] as const)('%s: more and more slowly, then at a steady pace, until the time is over', async (_, schedule, fewest, most) => {
+    const { signal } = new AbortController()
+    const tries: number[] = []
+    const waits: number[] = []
+    const ended = retrying(
+      async () => {
+        tries.push(performance.now())
+        throw new Error('away')
+      },
+      { signal, verdict: () => ({ schedule }), onWait: (_error, waitMs) => waits.push(waitMs) },
+    ).catch((error: unknown) => String(error))
+    await vi.advanceTimersByTimeAsync(schedule.budgetMs + 1)
+    expect(await ended).toBe('Error: away')
+    const took = (tries.at(-1) ?? 0) - (tries[0] ?? 0)
+    expect(took).toBeLessThanOrEqual(schedule.budgetMs)
+    // What is left when it gives up is shorter than one more wait.
+    expect(took).toBeGreaterThan(schedule.budgetMs - 1.25 * schedule.capMs - 1)
+    expect(Math.max(...waits)).toBeLessThanOrEqual(1.25 * schedule.capMs)
+    expect(waits[0]).toBeLessThanOrEqual(1.25 * schedule.baseMs)
+    expect(tries.length).toBeGreaterThanOrEqual(fewest)
+    expect(tries.length).toBeLessThanOrEqual(most)
+  })
+
+  test('a cancelled run does not sit out its wait', async () => {
+    const controller = new AbortController()
+    const ended = retrying(() => Promise.reject(new Error('away')), {
+      signal: controller.signal,
+      verdict: () => ({ schedule: busy, afterMs: 9_000 }),
+      onWait: () => undefined,
+    }).catch((error: unknown) => String(error))
+    await vi.advanceTimersByTimeAsync(8_000)
+    controller.abort(new Error('enough'))
+    expect(await ended).toBe('Error: enough')
+    expect(vi.getTimerCount()).toBe(0)
   })
 })
 
@@ -137,7 +185,7 @@ describe('the tables', () => {
     expect(where(/createDefaultHttpClient|ManagementClient\(/)).toEqual(['azure/pipeline.ts', 'azure/resource-manager.ts'])
     expect(where(/from '@actions\/http-client'/)).toEqual(['github/runner.ts'])
     expect(where(/getIDToken/)).toEqual([])
-    expect(where(/octokit\.request/)).toEqual(['github/conversation.ts'])
+    expect(where(/octokit\.request/)).toEqual(['github/rest.ts'])
     expect(where(/\bnew Client\(|\bclient\.query\(/)).toEqual(['postgres/connection.ts'])
     // The second waits for two seconds, and the driver connects anew after that.
     expect(where(/from 'node:net'|execFile\(/)).toEqual(['azure/credential.ts', 'postgres/greeting.ts'])
@@ -205,20 +253,6 @@ describe('the limit of a whole run', () => {
     expect(short).toEqual([])
   })
 })
-
-/**
- * A clock on which waits of some lengths are short, for the built action in its own process: nothing in the action knows of
- * it. Ranges of milliseconds, both ends included, and what is waited instead.
- */
-function hurried(ranges: readonly (readonly [from: number, to: number, instead: number])[]): Record<string, string> {
-  const code = `const ranges = ${JSON.stringify(ranges)}
-const short = (ms) => (ranges.find(([from, to]) => ms >= from && ms <= to) ?? [0, 0, ms])[2]
-const real = globalThis.setTimeout
-globalThis.setTimeout = Object.assign((act, ms, ...rest) => real(act, short(ms), ...rest), real)
-const limit = AbortSignal.timeout.bind(AbortSignal)
-AbortSignal.timeout = (ms) => limit(short(ms))`
-  return { NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(code)}` }
-}
 
 describe('whole runs', () => {
   let emulator: Emulator
