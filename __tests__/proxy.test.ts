@@ -71,6 +71,17 @@ describe('behind a proxy', () => {
     expect(proxy.tunnels.join()).not.toContain(String(behind.postgres.port))
   })
 
+  test('the drift issue and the look-up of its author go through it', async () => {
+    const { github, exchanges } = behind.world
+    const issue = { 'drift-issue': 'true', 'github-token': github.token ?? '' }
+    for (let run = 0; run < 2; run++) {
+      const result = await job(behind, { HTTPS_PROXY: proxy.url }, { ...look, ...issue })
+      expect(result.code, result.log).toBe(0)
+    }
+    expect(github.issues).toMatchObject([{ state: 'open', comments: [] }])
+    expect(exchanges.map(({ url }) => url)).toEqual(expect.arrayContaining(['/github/api/user', '/github/api/graphql']))
+  })
+
   test('in lower case it counts as well', async () => {
     const result = await job(behind, { https_proxy: proxy.url }, { mode: 'check', part: 'azure', 'fail-on-drift': 'false' })
     expect(result.code, result.log).toBe(0)
