@@ -61,11 +61,11 @@ describe('two runs at the same time', () => {
     giveIdentity(emulator)
     const [held, release] = await hold('app')
     const job = await start(emulator, only, (line) => {
-      if (line.includes('another run is switching database "app"')) release()
+      if (line.includes('another session holds the lock of this action in database "app"')) release()
     })
     const result = await job.done
     await held
-    expect(result.log).toMatch(/another run is switching database "app": waiting for azuresu \(pid \d+/)
+    expect(result.log).toMatch(/another session holds the lock of this action in database "app": waiting for azuresu \(pid \d+/)
     expect(result.outputs).toMatchObject({ result: 'changed', verified: 'true' })
   })
 })

@@ -583,6 +583,8 @@ export function observedDatabase(name: string, given: Partial<ObservedDatabase> 
     serverVersion: 17,
     isReadOnly: false,
     extension: { installed: undefined, available: '1.3.1' },
+    creation: { needsSchema: false, hasPublic: true, foreign: [] },
+    extensionSchemas: [],
     mayCreateExtension: true,
     mayRead: true,
     maySet: true,

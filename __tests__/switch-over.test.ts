@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import type { JobResult } from '../emulator/runner.ts'
 import type { Switches } from '../emulator/world.ts'
-import { type Connection, statementTimeoutMs } from '../src/postgres/connection.ts'
+import { type Session, statementTimeoutMs, transactionsOn } from '../src/postgres/transaction.ts'
 import { trial } from '../src/postgres/trial.ts'
 import { ownEmulator } from './own-emulator.ts'
 import {
@@ -163,20 +163,24 @@ describe('an application that asks every 50 ms all through the switch', () => {
 describe('a lock of a trial', () => {
   test('is held for the time of one query, however many are asked', async () => {
     const statements: string[] = []
-    const slow: Connection = {
+    const slow: Session = {
+      run: async (text) => {
+        statements.push(text)
+        if (text === 'SELECT 1') await new Promise((resolve) => setTimeout(resolve, 300))
+        return [text.includes('pg_try_advisory') ? [{ taken: true }] : [{ answer: 'yes' }]]
+      },
+      copyIn: async () => undefined,
+    }
+    const connection = {
       id: '00000000',
       database: 'app',
       user: 'somebody',
-      query: async (text) => {
-        statements.push(text)
-        if (text === 'SELECT 1') await new Promise((resolve) => setTimeout(resolve, 300))
-        return text.includes('pg_try_advisory') ? [{ taken: true }] : [{ answer: 'yes' }]
-      },
-      copyIn: async () => undefined,
+      lockPatience: { limitMs: 1_000, since: undefined },
       close: async () => undefined,
+      ...transactionsOn(slow),
     }
-    await trial(slow, {
-      serverVersion: 17,
+    await trial(connection, {
+      database: { serverVersion: 17, extensionSchemas: [] },
       settings: [],
       hide: undefined,
       calls: [
@@ -212,6 +216,7 @@ describe('a lock of a trial', () => {
       `CREATE FUNCTION azure_openai.create_embeddings(deployment_name text, input text) RETURNS real[] LANGUAGE sql VOLATILE SECURITY DEFINER
        AS $$ SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, 10000, true, 1, 0) $$`,
     )
+    await postgres.query('app', 'ALTER EXTENSION azure_ai ADD FUNCTION azure_openai.create_embeddings(text, text)')
     await logStatements(emulator)
     const position = logLength(emulator)
     const result = await apply(emulator, onlyService(emulator, 'openai', 'app'))

@@ -7,8 +7,8 @@ import type { Log } from './log.ts'
 import { allowsAzureAi, assignmentDescription, type Observed, type ObservedDatabase } from './observed.ts'
 import type { Change, Step } from './plan.ts'
 import { notAllowListed, verdictOnSql } from './postgres/again.ts'
-import { type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
-import { begin, type Connector, messageOf, sqlState } from './postgres/connection.ts'
+import { changeExtension, extensionSql, type KeyCandidates, observeDatabase } from './postgres/azure-ai.ts'
+import { type Connector, messageOf, sqlState } from './postgres/connection.ts'
 import { most } from './postgres/slots.ts'
 import { mapLimited, retrying } from './retry.ts'
 import type { ServiceName } from './services.ts'
@@ -125,24 +125,14 @@ export async function applyExtensions(
       journal.mark(step.id, 'skipped', 'waits for allow-list')
       return database
     }
-    const statement =
-      change.statement === 'create' ? 'CREATE EXTENSION IF NOT EXISTS azure_ai' : 'ALTER EXTENSION azure_ai UPDATE'
+    const statement = extensionSql(database.creation, change.statement)
     try {
       let refused: (() => void) | undefined
       const run = async (): Promise<ObservedDatabase> => {
         const connection = await connector.connect(database.name, signal)
         try {
           refused ??= journal.writing()
-          // Readers queue behind a statement that waits for its lock: it does not wait long.
-          await connection.query(begin('READ WRITE', database.serverVersion))
-          try {
-            await connection.query(`SET LOCAL statement_timeout = '60s'`)
-            await connection.query(statement, undefined, 60_000)
-            await connection.query('COMMIT')
-          } catch (error) {
-            await connection.query('ROLLBACK').catch(() => undefined)
-            throw error
-          }
+          await changeExtension(connection, database, change.statement)
           const seen = await observeDatabase(connection, connector, keys)
           if (seen.failure !== undefined && verdictOnSql(seen.failure, 'extension') !== false) throw seen.failure
           return seen

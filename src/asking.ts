@@ -53,7 +53,7 @@ export function patiently<T>(options: ProveOptions, database: string, body: () =
 
 /** The test queries of a family, or some of them, as everybody is answered now. */
 export function askFreshly(options: ProveOptions, { database, calls }: Task, some = calls): Promise<CallOutcomes> {
-  return freshly(options, database.name, (connection) => askReadOnly(connection, database.serverVersion, some))
+  return freshly(options, database.name, (connection) => askReadOnly(connection, database, some))
 }
 
 /** A line that breaks is not an answer: asked once more, at once. */
@@ -77,16 +77,10 @@ export async function cameToNothing(
   secrets: readonly Setting[],
 ): Promise<boolean> {
   const options = outliving(given)
-  const { name, serverVersion } = task.database
+  const { name } = task.database
   options.log.info(`… database "${name}": COMMIT got no answer; reading what came of it`)
-  const look = () => freshly(options, name, (connection) => holds(connection, serverVersion, settings, secrets))
+  const look = () => freshly(options, name, (connection) => holds(connection, task.database, settings, secrets))
   const held = await patiently(options, name, look).catch(() => undefined)
   if (held === false) task.wrote?.()
   return held === false
-}
-
-/** Whether the role may keep an old key in a temporary table while it is tried without it. */
-export async function mayMakeTemporaryTables(connection: Connection): Promise<boolean> {
-  const [may] = await connection.query(`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS keep`)
-  return may?.keep === true
 }

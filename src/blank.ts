@@ -1,10 +1,11 @@
 /** Blanking a stored key once the identity is proven. */
-import { askTwice, beside, cameToNothing, freshly, keeping, mayMakeTemporaryTables } from './asking.ts'
+import { askTwice, beside, cameToNothing, freshly, keeping } from './asking.ts'
 import { Failure } from './errors.ts'
 import { judge } from './judge.ts'
 import { record } from './outcome.ts'
 import type { Step } from './plan.ts'
 import { verdictOnSql } from './postgres/again.ts'
+import { mayMakeTemporaryTables } from './postgres/azure-ai.ts'
 import type { Connection } from './postgres/connection.ts'
 import { type Call, type CallOutcomes, forget, restore, trial } from './postgres/trial.ts'
 import { backoff, pause, transient } from './retry.ts'
@@ -34,14 +35,14 @@ export async function blankKey(options: ProveOptions, task: Task, blank: Step): 
       const asked = await askWithout(options, task)
       const verdict = asked === undefined ? undefined : judge(options, task, asked)
       if (asked !== undefined && verdict === 'passed') {
-        await forget(connection).catch(() => undefined)
+        await forget(connection, database).catch(() => undefined)
         journal.mark(blank.id, 'updated', '')
         record(options, task, asked, 'keyless')
         log.info(`Database "${database.name}": ${family.key} is blank`)
         return 'done'
       }
       // Cancelled or not: the connection that kept the key is the only one that can put it back.
-      const kept = await restore(connection, database.serverVersion, log).catch(() => false)
+      const kept = await restore(connection, database, log).catch(() => false)
       if (!kept) {
         journal.mark(blank.id, 'failed', 'it is blank, was not proven, and could not be put back')
         journal.fail(notPutBack(task))
@@ -79,7 +80,7 @@ async function blankInTrial(
     let wrote: (() => void) | undefined
     try {
       await trial(connection, {
-        serverVersion: database.serverVersion,
+        database,
         settings: [setting],
         keep: true,
         hide: undefined,

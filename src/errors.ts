@@ -464,6 +464,16 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'postgres',
+    codes: ['42P06', '42723', '42710', '42P07'],
+    reason: 'database',
+    code: 'foreign-functions',
+    title: 'Something in the database has a name that azure_ai needs',
+    cause: ({ text }, at) => `Database "${at.database}", ${at.doing}: ${text}`,
+    fix: () =>
+      'ALTER SCHEMA azure_ai RENAME TO azure_ai_before;   -- the schema that the message names, after a look at what it holds: \\dn+ azure_*; then run again',
+  },
+  {
+    origin: 'postgres',
     codes: ['55P03', '40P01', '40001'],
     reason: 'database',
     code: 'lock',

@@ -6,6 +6,7 @@ import type { Inputs } from './inputs.ts'
 import type { Log } from './log.ts'
 import type { ObservedServer } from './observed.ts'
 import type { Step } from './plan.ts'
+import { addressSeen } from './postgres/azure-ai.ts'
 import { type Connector, messageOf } from './postgres/connection.ts'
 import { retrying } from './retry.ts'
 import { duration } from './waiting.ts'
@@ -121,8 +122,7 @@ async function knock({ inputs, connector, signal }: DoorOptions): Promise<Answer
   try {
     const connection = await connector.connect(database, signal)
     try {
-      const [row] = await connection.query('SELECT host(inet_client_addr()) AS address')
-      return { refusal: undefined, seen: typeof row?.address === 'string' ? row.address : undefined }
+      return { refusal: undefined, seen: await addressSeen(connection) }
     } finally {
       await connection.close()
     }

@@ -60,6 +60,17 @@ export interface ObservedDatabase {
   readonly serverVersion: number
   readonly isReadOnly: boolean
   readonly extension: { readonly installed: string | undefined; readonly available: string | undefined }
+  /** What bears on CREATE EXTENSION. */
+  readonly creation: {
+    /** Whether it has to name a schema, for what the extension leaves without one. */
+    readonly needsSchema: boolean
+    /** Whether there is a schema `public` for it. */
+    readonly hasPublic: boolean
+    /** What others put into the schemas of azure_ai, as `SCHEMA name` or `FUNCTION name(types)`. */
+    readonly foreign: readonly string[]
+  }
+  /** Schemas that are members of the extension. */
+  readonly extensionSchemas: readonly string[]
   readonly mayCreateExtension: boolean
   /** False also when the extension is not there. */
   readonly mayRead: boolean

@@ -4,6 +4,7 @@ import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
 import { desiredSettings, givenFamilies, isOlder, type Step } from './plan.ts'
 import { type families, type Resource, serviceNamed } from './services.ts'
+import { onOneLine } from './visible.ts'
 
 export function preconditions(inputs: Inputs, observed: Observed, steps: readonly Step[]): readonly Failure[] {
   return [
@@ -221,6 +222,7 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
       `GRANT azure_pg_admin TO ${user};   -- as an administrator; or have one run: CREATE EXTENSION azure_ai;`,
     )
   }
+  if (installed === undefined) problems.push(...obstacles(database))
   if (installed !== undefined && !(database.mayRead && (!sets || database.maySet))) {
     told(
       'permission',
@@ -264,4 +266,37 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
     )
   }
   return problems
+}
+
+/** What CREATE EXTENSION would trip over, or take over from somebody else. */
+function obstacles({ name, creation }: ObservedDatabase): Failure[] {
+  const problems: Failure[] = []
+  if (creation.foreign.length > 0) problems.push(foreignObjects(name, creation.foreign))
+  if (creation.needsSchema && !creation.hasPublic) {
+    problems.push(
+      new Failure({
+        reason: 'database',
+        code: 'no-public-schema',
+        title: 'There is no schema `public` to create azure_ai in',
+        detail: `The azure_ai of this server leaves its schema open, and "${name}" has no \`public\`; no other schema is known to be safe.`,
+        fix: `CREATE SCHEMA public AUTHORIZATION azure_pg_admin;   -- in "${onOneLine(name)}"; or create the extension in a schema of your choice: CREATE EXTENSION azure_ai SCHEMA schema_name;`,
+      }),
+    )
+  }
+  return problems
+}
+
+/** A call by name could reach what somebody else put beside azure_ai's functions. */
+export function foreignObjects(database: string, foreign: readonly string[]): Failure {
+  const names = foreign.map((each) => onOneLine(each).slice(0, 200))
+  const [first = ''] = names
+  return new Failure({
+    reason: 'database',
+    code: 'foreign-functions',
+    title: "A schema of azure_ai holds what is not azure_ai's",
+    detail: `Database "${database}": ${names.join(', ')}. A call of azure_ai could reach it, so this action neither installs nor calls azure_ai there. Only members of azure_pg_admin may own or create anything in these schemas.`,
+    fix: first.startsWith('SCHEMA')
+      ? `ALTER ${first} OWNER TO azure_pg_admin; REVOKE CREATE ON ${first} FROM PUBLIC;   -- in "${onOneLine(database)}", and from every role that \\dn+ shows with C`
+      : `DROP ${first};   -- in "${onOneLine(database)}", after a look at it: \\df+ ${first.replace(/^FUNCTION |\(.*$/g, '')}`,
+  })
 }

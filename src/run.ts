@@ -163,9 +163,8 @@ async function check(inputs: Inputs, journal: Journal, outside: Outside, { obser
   for (const { failure } of observed.databases) if (failure !== undefined) journal.fail(failure)
   if (connector === undefined) explainMissingQueries(inputs, observed, journal)
   else {
-    const { quoteLiteral: quote } = await import('./postgres/driver.ts')
     await outside.log.group('Test queries', async () => {
-      await askOnce({ ...proving(inputs, journal, outside, observed.databases, observed.resources, connector), quote })
+      await askOnce(proving(inputs, journal, outside, observed.databases, observed.resources, connector))
       tellQueries(journal, outside)
     })
   }
@@ -225,9 +224,8 @@ async function verify(inputs: Inputs, journal: Journal, outside: Outside): Promi
   const databases = await look(inputs, journal, connector, user, noKeys, signal)
   for (const { failure } of databases) if (failure !== undefined) journal.fail(failure)
   for (const failure of withoutExtension(databases)) journal.fail(failure)
-  const { quoteLiteral: quote } = await import('./postgres/driver.ts')
   await log.group('Test queries', async () => {
-    await prove({ ...proving(inputs, journal, outside, databases, resources, connector), quote })
+    await prove(proving(inputs, journal, outside, databases, resources, connector))
     tellQueries(journal, outside)
   })
   for (const finding of databaseFindings(inputs, databases, journal)) journal.finding(finding)
@@ -300,11 +298,9 @@ async function apply(
   }
   const restart = restartPolicy(options, connector, databases)
   if (connector !== undefined) {
-    const { quoteLiteral: quote } = await import('./postgres/driver.ts')
     await log.group('Settings and test queries', async () => {
       await prove({
         ...proving(inputs, journal, outside, databases, observed.resources, connector),
-        quote,
         without,
         since,
         keys,

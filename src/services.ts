@@ -179,7 +179,7 @@ export const services: readonly Service[] = [
     test: {
       schema: 'azure_openai',
       function: 'create_embeddings',
-      wrap: (call) => `SELECT cardinality(${call}) AS dimensions`,
+      wrap: (call) => `SELECT pg_catalog.cardinality(${call}) AS dimensions`,
       answer: (value) => `${value} dimensions`,
     },
     arguments: (inputs, resource) => {
@@ -231,7 +231,7 @@ export const services: readonly Service[] = [
     test: {
       schema: 'azure_cognitive',
       function: 'translate',
-      wrap: (call) => `SELECT to_jsonb(${call}) AS translation`,
+      wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS translation`,
       answer: (value) => translated(value),
     },
     arguments: () => [literal('text', 'Good morning, world'), literal('target_language', 'es'), literal('source_language', 'en')],

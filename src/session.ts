@@ -207,7 +207,10 @@ export async function connectorFor(
   serverName: string,
   administrators: readonly Administrator[],
 ): Promise<{ readonly connector: Connector; readonly user: string; readonly host: string }> {
-  const { createConnector } = await import('./postgres/connection.ts')
+  const [{ createConnector }, { lockLimitMs }] = await Promise.all([
+    import('./postgres/connection.ts'),
+    import('./postgres/lock.ts'),
+  ])
   const { password } = inputs.database
   const host = inputs.database.host ?? serverName
   const user =
@@ -226,6 +229,7 @@ export async function connectorFor(
       resourceGroup: inputs.server.resourceGroup,
       behindProxy: workflow.behindProxy,
       greeted: fits ? greeted : undefined,
+      lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs),
     },
     { user, password: async () => password ?? tokens.get(cloud.postgresScope) },
     log,

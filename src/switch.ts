@@ -2,22 +2,13 @@
  * One attempt to switch a family in a database: the new settings are tried in a transaction, and only what the services
  * accepted is committed; what fails afterwards is put back. Nothing stays open between attempts.
  */
-import {
-  askFreshly,
-  askTwice,
-  beside,
-  cameToNothing,
-  freshly,
-  keeping,
-  mayMakeTemporaryTables,
-  outliving,
-  patiently,
-} from './asking.ts'
+import { askFreshly, askTwice, beside, cameToNothing, freshly, keeping, outliving, patiently } from './asking.ts'
 import { blankKey } from './blank.ts'
 import { Failure, outlook } from './errors.ts'
 import type { Proof } from './journal.ts'
 import { factsOf, judge } from './judge.ts'
 import { databaseFailed, exposed, giveUp, grantTemporary, keyWins, markWritten, readOnlyProof, record } from './outcome.ts'
+import { mayMakeTemporaryTables } from './postgres/azure-ai.ts'
 import type { Connection } from './postgres/connection.ts'
 import { type CallOutcomes, forget, restore, trial, writeBack } from './postgres/trial.ts'
 import { type Attempt, differing, type ProveOptions, type Task, type Visibility, worksToday } from './task.ts'
@@ -108,7 +99,7 @@ async function settle(options: ProveOptions, task: Task, proof: Proof, connectio
   }
   const verdict = judge(options, task, outcomes)
   if (verdict === 'passed') {
-    if (connection !== undefined && task.secrets.length > 0) await forget(connection).catch(() => undefined)
+    if (connection !== undefined && task.secrets.length > 0) await forget(connection, task.database).catch(() => undefined)
     record(options, task, outcomes, proof)
     return 'done'
   }
@@ -149,7 +140,7 @@ async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried>
   const run = (hide: { key: string; by: string } | undefined) =>
     freshly(options, database.name, (connection) => {
       return trial(connection, {
-        serverVersion: database.serverVersion,
+        database,
         settings: task.settings,
         hide,
         calls: task.calls,
@@ -230,7 +221,7 @@ async function commitAndCheck(
   accept: ((outcomes: CallOutcomes) => boolean) | undefined,
 ): Promise<Attempt> {
   const { journal, log } = options
-  const { name, serverVersion } = task.database
+  const { name } = task.database
   if (!differing(task)) return settle(options, task, proof, undefined)
   if (
     accept === undefined &&
@@ -247,7 +238,7 @@ async function commitAndCheck(
     let committing = false
     try {
       const { outcomes, committed } = await trial(connection, {
-        serverVersion,
+        database: task.database,
         settings: task.settings,
         secrets: task.secrets,
         keep: task.secrets.length > 0,
@@ -291,13 +282,13 @@ function couldNotBePutBack({ family, database }: Task): Failure {
 async function putBack(given: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
   const options = outliving(given)
   const { journal, log } = options
-  const { name, serverVersion } = task.database
+  const { name } = task.database
   log.info(`… database "${name}": ${task.family.name} was committed and is not proven; putting the previous settings back`)
   const kept =
-    connection !== undefined && task.secrets.length > 0 && (await restore(connection, serverVersion, log).catch(() => false))
+    connection !== undefined && task.secrets.length > 0 && (await restore(connection, task.database, log).catch(() => false))
   try {
     if (!kept)
-      await patiently(options, name, () => freshly(options, name, (other) => writeBack(other, serverVersion, task.previous, log)))
+      await patiently(options, name, () => freshly(options, name, (other) => writeBack(other, task.database, task.previous, log)))
   } catch (error) {
     const { detail } = options.connector.failure(error, name, 'putting settings back')
     journal.fail(

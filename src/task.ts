@@ -49,7 +49,6 @@ export interface ProveOptions {
   readonly databases: readonly ObservedDatabase[]
   readonly resources: ReadonlyMap<ServiceName, Resource>
   readonly connector: Connector
-  readonly quote: (text: string) => string
   /** Services whose role could not be given: their families wait. */
   readonly without: ReadonlySet<ServiceName>
   readonly journal: Journal
@@ -103,7 +102,7 @@ export function taskOf(
       ? { skip: '`test-queries` is false' }
       : 'skip' in wanted
         ? wanted
-        : testCall(service, wanted, database.functions, options.quote)
+        : testCall(service, wanted, database.functions)
     if ('skip' in call) {
       skipQuery(journal, database.name, service.name, call.skip)
       unasked.push(`${titleOf(service.name)}: ${call.skip}`)

@@ -33,13 +33,13 @@ async function lookOnce(options: ProveOptions, task: Task): Promise<Visibility> 
   // Nothing would be tried, neither a setting nor the absence of a key.
   if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && (!task.keyStored || !task.database.maySet)))
     return 'visible'
-  const { name, serverVersion } = task.database
+  const { name } = task.database
   const control = async (): Promise<CallOutcome | undefined> =>
     first(
       (
         await freshly(options, name, (connection) =>
           trial(connection, {
-            serverVersion,
+            database: task.database,
             settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
             hide: undefined,
             calls: [call],

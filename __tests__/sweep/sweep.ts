@@ -123,7 +123,10 @@ export function nameOfRequest({ plane, method, url }: Pick<Exchange, 'plane' | '
 
 /** Database and the beginning of the statement, with a hash of all of it. */
 export function nameOfStatement({ database, text }: { database: string; text: string }): string {
-  const shown = text.replaceAll(/aipg_previous_[0-9a-f]+/g, 'aipg_previous_*').replaceAll(/timeout = \d+/g, 'timeout = *')
+  const shown = text
+    .replaceAll(/(aipg_(?:previous|secret)_)[0-9a-f]+/g, '$1*')
+    .replaceAll(/'[0-9a-f]{32}'/g, "'*'")
+    .replaceAll(/timeout = \d+/g, 'timeout = *')
   const hash = createHash('sha256').update(shown).digest('hex').slice(0, 4)
   return `${database}: ${shown
     .replaceAll(/[^\w*.$=(), ]+/g, ' ')

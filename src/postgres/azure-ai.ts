@@ -1,8 +1,12 @@
 /** The azure_ai extension, as SQL sees it: what is installed, what is set, how its functions are called. */
 import { createHash, randomBytes } from 'node:crypto'
 import type { FunctionSignature, ObservedDatabase } from '../observed.ts'
+import { foreignObjects } from '../preconditions.ts'
 import { type Argument, commonArguments, families, type Service, services } from '../services.ts'
-import { type Connection, type Connector, messageOf, readAtOnce } from './connection.ts'
+import { type Connection, type Connector, messageOf } from './connection.ts'
+import { factsSql, foreignSql, functionsSql, schemasSql, wrapper } from './facts.ts'
+import { withNames } from './names.ts'
+import { quoteLiteral } from './transaction.ts'
 
 /** All settings that are read, no secret among them. */
 const plainSettings: readonly string[] = [
@@ -13,59 +17,10 @@ const plainSettings: readonly string[] = [
 ].sort()
 const secretSettings: readonly string[] = Object.values(families).map((family) => family.key)
 
-const mayCall = (
-  name: string,
-): string => `coalesce((SELECT bool_or(has_schema_privilege(n.oid, 'usage') AND has_function_privilege(p.oid, 'execute'))
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'azure_ai' AND p.proname = '${name}'), false)`
-
-/**
- * The function of an administrator that tells a checker the settings and of keys only whether they are set; SECURITY
- * DEFINER, so that the checker needs no right to read keys. How it is made stands in docs/permissions.md.
- */
-const wrapper = 'azure_ai_identity.settings()'
-
-/** Server parameters that decide whether statements and their parameters are written somewhere. */
-const loggingParameters = [
-  'log_statement',
-  'log_min_duration_statement',
-  'log_parameter_max_length',
-  'pgaudit.log',
-  'pgaudit.log_parameter',
-  'auto_explain.log_parameter_max_length',
-  'pg_qs.parameters_capture_mode',
-]
-
-const factsSql = `SELECT current_setting('server_version_num')::int / 10000 AS version,
-  pg_is_in_recovery() AS read_only,
-  (SELECT extversion FROM pg_extension WHERE extname = 'azure_ai') AS installed,
-  (SELECT default_version FROM pg_available_extensions WHERE name = 'azure_ai') AS available,
-  EXISTS (SELECT FROM pg_roles WHERE rolname = 'azure_pg_admin' AND pg_has_role(current_user, oid, 'member')) AS admin,
-  EXISTS (SELECT FROM pg_roles WHERE rolname = 'azure_ai_settings_manager' AND pg_has_role(current_user, oid, 'member')) AS manager,
-  ${mayCall('get_setting')} AS may_read,
-  ${mayCall('set_setting')} AS may_write,
-  coalesce((SELECT has_schema_privilege(n.oid, 'usage') AND has_function_privilege(p.oid, 'execute')
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = 'azure_ai_identity' AND p.proname = 'settings' AND p.pronargs = 0
-      -- Anybody may make a function of this name: it counts when an administrator made it to run as him.
-      AND p.prosecdef AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'azure_pg_admin' AND pg_has_role(p.proowner, oid, 'member'))
-  ), false) AS may_ask,
-  (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name = ANY($1)) AS logging,
-  current_setting('max_connections')::int AS connections,
-  -- The second is known from version 16 on.
-  current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
-  pg_postmaster_start_time() AS started_at,
-  current_setting('azure.service_principal_id', true) AS running_identity`
-
-const functionsSql = `SELECT n.nspname AS schema, p.proname AS name,
-  coalesce(p.proargnames, '{}') AS names, coalesce(p.proargmodes::text[], '{}') AS modes, p.pronargs AS count, p.pronargdefaults AS defaults,
-  ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS a(t, i) ORDER BY i) AS types
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname IN ('azure_openai', 'azure_cognitive', 'azure_ml') AND p.prokind = 'f'`
-
 /** By name of the setting: the keys that a stored one is held against, the first one first. */
 export type KeyCandidates = ReadonlyMap<string, readonly string[]>
 
-/** Looks at a database over an open connection, in a read-only transaction. Never selects a secret. */
+/** Looks at a database over an open connection, in read-only transactions. Never selects a secret. */
 export async function observeDatabase(
   connection: Connection,
   connector: Connector,
@@ -73,20 +28,21 @@ export async function observeDatabase(
 ): Promise<ObservedDatabase> {
   const name = connection.database
   try {
-    // client_connection_check_interval is not needed for reads: any version will do.
-    const [[facts] = [], functionRows = []] = await readAtOnce(connection, 0, [
-      { text: factsSql, values: [loggingParameters] },
-      { text: functionsSql },
-    ])
+    const [[facts] = [], functionRows = [], schemaRows = [], foreignRows = []] = await connection.read(
+      [factsSql, functionsSql, schemasSql, foreignSql],
+      unknownVersion,
+    )
     connector.learn(Number(facts?.connections), Number(facts?.reserved))
     const installed = text(facts?.installed)
     const isInstalled = installed !== undefined
-    const functions = isInstalled ? functionRows.map(signatureOf) : []
+    const foreign = foreignRows.map((row) => `${row.kind} ${row.name}`)
+    if (isInstalled && foreign.length > 0) return unobserved(name, connection.user, foreignObjects(name, foreign))
+    const extensionSchemas = schemaRows.map((row) => String(row.name))
     const mayReadAll = isInstalled && facts?.may_read === true
     const mayRead = mayReadAll || (isInstalled && facts?.may_ask === true)
     const maySet = isInstalled ? facts?.manager === true && facts.may_write === true : facts?.admin === true
     const readable = mayReadAll
-      ? await settings(connection, keys)
+      ? await settings(connection, extensionSchemas, keys)
       : mayRead
         ? await wrappedSettings(connection)
         : { values: new Map(), keysSet: new Set<string>(), keyStates: new Map(), unknown: new Set<string>() }
@@ -97,6 +53,8 @@ export async function observeDatabase(
       serverVersion: Number(facts?.version ?? 0),
       isReadOnly: facts?.read_only === true,
       extension: { installed, available: text(facts?.available) },
+      creation: { needsSchema: facts?.needs_schema === true, hasPublic: facts?.has_public === true, foreign },
+      extensionSchemas,
       mayCreateExtension: facts?.admin === true,
       mayRead,
       maySet,
@@ -104,37 +62,78 @@ export async function observeDatabase(
       settings: readable.values,
       keysSet: readable.keysSet,
       keyStates: readable.keyStates,
-      startedAt: facts?.started_at instanceof Date ? facts.started_at : undefined,
+      startedAt: facts?.started_at === undefined ? undefined : new Date(Number(facts.started_at)),
       runningIdentity: text(facts?.running_identity),
       unknownSettings: readable.unknown,
-      functions,
+      functions: isInstalled ? functionRows.map(signatureOf) : [],
     }
   } catch (error) {
     return unobserved(name, connection.user, connector.failure(error, name, 'looking at the settings'))
   }
 }
 
+/** Limits that need a version of their own are not needed for short reads. */
+const unknownVersion = { serverVersion: 0 }
+
 /** Who is connected, as a line for the log. */
 export async function activity(connection: Connection): Promise<string> {
-  const [[row] = []] = await readAtOnce(connection, 0, [
-    {
-      text: `SELECT count(*) AS connections, count(*) FILTER (WHERE state <> 'idle') AS busy,
+  const [[row] = []] = await connection.read(
+    [
+      `SELECT count(*) AS connections, count(*) FILTER (WHERE state <> 'idle') AS busy,
   coalesce(extract(epoch FROM max(clock_timestamp() - xact_start))::int, 0) AS longest
 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`,
-    },
-  ])
+    ],
+    unknownVersion,
+  )
   return `connections: ${row?.connections ?? '?'}, of which ${row?.busy ?? '?'} are busy; longest open transaction: ${row?.longest ?? '?'} s`
 }
 
 /** The databases of a server that take connections, template databases and Azure's own left out. */
 export async function listDatabases(connection: Connection): Promise<readonly string[]> {
-  const [rows = []] = await readAtOnce(connection, 0, [
-    {
-      text: `SELECT datname FROM pg_database
+  const [rows = []] = await connection.read(
+    [
+      `SELECT datname FROM pg_database
 WHERE datallowconn AND NOT datistemplate AND datname NOT IN ('azure_maintenance', 'azure_sys') ORDER BY datname`,
-    },
-  ])
+    ],
+    unknownVersion,
+  )
   return rows.map((row) => String(row.datname))
+}
+
+/** The address from which the server sees this connection; undefined when it does not show one. */
+export async function addressSeen(connection: Connection): Promise<string | undefined> {
+  const [[row] = []] = await connection.read(['SELECT host(inet_client_addr()) AS address'], unknownVersion)
+  return text(row?.address)
+}
+
+/** Whether the role may keep an old key in a temporary table while it is tried without it. */
+export async function mayMakeTemporaryTables(connection: Connection): Promise<boolean> {
+  const [[row] = []] = await connection.read(
+    [`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS may`],
+    unknownVersion,
+  )
+  return row?.may === true
+}
+
+/** Creates or updates the extension. Both statements do nothing where that is done. */
+export async function changeExtension(
+  connection: Connection,
+  { serverVersion, creation }: ObservedDatabase,
+  statement: 'create' | 'update',
+): Promise<void> {
+  await connection.write({ serverVersion }, async (transaction) => {
+    await transaction.query(`SET LOCAL statement_timeout = ${extensionTimeoutMs}`)
+    await transaction.query(extensionSql(creation, statement), undefined, extensionTimeoutMs)
+    await transaction.commit()
+  })
+}
+
+const extensionTimeoutMs = 60_000
+
+/** The schema is stated only where the version leaves it open: the path of this action names none that objects could go to. */
+export function extensionSql({ needsSchema }: ObservedDatabase['creation'], statement: 'create' | 'update'): string {
+  if (statement === 'update') return 'ALTER EXTENSION azure_ai UPDATE'
+  return `CREATE EXTENSION IF NOT EXISTS azure_ai${needsSchema ? ' SCHEMA public' : ''}`
 }
 
 /** A database that could not be looked at. */
@@ -146,6 +145,8 @@ export function unobserved(name: string, user: string, failure: ObservedDatabase
     serverVersion: 0,
     isReadOnly: false,
     extension: { installed: undefined, available: undefined },
+    creation: { needsSchema: false, hasPublic: true, foreign: [] },
+    extensionSchemas: [],
     mayCreateExtension: false,
     mayRead: false,
     maySet: false,
@@ -168,16 +169,21 @@ interface Readable {
 }
 
 /** Reads all at once; where one key is not known to this version, one by one. */
-async function settings(connection: Connection, keys: KeyCandidates): Promise<Readable> {
+async function settings(connection: Connection, extensionSchemas: readonly string[], keys: KeyCandidates): Promise<Readable> {
   const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
   // Neither value travels: the server salts and hashes its own, we ours.
   const salt = randomBytes(16).toString('hex')
-  const sql = `SELECT key, CASE WHEN NOT secret THEN value END AS value, secret AND coalesce(value, '') <> '' AS key_set,
-  CASE WHEN secret AND $3 <> '' THEN encode(sha256(convert_to($3 || value, 'UTF8')), 'hex') END AS hash
-FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM unnest($1::text[], $2::boolean[]) AS wanted(key, secret)) AS stored`
+  const hash =
+    keys.size === 0 ? 'NULL' : `CASE WHEN secret THEN encode(sha256(convert_to('${salt}' || value, 'UTF8')), 'hex') END`
+  const sql = (names: readonly string[]): string => {
+    const wanted = names.map((name) => `(${quoteLiteral(name)}::text, ${secretSettings.includes(name)})`)
+    return `SELECT key, CASE WHEN NOT secret THEN value END AS value, secret AND coalesce(value, '') <> '' AS key_set, ${hash} AS hash
+FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${wanted.join(', ')}) AS wanted(key, secret)) AS stored`
+  }
   const read = async (names: readonly string[]): Promise<void> => {
-    const values = [names, names.map((name) => secretSettings.includes(name)), keys.size === 0 ? '' : salt]
-    const [rows = []] = await readAtOnce(connection, 0, [{ text: sql, values }])
+    const [rows = []] = await withNames(extensionSchemas, (schemas) =>
+      connection.read([sql(names)], { ...unknownVersion, schemas }),
+    )
     for (const row of rows) {
       const key = String(row.key)
       const value = text(row.value)
@@ -218,7 +224,7 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM unnest($1::tex
 /** The same by way of the wrapper: no key can be read, so none can be compared. A setting it leaves out is not known to this version. */
 async function wrappedSettings(connection: Connection): Promise<Readable> {
   const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
-  const [rows = []] = await readAtOnce(connection, 0, [{ text: `SELECT key, value, is_set FROM ${wrapper}` }])
+  const [rows = []] = await connection.read([`SELECT key, value, is_set FROM ${wrapper}`], unknownVersion)
   const told = new Map(rows.map((row) => [String(row.key), row]))
   for (const key of [...plainSettings, ...secretSettings]) {
     const row = told.get(key)
@@ -239,10 +245,18 @@ export function isUnknownSetting(error: unknown): boolean {
 
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
 
+/** Types of arguments that a test query passes, by their oids: how a name is written is a setting, and anybody may make a type of any name. */
+const typeNames: ReadonlyMap<string, Argument['type']> = new Map([
+  ['16', 'boolean'],
+  ['23', 'integer'],
+  ['25', 'text'],
+  ['3802', 'jsonb'],
+])
+
 function signatureOf(row: Readonly<Record<string, unknown>>): FunctionSignature {
   const names = row.names as string[]
   const modes = row.modes as string[]
-  const types = row.types as string[]
+  const types = (row.types as string[]).map((oid) => typeNames.get(oid) ?? `the type with oid ${oid}`)
   const count = Number(row.count)
   // proargnames covers outputs too; the inputs are those of mode i, b or v, in order.
   const inputs = modes.length === 0 ? names : names.filter((_, index) => 'ibv'.includes(modes[index] ?? ''))
@@ -261,12 +275,7 @@ export type TestCall = { readonly sql: string; readonly hasTimeout: boolean } | 
  * Writes the call: the overload whose arguments have our types, arguments by name, literals with their type, and of the
  * optional ones only those that the installed version has.
  */
-export function testCall(
-  service: Service,
-  wanted: readonly Argument[],
-  functions: readonly FunctionSignature[],
-  quote: (text: string) => string,
-): TestCall {
+export function testCall(service: Service, wanted: readonly Argument[], functions: readonly FunctionSignature[]): TestCall {
   const { schema, function: name, wrap } = service.test
   const overloads = functions.filter((each) => each.schema === schema && each.name === name)
   if (overloads.length === 0) return { skip: `the installed azure_ai has no ${schema}.${name}` }
@@ -281,15 +290,15 @@ export function testCall(
   if (overload === undefined)
     return { skip: `no overload of ${schema}.${name} in the installed azure_ai takes what the test query passes` }
   const passed = [...wanted, ...commonArguments].filter((argument) => has(overload, argument))
-  const shown = passed.map((argument) => `${argument.name} => ${literalOf(argument, quote)}`)
+  const shown = passed.map((argument) => `${argument.name} => ${literalOf(argument)}`)
   return {
     sql: wrap(`${schema}.${name}(${shown.join(', ')})`),
     hasTimeout: passed.some((argument) => argument.name === 'timeout_ms'),
   }
 }
 
-function literalOf(argument: Argument, quote: (text: string) => string): string {
+function literalOf(argument: Argument): string {
   return argument.type === 'boolean' || argument.type === 'integer'
     ? argument.value
-    : `${quote(argument.value)}::${argument.type}`
+    : `${quoteLiteral(argument.value)}::pg_catalog.${argument.type}`
 }

@@ -4,18 +4,18 @@ import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type ConnectionOptions, checkServerIdentity, getCACertificates } from 'node:tls'
-import type { QueryConfig } from 'pg'
+import type { Client, QueryConfig } from 'pg'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { retrying, transient, unreachable } from '../retry.ts'
 import { duration } from '../waiting.ts'
 import type { Greeted } from './greeting.ts'
+import type { LockPatience } from './lock.ts'
 import { createSlots, type Slots } from './slots.ts'
+import { type Row, type Session, statementTimeoutMs, type Transactions, transactionsOn } from './transaction.ts'
 
 /** Longest time to connect, TLS and login included, in milliseconds. */
 export const connectTimeoutMs = 15_000
-/** Longest time of a statement unless it is given another, in milliseconds. */
-export const statementTimeoutMs = 20_000
 /** Longest time to take leave of the server before the line is cut, in milliseconds. */
 export const closeTimeoutMs = 2_000
 /** SQLSTATE of a server, a database or a role that takes no further connection. */
@@ -35,6 +35,8 @@ export interface Address {
   readonly behindProxy: boolean
   /** Connections that were opened to it beforehand. */
   readonly greeted: Greeted | undefined
+  /** How long a run waits for its lock in a database, in milliseconds. */
+  readonly lockLimitMs: number
 }
 
 /** A certificate is valid when it is for the server's own name or for the host that was given. */
@@ -55,17 +57,14 @@ export interface Login {
   readonly password: () => Promise<string>
 }
 
-export type Row = Readonly<Record<string, unknown>>
-
-export interface Connection {
+/** Runs SQL in transactions only: there is no way to send a statement outside of one. */
+export interface Connection extends Transactions {
   /** Its own among all connections of all runs: eight hex digits. */
   readonly id: string
   readonly database: string
   readonly user: string
-  /** Runs one statement. Without values several may stand in one text. */
-  query(text: string, values?: readonly unknown[], timeoutMs?: number): Promise<readonly Row[]>
-  /** Runs `COPY .. FROM STDIN` with rows of text: their values are in no statement, and so in no log. */
-  copyIn(statement: string, rows: readonly (readonly string[])[]): Promise<void>
+  /** How long this run still waits for its advisory lock in this database. */
+  readonly lockPatience: LockPatience
   close(): Promise<void>
 }
 
@@ -112,6 +111,12 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
   const slots = createSlots()
   /** Since when the server has refused every connection for want of a slot, by `performance.now()`. */
   let fullSince: number | undefined
+  const patience = new Map<string, LockPatience>()
+  const patienceFor = (database: string): LockPatience => {
+    const known = patience.get(database) ?? { limitMs: address.lockLimitMs, since: undefined }
+    patience.set(database, known)
+    return known
+  }
   const failure = (error: unknown, database: string, doing: string): Failure => {
     if (error instanceof Failure) return error
     const { host, port, server, resourceGroup, behindProxy } = address
@@ -221,40 +226,9 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
       id: randomBytes(4).toString('hex'),
       database,
       user: login.user,
+      lockPatience: patienceFor(database),
       close,
-      async copyIn(statement, rows) {
-        const { copyFrom } = await import('./driver.ts')
-        signal.throwIfAborted()
-        const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
-        const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
-        // COPY talks back and forth: the driver does that only alone on the line.
-        const alone = client as unknown as { pipeline: boolean }
-        alone.pipeline = false
-        try {
-          await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
-        } catch (error) {
-          if (signal.aborted) throw signal.reason
-          if (!limit.aborted) throw error
-          drop()
-          throw new Error('Query read timeout', { cause: error })
-        } finally {
-          alone.pipeline = true
-        }
-      },
-      async query(text, values, timeoutMs = statementTimeoutMs) {
-        signal.throwIfAborted()
-        try {
-          const config = { text, values: values === undefined ? undefined : [...values], query_timeout: timeoutMs + graceMs }
-          const result = (await client.query(config as QueryConfig)) as { rows?: Row[] } | { rows?: Row[] }[]
-          // Several statements in one text: the rows of the last.
-          return (Array.isArray(result) ? result.at(-1)?.rows : result.rows) ?? []
-        } catch (error) {
-          if (signal.aborted) throw signal.reason
-          // The server did not even say that it took too long: what follows would only queue behind it.
-          if (messageOf(error).code === 'QUERY_TIMEOUT') drop()
-          throw error
-        }
-      },
+      ...transactionsOn(sessionOf(client, signal, drop)),
     }
   }
 
@@ -267,45 +241,46 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
   }
 }
 
+/** What the driver's client can do, with time limits and the end of the run. `drop` cuts the line. */
+function sessionOf(client: Client, signal: AbortSignal, drop: () => void): Session {
+  return {
+    async run(text, values, timeoutMs) {
+      signal.throwIfAborted()
+      try {
+        const config = { text, values: values === undefined ? undefined : [...values], query_timeout: timeoutMs + graceMs }
+        const results = (await client.query(config as QueryConfig)) as { rows?: Row[] } | { rows?: Row[] }[]
+        return [results].flat().map(({ rows }) => rows ?? [])
+      } catch (error) {
+        if (signal.aborted) throw signal.reason
+        // The server did not even say that it took too long: what follows would only queue behind it.
+        if (messageOf(error).code === 'QUERY_TIMEOUT') drop()
+        throw error
+      }
+    },
+    async copyIn(statement, rows) {
+      const { copyFrom } = await import('./driver.ts')
+      signal.throwIfAborted()
+      const lines = rows.map((row) => `${row.map(copyText).join('\t')}\n`)
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(statementTimeoutMs + graceMs)])
+      // COPY talks back and forth: the driver does that only alone on the line.
+      const alone = client as unknown as { pipeline: boolean }
+      alone.pipeline = false
+      try {
+        await pipeline(Readable.from(lines), client.query(copyFrom(statement)), { signal: limit })
+      } catch (error) {
+        if (signal.aborted) throw signal.reason
+        if (!limit.aborted) throw error
+        drop()
+        throw new Error('Query read timeout', { cause: error })
+      } finally {
+        alone.pipeline = true
+      }
+    },
+  }
+}
+
 /** A value in COPY's text format. */
 function copyText(value: string): string {
   const escapes: Record<string, string> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' }
   return value.replaceAll(/[\\\n\r\t]/g, (sign) => escapes[sign] ?? sign)
-}
-
-/** The lines that begin every transaction of this action: isolation and access mode said, limits local to it. */
-export function begin(access: 'READ ONLY' | 'READ WRITE', serverVersion: number): string {
-  const lines = [
-    `BEGIN ISOLATION LEVEL READ COMMITTED ${access}`,
-    `SET LOCAL lock_timeout = '10s'`,
-    `SET LOCAL statement_timeout = '${statementTimeoutMs / 1_000}s'`,
-    `SET LOCAL idle_in_transaction_session_timeout = '60s'`,
-  ]
-  // From version 14 the server notices a client that is gone while a test function still waits.
-  if (serverVersion >= 14) lines.push(`SET LOCAL client_connection_check_interval = '2s'`)
-  return lines.join('; ')
-}
-
-export interface Statement {
-  readonly text: string
-  readonly values?: readonly unknown[]
-  /** Milliseconds from the sending on. */
-  readonly timeoutMs?: number
-}
-
-/**
- * Runs statements that need nothing of each other's answers in one read-only transaction and in one round trip; gives the
- * rows of each. Rejects with the first that fails.
- */
-export async function readAtOnce(
-  connection: Connection,
-  serverVersion: number,
-  statements: readonly Statement[],
-): Promise<readonly (readonly Row[])[]> {
-  const begun = connection.query(begin('READ ONLY', serverVersion))
-  const answers = statements.map(({ text, values, timeoutMs }) => connection.query(text, values, timeoutMs))
-  const ended = connection.query('ROLLBACK')
-  // The first to fail is told; the others only say that the transaction is over.
-  const [, rows] = await Promise.all([begun, Promise.all(answers), ended])
-  return rows
 }

@@ -3,7 +3,5 @@ import pg from 'pg'
 import { from } from 'pg-copy-streams'
 
 export const Client = pg.Client
-/** Quotes a text as an SQL literal. */
-export const quoteLiteral = (text: string): string => pg.escapeLiteral(text)
 /** A stream that takes the data of `COPY .. FROM STDIN`. */
 export const copyFrom = from

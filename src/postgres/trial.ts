@@ -5,7 +5,11 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
-import { begin, type Connection, messageOf, type Row, readAtOnce, statementTimeoutMs } from './connection.ts'
+import type { ObservedDatabase } from '../observed.ts'
+import { type Connection, messageOf } from './connection.ts'
+import { takeLock, takeLockToPutBack } from './lock.ts'
+import { isUndefinedName, withNames } from './names.ts'
+import { quoteLiteral, type Row, statementTimeoutMs, type Transaction } from './transaction.ts'
 
 /** `[setting, value]`; an empty value blanks. No secrets: these travel as bind parameters. */
 export type Setting = readonly [key: string, value: string]
@@ -29,8 +33,11 @@ export type CallOutcome =
 
 export type CallOutcomes = ReadonlyMap<string, CallOutcome>
 
+/** What is known of the database that a transaction runs in. */
+export type Ground = Pick<ObservedDatabase, 'serverVersion' | 'extensionSchemas'>
+
 export interface TrialRequest {
-  readonly serverVersion: number
+  readonly database: Ground
   readonly settings: readonly Setting[]
   /** Keys to store: they reach the server as the data of a COPY, after the settings. */
   readonly secrets?: readonly Setting[]
@@ -53,49 +60,55 @@ export interface TrialOutcome {
   readonly hidden: boolean
 }
 
-/** The advisory lock of this action; the lock space is that of the database. */
-const lock = { class: 0x61697067, object: 0x6d6a6f62 }
-
 /** Runs the trial on a connection of its own. Throws what PostgreSQL throws when the transaction itself fails. */
-export async function trial(connection: Connection, request: TrialRequest): Promise<TrialOutcome> {
-  await connection.query(begin('READ WRITE', request.serverVersion))
-  try {
-    await takeLock(connection, request.log)
-    const secrets = request.secrets ?? []
-    if (request.keep === true) await keepPrevious(connection, [...request.settings, ...secrets])
-    for (const setting of request.settings) await set(connection, setting)
-    if (secrets.length > 0) await store(connection, secrets, request.onExposed)
-    if (request.hide !== undefined) {
-      await connection.query('SAVEPOINT key_within_reach')
-      try {
-        await set(connection, [request.hide.key, request.hide.by])
-      } catch {
-        // Not every version lets a key be replaced by anything: the caller tries another way or says so.
-        await connection.query('ROLLBACK')
-        return { outcomes: new Map(), committed: false, hidden: false }
-      }
+export function trial(connection: Connection, request: TrialRequest): Promise<TrialOutcome> {
+  const { serverVersion, extensionSchemas } = request.database
+  return withNames(extensionSchemas, (schemas) =>
+    connection.write({ serverVersion, schemas }, (transaction) =>
+      tryIn(transaction, connection, request, schemas.length === 0 && extensionSchemas.length > 0),
+    ),
+  )
+}
+
+/** `mayLookUp`: whether the trial is repeated with the extension's schemas in the path when a name is not found. */
+async function tryIn(
+  transaction: Transaction,
+  connection: Connection,
+  request: TrialRequest,
+  mayLookUp: boolean,
+): Promise<TrialOutcome> {
+  await takeLock(transaction, connection, request.log)
+  const secrets = request.secrets ?? []
+  if (request.keep === true) await keepPrevious(transaction, connection, [...request.settings, ...secrets])
+  for (const setting of request.settings) await set(transaction, setting)
+  if (secrets.length > 0) await store(transaction, connection, secrets, request.onExposed)
+  if (request.hide !== undefined) {
+    await transaction.query('SAVEPOINT key_within_reach')
+    try {
+      await set(transaction, [request.hide.key, request.hide.by])
+    } catch (error) {
+      if (mayLookUp && isUndefinedName(messageOf(error).code)) throw error
+      // Not every version lets a key be replaced by anything: the caller tries another way or says so.
+      return { outcomes: new Map(), committed: false, hidden: false }
     }
-    const outcomes = new Map<string, CallOutcome>()
-    // The locks are held for as long as one query may take, however many there are.
-    const until = performance.now() + statementTimeoutMs
-    for (const call of request.calls) {
-      if (outcomes.size > 0) {
-        const leftMs = Math.max(Math.round(until - performance.now()), 1_000)
-        await connection.query(`SET LOCAL statement_timeout = ${leftMs}`)
-      }
-      await connection.query('SAVEPOINT test_query')
-      const outcome = await ask(connection, call)
-      outcomes.set(call.name, outcome)
-      await connection.query(outcome.ok ? 'RELEASE SAVEPOINT test_query' : 'ROLLBACK TO SAVEPOINT test_query')
-    }
-    if (request.hide !== undefined) await connection.query('ROLLBACK TO SAVEPOINT key_within_reach')
-    const committed = request.commit(outcomes)
-    await connection.query(committed ? 'COMMIT' : 'ROLLBACK')
-    return { outcomes, committed, hidden: request.hide !== undefined }
-  } catch (error) {
-    await connection.query('ROLLBACK').catch(() => undefined)
-    throw error
   }
+  const outcomes = new Map<string, CallOutcome>()
+  // The locks are held for as long as one query may take, however many there are.
+  const until = performance.now() + statementTimeoutMs
+  for (const call of request.calls) {
+    if (outcomes.size > 0) {
+      const leftMs = Math.max(Math.round(until - performance.now()), 1_000)
+      await transaction.query(`SET LOCAL statement_timeout = ${leftMs}`)
+    }
+    await transaction.query('SAVEPOINT test_query')
+    const outcome = await ask(transaction, call, mayLookUp)
+    outcomes.set(call.name, outcome)
+    await transaction.query(outcome.ok ? 'RELEASE SAVEPOINT test_query' : 'ROLLBACK TO SAVEPOINT test_query')
+  }
+  if (request.hide !== undefined) await transaction.query('ROLLBACK TO SAVEPOINT key_within_reach')
+  const committed = request.commit(outcomes)
+  if (committed) await transaction.commit()
+  return { outcomes, committed, hidden: request.hide !== undefined }
 }
 
 /**
@@ -104,26 +117,21 @@ export async function trial(connection: Connection, request: TrialRequest): Prom
  */
 export async function holds(
   connection: Connection,
-  serverVersion: number,
+  { serverVersion, extensionSchemas }: Ground,
   settings: readonly Setting[],
   secrets: readonly Setting[],
 ): Promise<boolean | undefined> {
   const salt = randomBytes(16).toString('hex')
   const hash = (value: string): string => createHash('sha256').update(`${salt}${value}`).digest('hex')
+  const wanted = [
+    ...settings.map(([key, value]) => `(${quoteLiteral(key)}::text, ${quoteLiteral(value)}::text, false)`),
+    ...secrets.map(([key, value]) => `(${quoteLiteral(key)}::text, '${hash(value)}'::text, true)`),
+  ]
+  if (wanted.length === 0) return true
+  const sql = `SELECT bool_and(CASE WHEN secret THEN encode(sha256(convert_to('${salt}' || stored, 'UTF8')), 'hex') ELSE stored END = value) AS held
+FROM (SELECT secret, value, coalesce(azure_ai.get_setting(key), '') AS stored FROM (VALUES ${wanted.join(', ')}) AS wanted(key, value, secret)) AS compared`
   try {
-    const [[row] = []] = await readAtOnce(connection, serverVersion, [
-      {
-        text: `SELECT coalesce(bool_and(CASE WHEN secret THEN encode(sha256(convert_to($4 || stored, 'UTF8')), 'hex') ELSE stored END = value), true) AS held
-FROM (SELECT secret, value, coalesce(azure_ai.get_setting(key), '') AS stored
-  FROM unnest($1::text[], $2::text[], $3::boolean[]) AS wanted(key, value, secret)) AS compared`,
-        values: [
-          [...settings, ...secrets].map(([key]) => key),
-          [...settings.map(([, value]) => value), ...secrets.map(([, value]) => hash(value))],
-          [...settings.map(() => false), ...secrets.map(() => true)],
-          salt,
-        ],
-      },
-    ])
+    const [[row] = []] = await withNames(extensionSchemas, (schemas) => connection.read([sql], { serverVersion, schemas }))
     return row?.held === true
   } catch (error) {
     if (messageOf(error).code === '42501') return undefined
@@ -132,55 +140,51 @@ FROM (SELECT secret, value, coalesce(azure_ai.get_setting(key), '') AS stored
 }
 
 /** Puts settings back and commits. One that was not set is blanked, by whichever of '' and NULL the version takes. */
-export async function writeBack(
-  connection: Connection,
-  serverVersion: number,
-  settings: readonly Setting[],
-  log: Log,
-): Promise<void> {
-  await connection.query(begin('READ WRITE', serverVersion))
-  try {
-    await takeLock(connection, log)
-    for (const [key, value] of settings) {
-      // A version that takes neither has had a key: that is what it falls back to.
-      const values = value !== '' ? [value] : ['', null, ...(key.endsWith('auth_type') ? ['subscription-key'] : [])]
-      await setFirst(connection, key, values)
-    }
-    await connection.query('COMMIT')
-  } catch (error) {
-    await connection.query('ROLLBACK').catch(() => undefined)
-    throw error
-  }
+export function writeBack(connection: Connection, ground: Ground, settings: readonly Setting[], log: Log): Promise<void> {
+  const { serverVersion, extensionSchemas } = ground
+  return withNames(extensionSchemas, (schemas) =>
+    connection.write({ serverVersion, schemas }, async (transaction) => {
+      await takeLockToPutBack(transaction, connection, log)
+      for (const [key, value] of settings) {
+        // A version that takes neither has had a key: that is what it falls back to.
+        const values = value !== '' ? [value] : ['', null, ...(key.endsWith('auth_type') ? ['subscription-key'] : [])]
+        await setFirst(transaction, key, values)
+      }
+      await transaction.commit()
+    }),
+  )
 }
 
 /** Sets the first of the values that is taken. */
-async function setFirst(connection: Connection, key: string, values: readonly (string | null)[]): Promise<void> {
+async function setFirst(transaction: Transaction, key: string, values: readonly (string | null)[]): Promise<void> {
   for (const [index, value] of values.entries()) {
-    await connection.query('SAVEPOINT put_back')
+    await transaction.query('SAVEPOINT put_back')
     try {
-      await connection.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
+      await transaction.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
       // A function that is strict does nothing with NULL and says nothing: it is looked at.
-      const [now] = value === null ? await connection.query('SELECT azure_ai.get_setting($1::text) AS value', [key]) : []
+      const [now] = value === null ? await transaction.query('SELECT azure_ai.get_setting($1::text) AS value', [key]) : []
       if (value !== null || now?.value === null || now?.value === '' || index === values.length - 1) return
     } catch (error) {
       if (index === values.length - 1 || messageOf(error).code === 'CONNECTION_LOST') throw error
-      await connection.query('ROLLBACK TO SAVEPOINT put_back')
+      await transaction.query('ROLLBACK TO SAVEPOINT put_back')
     }
   }
 }
 
-/** The table is this connection's own: behind a pooler another connection may be given its session. */
-const previousOf = (connection: Connection): string => `aipg_previous_${connection.id}`
+/** The tables are this connection's own: behind a pooler another connection may be given its session. */
+const previousOf = ({ id }: Connection): string => `pg_temp.aipg_previous_${id}`
+const secretOf = ({ id }: Connection): string => `pg_temp.aipg_secret_${id}`
 
 /** Keeps what the settings are in a temporary table of the session: keys do not leave the server. */
-async function keepPrevious(connection: Connection, settings: readonly Setting[]): Promise<void> {
+async function keepPrevious(transaction: Transaction, connection: Connection, settings: readonly Setting[]): Promise<void> {
   const keys = settings.map(([key]) => key)
+  const table = previousOf(connection)
   await withTemporaryTable(
-    connection,
-    `CREATE TEMPORARY TABLE ${previousOf(connection)} (key text, value text) ON COMMIT PRESERVE ROWS`,
+    transaction,
+    `CREATE TEMPORARY TABLE ${table} (key text, value text) ON COMMIT PRESERVE ROWS`,
     () =>
-      connection.query(
-        `INSERT INTO pg_temp.${previousOf(connection)} SELECT key, coalesce(azure_ai.get_setting(key), '') FROM unnest($1::text[]) AS key`,
+      transaction.query(
+        `INSERT INTO ${table} SELECT key, coalesce(azure_ai.get_setting(key), '') FROM unnest($1::text[]) AS key`,
         [keys],
       ),
     async () => undefined,
@@ -188,69 +192,77 @@ async function keepPrevious(connection: Connection, settings: readonly Setting[]
 }
 
 /** Puts back what `keep` kept, on the same connection. False when there is nothing kept: no right to temporary tables, or a pooler. */
-export async function restore(connection: Connection, serverVersion: number, log: Log): Promise<boolean> {
+export function restore(connection: Connection, { serverVersion, extensionSchemas }: Ground, log: Log): Promise<boolean> {
   const table = previousOf(connection)
-  const [kept] = await connection.query(`SELECT to_regclass('pg_temp.${table}') IS NOT NULL AS kept`)
-  if (kept?.kept !== true) return false
-  await connection.query(begin('READ WRITE', serverVersion))
-  try {
-    await takeLock(connection, log)
-    const put = (which: string) =>
-      connection.query(
-        `SELECT azure_ai.set_setting(key, value) FROM (SELECT key, value FROM pg_temp.${table} WHERE ${which} ORDER BY key) AS previous`,
-      )
-    const unsetKey = String.raw`value = '' AND key LIKE '%\_key'`
-    await put(`NOT (${unsetKey})`)
-    await connection.query('SAVEPOINT unset_key')
-    try {
-      await put(unsetKey)
-    } catch {
-      // Not every version lets a key be blanked: the other settings are back, and with them it is of no use.
-      await connection.query('ROLLBACK TO SAVEPOINT unset_key')
-    }
-    await connection.query(`DROP TABLE pg_temp.${table}`)
-    await connection.query('COMMIT')
-    return true
-  } catch (error) {
-    await connection.query('ROLLBACK').catch(() => undefined)
-    throw error
-  }
+  const put = (transaction: Transaction, which: string) =>
+    transaction.query(
+      `SELECT azure_ai.set_setting(key, value) FROM (SELECT key, value FROM ${table} WHERE ${which} ORDER BY key) AS previous`,
+    )
+  const unsetKey = `value = '' AND right(key, 4) = '_key'`
+  return withNames(extensionSchemas, (schemas) =>
+    connection.write({ serverVersion, schemas }, async (transaction) => {
+      const [kept] = await transaction.query(`SELECT to_regclass('${table}') IS NOT NULL AS kept`)
+      if (kept?.kept !== true) return false
+      await takeLockToPutBack(transaction, connection, log)
+      await put(transaction, `NOT (${unsetKey})`)
+      await transaction.query('SAVEPOINT unset_key')
+      try {
+        await put(transaction, unsetKey)
+      } catch (error) {
+        if (isUndefinedName(messageOf(error).code)) throw error
+        // Not every version lets a key be blanked: the other settings are back, and with them it is of no use.
+        await transaction.query('ROLLBACK TO SAVEPOINT unset_key')
+      }
+      await transaction.query(`DROP TABLE ${table}`)
+      await transaction.commit()
+      return true
+    }),
+  )
 }
 
 /** Drops what `keep` kept: with a pooler, the session outlives the connection. */
-export async function forget(connection: Connection): Promise<void> {
-  await connection.query(`DROP TABLE IF EXISTS pg_temp.${previousOf(connection)}`)
+export function forget(connection: Connection, { serverVersion }: Ground): Promise<void> {
+  return connection.write({ serverVersion }, async (transaction) => {
+    await transaction.query(`DROP TABLE IF EXISTS ${previousOf(connection)}`)
+    await transaction.commit()
+  })
 }
 
 /** Stores keys by way of a temporary table; without the right to one, as bind parameters. */
-async function store(connection: Connection, secrets: readonly Setting[], onExposed: (() => void) | undefined): Promise<void> {
+async function store(
+  transaction: Transaction,
+  connection: Connection,
+  secrets: readonly Setting[],
+  onExposed: (() => void) | undefined,
+): Promise<void> {
+  const table = secretOf(connection)
   await withTemporaryTable(
-    connection,
-    'CREATE TEMPORARY TABLE aipg_secret (key text, value text) ON COMMIT DROP',
+    transaction,
+    `CREATE TEMPORARY TABLE ${table} (key text, value text) ON COMMIT DROP`,
     async () => {
-      await connection.copyIn('COPY pg_temp.aipg_secret FROM STDIN', secrets)
-      await connection.query('SELECT azure_ai.set_setting(key, value) FROM pg_temp.aipg_secret')
+      await transaction.copyIn(`COPY ${table} FROM STDIN`, secrets)
+      await transaction.query(`SELECT azure_ai.set_setting(key, value) FROM ${table}`)
     },
     async () => {
       onExposed?.()
-      for (const secret of secrets) await set(connection, secret)
+      for (const secret of secrets) await set(transaction, secret)
     },
   )
 }
 
 /** Runs `body` with the table, or `without` where the role may not make one (42501). */
 async function withTemporaryTable(
-  connection: Connection,
+  transaction: Transaction,
   create: string,
   body: () => Promise<unknown>,
   without: () => Promise<unknown>,
 ): Promise<void> {
-  await connection.query('SAVEPOINT temporary_table')
+  await transaction.query('SAVEPOINT temporary_table')
   try {
-    await connection.query(create)
+    await transaction.query(create)
   } catch (error) {
     if (messageOf(error).code !== '42501') throw error
-    await connection.query('ROLLBACK TO SAVEPOINT temporary_table')
+    await transaction.query('ROLLBACK TO SAVEPOINT temporary_table')
     await without()
     return
   }
@@ -261,14 +273,18 @@ async function withTemporaryTable(
  * Asks the test queries read-only, each in a transaction of its own, all in one round trip; a function that refuses that is
  * asked again in a transaction that is rolled back.
  */
-export async function askReadOnly(connection: Connection, serverVersion: number, calls: readonly Call[]): Promise<CallOutcomes> {
+export async function askReadOnly(connection: Connection, ground: Ground, calls: readonly Call[]): Promise<CallOutcomes> {
+  const { serverVersion, extensionSchemas } = ground
   const outcomes = new Map<string, CallOutcome>()
   let before: Promise<unknown> | undefined
   const asked = calls.map((call, index) => {
     // The server answers one after the other: each has its own time, which begins when the one before is answered.
     const timeoutMs = statementTimeoutMs * (index + 1)
-    const rows = readAtOnce(connection, serverVersion, [{ text: call.sql, timeoutMs }]).then(([answer = []]) => answer)
-    const outcome = outcomeOf(rows, before)
+    const rows = withNames(extensionSchemas, (schemas) => connection.read([call.sql], { serverVersion, schemas, timeoutMs }))
+    const outcome = outcomeOf(
+      rows.then(([answer = []]) => answer),
+      before,
+    )
     before = rows.catch(() => undefined)
     return outcome
   })
@@ -276,14 +292,22 @@ export async function askReadOnly(connection: Connection, serverVersion: number,
     const call = calls[index] as Call
     outcomes.set(call.name, outcome)
     if (outcome.ok || outcome.code !== '25006') continue
-    await connection.query(begin('READ WRITE', serverVersion))
-    outcomes.set(call.name, { ...(await ask(connection, call)), inReadWrite: true })
-    await connection.query('ROLLBACK')
+    const again = await withNames(extensionSchemas, (schemas) =>
+      connection.write({ serverVersion, schemas }, (transaction) =>
+        ask(transaction, call, schemas.length === 0 && extensionSchemas.length > 0),
+      ),
+    )
+    outcomes.set(call.name, { ...again, inReadWrite: true })
   }
   return outcomes
 }
 
-const ask = (connection: Connection, call: Call): Promise<CallOutcome> => outcomeOf(connection.query(call.sql), undefined)
+/** Throws when a name was not found and is to be looked up in the extension's schemas. */
+async function ask(transaction: Transaction, call: Call, mayLookUp: boolean): Promise<CallOutcome> {
+  const outcome = await outcomeOf(transaction.query(call.sql), undefined)
+  if (!outcome.ok && mayLookUp && isUndefinedName(outcome.code)) throw outcome.cause
+  return outcome
+}
 
 /** What came of a test query that is under way; its time counts from now, or from the end of what is `before` it on the line. */
 async function outcomeOf(rows: Promise<readonly Row[]>, before: Promise<unknown> | undefined): Promise<CallOutcome> {
@@ -313,24 +337,6 @@ function shown(row: Row | undefined): string {
   return value === null || value === undefined ? '' : typeof value === 'string' ? value : JSON.stringify(value)
 }
 
-async function set(connection: Connection, [key, value]: Setting): Promise<void> {
-  await connection.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
-}
-
-/** One run at a time in each database. Who holds the lock is said; then PostgreSQL waits, for as long as lock_timeout allows. */
-async function takeLock(connection: Connection, log: Log): Promise<void> {
-  const [row] = await connection.query('SELECT pg_try_advisory_xact_lock($1, $2) AS taken', [lock.class, lock.object])
-  if (row?.taken === true) return
-  const holders = await connection.query(
-    `SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS address, a.xact_start
-     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-     WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND l.classid = $1 AND l.objid = $2`,
-    [lock.class, lock.object],
-  )
-  const who = holders
-    .map((each) => `${each.usename} (pid ${each.pid}, ${each.application_name}, from ${each.address ?? 'a local socket'})`)
-    .join(', ')
-  log.info(`… another run is switching database "${connection.database}": waiting for ${who === '' ? 'it' : who}`)
-  await connection.query('SELECT pg_advisory_xact_lock($1, $2)', [lock.class, lock.object])
+async function set(transaction: Transaction, [key, value]: Setting): Promise<void> {
+  await transaction.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
 }
