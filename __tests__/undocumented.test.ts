@@ -24,7 +24,7 @@ const queries = (result: JobResult, database: string): Query[] =>
 
 /** One database with nothing in it, one where every family works with its key. */
 async function bothBeginnings(switches: Partial<Switches>): Promise<Record<string, string>> {
-  await begin(emulator, { switches: { ...switches, blankingRefused: false } })
+  await begin(emulator, { switches: { ...switches, blankingRefused: false, namesByPath: false } })
   const before = await workWithKeys(emulator, 'keyed', switches.oldExtension === true ? '1.0.0' : undefined)
   Object.assign(emulator.world.switches, switches)
   await emulator.refresh()
@@ -93,6 +93,9 @@ describe('each way round, from nothing and from a database that works with its k
     ['the functions remember the settings of their session', { sessionCache: true }],
     ['the functions refuse to run read-only', { refuseReadOnly: true }],
     ['texts that nobody has seen before', { unfamiliarTexts: true }],
+    ['names looked up by the search path', { namesByPath: true }],
+    ['names looked up by the search path, and read-only refused', { namesByPath: true, refuseReadOnly: true }],
+    ['no schema of its own', { schemaOpen: true }],
     ['remembered settings, and unset is empty', { sessionCache: true, unset: 'empty' }],
     ['read-only refused and remembered settings', { refuseReadOnly: true, sessionCache: true }],
   ])('%s: switched, and proven without a key', async (_, switches) => {

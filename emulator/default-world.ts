@@ -203,6 +203,8 @@ function defaultSwitches(): Switches {
     refuseReadOnly: false,
     silentFirewall: false,
     unfamiliarTexts: false,
+    namesByPath: false,
+    schemaOpen: false,
   }
 }
 

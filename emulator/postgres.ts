@@ -96,6 +96,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   const place = homeFor(options.folder, account)
   const { home } = place
   const data = join(home, 'data')
+  const newestAzureAi = Number.parseInt(server.version, 10) >= 18 ? '2.0.0' : '1.3.1'
   const logFile = join(options.folder, 'postgres.log')
   const binaries = await binariesFor(home, account)
   const environment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' }
@@ -473,22 +474,24 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
 
   function prepareAzureAi(): void {
     const extensions = join(home, 'share', 'extension')
-    const newest = Number.parseInt(server.version, 10) >= 18 ? '2.0.0' : '1.3.1'
     make(join(home, 'share'))
     make(extensions)
     for (const file of readdirSync(asset('.')).filter((name) => name.startsWith('azure_ai--'))) {
       // What a server does not offer must not be found on it.
-      if (newest === '2.0.0' || !file.endsWith('--2.0.0.sql')) put(join(extensions, file), readFileSync(asset(file), 'utf8'))
+      if (newestAzureAi === '2.0.0' || !file.endsWith('--2.0.0.sql'))
+        put(join(extensions, file), readFileSync(asset(file), 'utf8'))
     }
-    const control = `${readFileSync(asset('azure_ai.control'), 'utf8')}default_version = '${newest}'\n`
-    put(join(extensions, 'azure_ai.control'), control)
-
     for (const name of ['azure_ai', 'azure_ai/requests', 'azure_ai/answers', 'azure_ai/sessions']) make(join(data, name))
   }
 
   function writeSwitches(): void {
     knownSwitches = JSON.stringify(world.switches)
     replace(join(data, 'azure_ai/switches.json'), knownSwitches)
+    const lines = [`default_version = '${newestAzureAi}'`, ...(world.switches.schemaOpen ? [] : ['schema = pg_catalog']), '']
+    replace(
+      join(home, 'share', 'extension', 'azure_ai.control'),
+      `${readFileSync(asset('azure_ai.control'), 'utf8')}${lines.join('\n')}`,
+    )
   }
 
   function applySwitches(): Promise<void> {

@@ -242,6 +242,10 @@ export interface Switches {
   silentFirewall: boolean
   /** Error texts of the extension and the services that nobody has seen before. */
   unfamiliarTexts: boolean
+  /** The functions of the extension look names up by the search path of whoever calls them. */
+  namesByPath: boolean
+  /** The extension's control file names no schema: whoever creates the extension has to. */
+  schemaOpen: boolean
 }
 
 /** What a fault does to one request: answer this instead, or break the connection before or after acting. */

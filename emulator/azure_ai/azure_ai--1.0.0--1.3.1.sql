@@ -14,31 +14,31 @@ CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text,
   timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS real[] LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, $3, $4, $5, $6) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, $3, $4, $5, $6) $$;
 
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text[], batch_size integer DEFAULT 100,
   timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS TABLE (embedding real[]) LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.embeddings($1, $2, NULL, $3, $4, $5, $6, $7) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.embeddings($1, $2, NULL, $3, $4, $5, $6, $7) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
   text text, language text DEFAULT NULL, disable_service_logs boolean DEFAULT false,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS azure_cognitive.sentiment_analysis_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.sentiments(ARRAY[$1], ARRAY[$2], $3, NULL, 1, $4, $5, $6, $7) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.sentiments(ARRAY[$1], ARRAY[$2], $3, NULL, 1, $4, $5, $6, $7) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
   text text[], language text DEFAULT NULL, batch_size integer DEFAULT 10, disable_service_logs boolean DEFAULT false,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS SETOF azure_cognitive.sentiment_analysis_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.sentiments($1, ARRAY[$2], $4, NULL, $3, $5, $6, $7, $8) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.sentiments($1, ARRAY[$2], $4, NULL, $3, $5, $6, $7, $8) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
   text text[], language text[], batch_size integer DEFAULT 10, disable_service_logs boolean DEFAULT false,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS SETOF azure_cognitive.sentiment_analysis_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.sentiments($1, $2, $4, NULL, $3, $5, $6, $7, $8) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.sentiments($1, $2, $4, NULL, $3, $5, $6, $7, $8) $$;
 
 CREATE FUNCTION azure_ai_emulator.translation_options(
   source_language text, text_type text, profanity_action text, profanity_marker text, suggested_source_language text
@@ -51,28 +51,28 @@ CREATE FUNCTION azure_cognitive.translate(
   profanity_action text DEFAULT 'NoAction', profanity_marker text DEFAULT 'Asterisk', suggested_source_language text DEFAULT NULL,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS azure_cognitive.translated_text_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.translations(ARRAY[$1], ARRAY[$2], azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.translations(ARRAY[$1], ARRAY[$2], azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
 
 CREATE FUNCTION azure_cognitive.translate(
   text text, target_language text[], source_language text DEFAULT NULL, text_type text DEFAULT 'plain',
   profanity_action text DEFAULT 'NoAction', profanity_marker text DEFAULT 'Asterisk', suggested_source_language text DEFAULT NULL,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS azure_cognitive.translated_text_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.translations(ARRAY[$1], $2, azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.translations(ARRAY[$1], $2, azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
 
 CREATE FUNCTION azure_cognitive.translate(
   text text[], target_language text, source_language text DEFAULT NULL, text_type text DEFAULT 'plain',
   profanity_action text DEFAULT 'NoAction', profanity_marker text DEFAULT 'Asterisk', suggested_source_language text DEFAULT NULL,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS SETOF azure_cognitive.translated_text_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.translations($1, ARRAY[$2], azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.translations($1, ARRAY[$2], azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
 
 CREATE FUNCTION azure_cognitive.translate(
   text text[], target_language text[], source_language text DEFAULT NULL, text_type text DEFAULT 'plain',
   profanity_action text DEFAULT 'NoAction', profanity_marker text DEFAULT 'Asterisk', suggested_source_language text DEFAULT NULL,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS SETOF azure_cognitive.translated_text_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.translations($1, $2, azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.translations($1, $2, azure_ai_emulator.translation_options($3, $4, $5, $6, $7), $8, $9, $10, $11) $$;
 
 CREATE TYPE azure_cognitive.language_detection_result AS (name text, iso6391_name text, confidence_score double precision);
 
@@ -98,6 +98,6 @@ CREATE FUNCTION azure_cognitive.detect_language(
   text text, disable_service_logs boolean DEFAULT false,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS azure_cognitive.language_detection_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.language($1, $2, NULL, $3, $4, $5, $6) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.language($1, $2, NULL, $3, $4, $5, $6) $$;
 
 SELECT azure_ai_emulator.apply_defaults();

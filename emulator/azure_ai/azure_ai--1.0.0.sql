@@ -8,7 +8,8 @@ GRANT USAGE ON SCHEMA azure_ai, azure_openai, azure_cognitive, azure_ml TO PUBLI
 CREATE SCHEMA azure_ai_emulator;
 
 CREATE TABLE azure_ai.settings (key text PRIMARY KEY, value text);
-SELECT pg_extension_config_dump('azure_ai.settings', '');
+-- Qualified: created in `public`, the script would prefer a function of this name there that takes text.
+SELECT pg_catalog.pg_extension_config_dump('azure_ai.settings', '');
 
 -- Any member of azure_pg_admin may update or drop the extension, not only the one who created it.
 UPDATE pg_extension SET extowner = 'azure_pg_admin'::regrole WHERE extname = 'azure_ai';
@@ -21,6 +22,21 @@ FROM pg_database d, pg_extension e WHERE d.datname = current_database() AND e.ex
 
 CREATE FUNCTION azure_ai_emulator.switches() RETURNS jsonb LANGUAGE sql VOLATILE AS
   $$ SELECT pg_catalog.pg_read_file('azure_ai/switches.json')::pg_catalog.jsonb $$;
+
+-- Names that nothing but the caller's search path resolves, for the switch namesByPath. Each kind fails with a SQLSTATE of its own.
+CREATE FUNCTION azure_ai_emulator.look_up(kind text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF NOT coalesce((azure_ai_emulator.switches() OPERATOR(pg_catalog.->>) 'namesByPath')::pg_catalog.bool, false) THEN
+    RETURN;
+  END IF;
+  IF kind OPERATOR(pg_catalog.=) 'table' THEN
+    PERFORM FROM settings LIMIT 1;
+  ELSIF kind OPERATOR(pg_catalog.=) 'function' THEN
+    PERFORM setting_keys();
+  ELSE
+    PERFORM NULL::sentiment_analysis_result;
+  END IF;
+END $$;
 
 CREATE FUNCTION azure_ai_emulator.setting_keys() RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
   SELECT ARRAY['azure_openai.endpoint', 'azure_openai.subscription_key', 'azure_cognitive.endpoint', 'azure_cognitive.subscription_key',
@@ -44,8 +60,8 @@ END $$;
 CREATE FUNCTION azure_ai.version() RETURNS text LANGUAGE sql STABLE AS
   $$ SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'azure_ai' $$;
 
-CREATE FUNCTION azure_ai.set_setting(key text, value text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION azure_ai_emulator.write_setting(key text, value text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM azure_ai_emulator.check_key($1);
   IF $1 LIKE '%\_key' AND coalesce($2, '') = '' AND (azure_ai_emulator.switches() ->> 'blankingRefused')::boolean THEN
@@ -58,8 +74,8 @@ BEGIN
   INSERT INTO azure_ai.settings VALUES ($1, $2) ON CONFLICT ON CONSTRAINT settings_pkey DO UPDATE SET value = excluded.value;
 END $$;
 
-CREATE FUNCTION azure_ai.get_setting(key text) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION azure_ai_emulator.read_setting(key text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   found_value text;
 BEGIN
@@ -73,6 +89,12 @@ BEGIN
   END IF;
   RETURN found_value;
 END $$;
+
+CREATE FUNCTION azure_ai.set_setting(key text, value text) RETURNS void LANGUAGE sql VOLATILE SECURITY DEFINER AS
+  $$ SELECT azure_ai_emulator.look_up('table'); SELECT azure_ai_emulator.write_setting($1, $2) $$;
+
+CREATE FUNCTION azure_ai.get_setting(key text) RETURNS text LANGUAGE sql VOLATILE SECURITY DEFINER AS
+  $$ SELECT azure_ai_emulator.look_up('table'); SELECT azure_ai_emulator.read_setting($1) $$;
 
 REVOKE ALL ON FUNCTION azure_ai.set_setting(text, text), azure_ai.get_setting(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION azure_ai.set_setting(text, text), azure_ai.get_setting(text) TO azure_ai_settings_manager;
@@ -353,27 +375,27 @@ $$;
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text, timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true
 ) RETURNS real[] LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, $3, $4, 1, 0) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], NULL, 1, $3, $4, 1, 0) $$;
 
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text[], batch_size integer DEFAULT 100, timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true
 ) RETURNS TABLE (embedding real[]) LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.embeddings($1, $2, NULL, $3, $4, $5, 1, 0) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.embeddings($1, $2, NULL, $3, $4, $5, 1, 0) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
   text text, language text, timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, disable_service_logs boolean DEFAULT false
 ) RETURNS azure_cognitive.sentiment_analysis_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.sentiments(ARRAY[$1], ARRAY[$2], $5, NULL, 1, $3, $4, 1, 0) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.sentiments(ARRAY[$1], ARRAY[$2], $5, NULL, 1, $3, $4, 1, 0) $$;
 
 CREATE FUNCTION azure_cognitive.translate(
   text text, target_language text, source_language text DEFAULT NULL, timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true
 ) RETURNS azure_cognitive.translated_text_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.translations(ARRAY[$1], ARRAY[$2], pg_catalog.jsonb_build_object('from', $3), $4, $5, 1, 0) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.translations(ARRAY[$1], ARRAY[$2], pg_catalog.jsonb_build_object('from', $3), $4, $5, 1, 0) $$;
 
 CREATE FUNCTION azure_ml.invoke(
   input_data jsonb, timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, deployment_name text DEFAULT NULL
 ) RETURNS jsonb LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.score($1, $4, $2, $3, 1, 0) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.score($1, $4, $2, $3, 1, 0) $$;
 
 -- Gives the functions the defaults that the switches choose; called at the end of each script.
 CREATE FUNCTION azure_ai_emulator.apply_defaults() RETURNS void

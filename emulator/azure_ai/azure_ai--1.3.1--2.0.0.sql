@@ -16,30 +16,30 @@ CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text, dimensions integer DEFAULT NULL,
   timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS real[] LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], $3, 1, $4, $5, $6, $7) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.embeddings($1, ARRAY[$2], $3, 1, $4, $5, $6, $7) $$;
 
 CREATE FUNCTION azure_openai.create_embeddings(
   deployment_name text, input text[], dimensions integer DEFAULT NULL, batch_size integer DEFAULT 100,
   timeout_ms integer DEFAULT 3600000, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS TABLE (embedding real[]) LANGUAGE sql IMMUTABLE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.embeddings($1, $2, $3, $4, $5, $6, $7, $8) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.embeddings($1, $2, $3, $4, $5, $6, $7, $8) $$;
 
 CREATE FUNCTION azure_cognitive.analyze_sentiment(
   text text, language text DEFAULT NULL, model_version text DEFAULT 'latest', disable_service_logs boolean DEFAULT false,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS azure_cognitive.sentiment_analysis_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.sentiments(ARRAY[$1], ARRAY[$2], $4, $3, 1, $5, $6, $7, $8) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.sentiments(ARRAY[$1], ARRAY[$2], $4, $3, 1, $5, $6, $7, $8) $$;
 
 CREATE FUNCTION azure_ml.invoke(
   input_data jsonb, deployment_name text DEFAULT NULL,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS jsonb LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.score($1, $2, $3, $4, $5, $6) $$;
+  $$ SELECT azure_ai_emulator.look_up('function'); SELECT azure_ai_emulator.score($1, $2, $3, $4, $5, $6) $$;
 
 CREATE FUNCTION azure_cognitive.detect_language(
   text text, model_version text DEFAULT 'latest', disable_service_logs boolean DEFAULT false,
   timeout_ms integer DEFAULT NULL, throw_on_error boolean DEFAULT true, max_attempts integer DEFAULT 1, retry_delay_ms integer DEFAULT 1000
 ) RETURNS azure_cognitive.language_detection_result LANGUAGE sql VOLATILE SECURITY DEFINER AS
-  $$ SELECT azure_ai_emulator.language($1, $3, $2, $4, $5, $6, $7) $$;
+  $$ SELECT azure_ai_emulator.look_up('type'); SELECT azure_ai_emulator.language($1, $3, $2, $4, $5, $6, $7) $$;
 
 SELECT azure_ai_emulator.apply_defaults();
