@@ -140,6 +140,15 @@ test('docs/proof.md names tests that exist', () => {
   expect(named.filter((file) => !existsSync(join(root, '__tests__', file)))).toEqual([])
 })
 
+test('SECURITY.md names every test of __tests__/security, and no other test that is not there', () => {
+  const page = read('SECURITY.md')
+  const [, table = ''] = /^\*\*Not trusted\*\*([\s\S]*?)^## /m.exec(page) ?? []
+  const cells = [...table.matchAll(/^\|.*\| (.*) \|$/gm)].map(([, cell = '']) => cell)
+  const named = new Set(cells.flatMap((cell) => [...cell.matchAll(/(?<!\[)`([\w-]+)`/g)].map(([, name = '']) => name)))
+  const present = readdirSync(join(root, '__tests__', 'security')).filter((file) => file.endsWith('.test.ts'))
+  expect([...named].sort()).toEqual(present.map((file) => file.replace('.test.ts', '')).sort())
+})
+
 test('README.md and SECURITY.md say which inputs must be trusted, and what the events of strangers mean', () => {
   const [, trusted = ''] = /^## Which inputs must be trusted\?\n([\s\S]*?)^## /m.exec(readme) ?? []
   for (const input of ['environment', 'database-host', 'server', 'openai', 'runner-ip', '*-role', '*-key'])
