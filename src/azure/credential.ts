@@ -178,7 +178,7 @@ async function choose(
   ended: (failure: Failure) => void,
 ): Promise<Way> {
   const { cloud, oidc, ambient, signal, log, agent } = options
-  const { agentPolicy, retryPolicy } = await import('./pipeline.ts')
+  const { agentPolicy, localClient, retryPolicy } = await import('./pipeline.ts')
   const policies = [retryPolicy({ from: 'Entra', signal, log, ended }), ...(agent === undefined ? [] : [agentPolicy(agent)])]
   const common = {
     authorityHost: cloud.authority,
@@ -233,8 +233,9 @@ async function choose(
   }
   if (ambient.managedIdentity || (await metadataServiceAnswers())) {
     const { ManagedIdentityCredential } = await import('@azure/identity')
+    const direct = { httpClient: localClient() }
     return {
-      credential: clientId === undefined ? new ManagedIdentityCredential() : new ManagedIdentityCredential({ clientId }),
+      credential: new ManagedIdentityCredential(clientId === undefined ? direct : { clientId, ...direct }),
       way: "the runner's managed identity",
       local: true,
     }

@@ -2,12 +2,14 @@
  * How requests to Azure are sent: one pipeline for the generated clients and for plain reads, with a time limit for each
  * request, the retry policy, and a token that goes to the Resource Manager's own host only.
  */
+import { Agent } from 'node:http'
 import { createClientPipeline } from '@azure/core-client'
 import {
   bearerTokenAuthenticationPolicyName,
   createDefaultHttpClient,
   createHttpHeaders,
   createPipelineRequest,
+  type HttpClient,
   isRestError,
   type Pipeline,
   type PipelinePolicy,
@@ -62,6 +64,21 @@ export function agentPolicy(agent: ReadyAgent): PipelinePolicy {
     sendRequest: (request, next) => {
       request.agent ??= agent
       return next(request)
+    },
+  }
+}
+
+/**
+ * Sends requests over HTTP directly. A managed identity's endpoint is on the runner or beside it and answers without TLS, so
+ * a proxy that HTTP_PROXY or HTTPS_PROXY names would read the token.
+ */
+export function localClient(): HttpClient {
+  const client = createDefaultHttpClient()
+  const agent = new Agent()
+  return {
+    sendRequest: (request) => {
+      if (new URL(request.url).protocol === 'http:') request.agent = agent
+      return client.sendRequest(request)
     },
   }
 }
