@@ -1,5 +1,5 @@
 /** What the job's environment says. The two entries pass it on: no other part of the action reads a variable. */
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import type { AmbientLogin } from './azure/credential.ts'
 import { idToken } from './github/runner.ts'
 import type { Log } from './log.ts'
@@ -7,31 +7,55 @@ import type { SignInContext } from './session.ts'
 
 type Environment = Readonly<NodeJS.ProcessEnv>
 
-interface Event {
-  number?: number
-  pull_request?: {
-    number?: number
-    head?: { repo?: { fork?: boolean; full_name?: string } | null }
-    base?: { repo?: { full_name?: string } }
+type Json = Readonly<Record<string, unknown>>
+
+/** Largest file of an event that is read, in bytes: GitHub's payloads have at most 25 MB. */
+const longestEvent = 32 * 1024 * 1024
+
+/**
+ * The pull request of the event that started the workflow; undefined when another event did. The runner's file lies in a folder
+ * that every step of the job can write to, so no more of it is used than has the expected type.
+ */
+function pullRequestOf(env: Environment): Json | undefined {
+  try {
+    const path = env['GITHUB_EVENT_PATH'] ?? ''
+    const file = statSync(path)
+    // A pipe or a device would be read without end.
+    if (!file.isFile() || file.size > longestEvent) return undefined
+    return objectIn(objectIn({ event: JSON.parse(readFileSync(path, 'utf8')) }, 'event'), 'pull_request')
+  } catch {
+    // Without the file it is not known to be a pull request.
+    return undefined
   }
 }
 
-/** The event that started the workflow, from the runner's file. */
-export function eventOf(env: Environment): Event {
-  try {
-    return JSON.parse(readFileSync(env['GITHUB_EVENT_PATH'] ?? '', 'utf8')) as Event
-  } catch {
-    // Without the file it is not known to be a pull request.
-    return {}
-  }
+/** Number of the pull request of this event; undefined when there is none. */
+export function pullRequestNumber(env: Environment): number | undefined {
+  const number = pullRequestOf(env)?.['number']
+  // It becomes part of a path of requests that contain the token.
+  return typeof number === 'number' && Number.isSafeInteger(number) && number > 0 ? number : undefined
 }
 
 /** Whether a pull request whose head is a fork started the workflow. */
 export function fromFork(env: Environment): boolean {
-  const { pull_request: pull } = eventOf(env)
+  const pull = pullRequestOf(env)
   if (pull === undefined) return false
+  const nameOf = (side: string): unknown => objectIn(objectIn(pull, side), 'repo')?.['full_name']
   // The head's repository is null when the fork was deleted.
-  return pull.head?.repo === null || (pull.head?.repo?.full_name ?? '') !== (pull.base?.repo?.full_name ?? '')
+  return objectIn(pull, 'head')?.['repo'] === null || nameOf('head') !== nameOf('base')
+}
+
+function objectIn(value: Json | undefined, name: string): Json | undefined {
+  const found = value?.[name]
+  return typeof found === 'object' && found !== null ? (found as Json) : undefined
+}
+
+/**
+ * Removes the variables from which PostgreSQL's clients take the role and options of a session, TLS or another driver. An
+ * earlier step can set them for the whole job, and only the inputs decide how a database is connected to.
+ */
+export function removeDriverVariables(env: NodeJS.ProcessEnv): void {
+  for (const name of Object.keys(env)) if (/^(PG[A-Z]|NODE_PG_)/i.test(name)) delete env[name]
 }
 
 /** Secrets that the environment contains: they are masked before anything else reads them. */

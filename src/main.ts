@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import * as core from '@actions/core'
 import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
 import { coverageOf } from './coverage.ts'
-import { ambientSecrets, eventOf, fromFork, signInContext } from './environment.ts'
+import { ambientSecrets, fromFork, pullRequestNumber, removeDriverVariables, signInContext } from './environment.ts'
 import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
 import type { Place } from './github/rest.ts'
 import { annotate, appendSummary, createLog, endProcess, fail, setOutput, withoutSecrets, writeReport } from './github/runner.ts'
@@ -105,7 +105,7 @@ function placeOf(): Place {
     repository,
     runUrl: `${serverUrl}/${owner}/${repository}/actions/runs/${env.GITHUB_RUN_ID ?? ''}`,
     token: githubToken,
-    pullRequest: eventOf(env).pull_request?.number,
+    pullRequest: pullRequestNumber(env),
     fromFork: fromFork(env),
   }
 }
@@ -128,8 +128,9 @@ function readInputs(): Record<InputName, string> {
     raw[name] = core.getInput(name)
     log.secret(raw[name])
   }
-  for (const secret of ambientSecrets(env)) log.secret(secret)
   for (const name of inputNames) raw[name] = core.getInput(name)
+  // Where they are not used, another step may have set them to a word, to have it hidden in the report and in job outputs.
+  if (raw['tenant-id'] === '' || raw['client-id'] === '') for (const secret of ambientSecrets(env)) log.secret(secret)
   return raw
 }
 
@@ -155,6 +156,7 @@ function outside(given: Inputs): Outside {
 async function act(): Promise<void> {
   // First of all: from here on the runner itself sets this state for the post step, whatever another step wrote into GITHUB_ENV.
   core.saveState(postState, '')
+  removeDriverVariables(env)
   const raw = readInputs()
   await failClosed()
   inputs = parseInputs(raw)

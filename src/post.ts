@@ -31,7 +31,7 @@ async function close(state: PostState): Promise<void> {
   const { env } = process
   const { target, rule } = state
   const log = createLog()
-  for (const secret of ambientSecrets(env)) log.secret(secret)
+  if (target.oidc === undefined) for (const secret of ambientSecrets(env)) log.secret(secret)
   try {
     const [{ removeRule }, { code }] = await Promise.all([import('./remove-rule.ts'), import('./summary.ts')])
     const removal = await removeRule(state, signInContext(env, log, AbortSignal.timeout(limitMs)))
