@@ -112,6 +112,8 @@ export async function begin(emulator: Emulator, beginning: Beginning = {}): Prom
   replace(world.workspaces, JSON.parse(first.workspaces) as World['workspaces'])
   replace(world.principals, JSON.parse(first.principals) as Principal[])
   replace(world.roleAssignments, JSON.parse(first.roles) as RoleAssignment[])
+  replace(world.locks, [])
+  replace(world.denyAssignments, [])
   await emulator.refresh()
   for (const name of databasesOf(emulator)) await postgres.query(name, 'DROP EXTENSION IF EXISTS azure_ai CASCADE')
   Object.assign(world.switches, beginning.switches)

@@ -1,6 +1,6 @@
 /** Azure's role-based access control: who may do what where, from the role assignments of the world. */
 import { type AssignmentRequest, allows } from './conditions.ts'
-import type { RoleAssignment, RoleDefinition, World } from './world.ts'
+import type { DenyAssignment, RoleAssignment, RoleDefinition, World } from './world.ts'
 
 export type Verdict = 'allowed' | 'denied' | 'condition-not-fulfilled'
 
@@ -13,6 +13,11 @@ export function mayAct(world: World, objectId: string, action: string, scope: st
     verdict = 'condition-not-fulfilled'
   }
   return verdict
+}
+
+/** The deny assignment that forbids an action at a scope; undefined when none does. */
+export function deniedBy(world: World, action: string, scope: string): DenyAssignment | undefined {
+  return world.denyAssignments.find((each) => covers(each.actions, action) && isAtOrBelow(scope, each.scope))
 }
 
 /** The same for data actions, which the AI services ask. They learn of an assignment `delays.rolePropagation` after it was made. */

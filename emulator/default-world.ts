@@ -154,6 +154,8 @@ export function defaultWorld(): World {
     ],
     roleDefinitions: roleDefinitions(),
     roleAssignments: [assignment(deployer, builtInRoles.owner), assignment(reader, builtInRoles.reader)],
+    locks: [],
+    denyAssignments: [],
     delays: defaultDelays(),
     switches: defaultSwitches(),
     exchanges: [],

@@ -1,8 +1,9 @@
 /** Azure Resource Manager: authentication, authorization and dispatch; the resource providers are in files of their own. */
 import { accountRoutes } from './accounts.ts'
-import { mayAct } from './authorization.ts'
+import { deniedBy, mayAct } from './authorization.ts'
 import { type Claims, cognitiveAudience, type Entra, postgresAudience, TokenError } from './entra.ts'
 import { bearer, failure, type Handler, HttpError, type Reply, type Request } from './http.ts'
+import { checkLocks, lockRoutes } from './locks.ts'
 import { machineLearningRoutes } from './machine-learning.ts'
 import type { Call, Route } from './provider.ts'
 import { roleRoutes } from './roles.ts'
@@ -15,7 +16,7 @@ export function resourceManagerAudiences(url: string): string[] {
 
 export function createResourceManager(options: { world: World; url: string; entra: Entra; routes: Route[] }): Handler {
   const { world, url, entra } = options
-  const routes = [...options.routes, ...roleRoutes, ...accountRoutes, ...machineLearningRoutes]
+  const routes = [...options.routes, ...roleRoutes, ...lockRoutes, ...accountRoutes, ...machineLearningRoutes]
 
   return async (request) => {
     if (request.url.pathname.toLowerCase() === '/metadata/endpoints') return metadata(world, url, request)
@@ -26,6 +27,14 @@ export function createResourceManager(options: { world: World; url: string; entr
       const action = route.action
       const authorize: Call['authorize'] = (wanted, scope, assignment) => {
         const verdict = mayAct(world, caller.oid, wanted, scope, assignment)
+        const denied = verdict === 'allowed' ? deniedBy(world, wanted, scope) : undefined
+        if (denied !== undefined) {
+          throw failure(
+            403,
+            'DenyAssignmentAuthorizationFailed',
+            `The client '${caller.appid ?? caller.oid}' with object id '${caller.oid}' has permission to perform action '${wanted}' on scope '${scope}'; however, the access is denied because of the deny assignment with name '${denied.name}' and Id '${denied.id}' at scope '${denied.scope}'.`,
+          )
+        }
         if (verdict === 'allowed') return
         const lacking =
           verdict === 'denied' ? 'does not have authorization' : 'does not have authorization or an ABAC condition not fulfilled'
@@ -45,6 +54,7 @@ export function createResourceManager(options: { world: World; url: string; entr
       if (group !== undefined && !resourceGroups(world).has(group.toLowerCase())) {
         throw failure(404, 'ResourceGroupNotFound', `Resource group '${group}' could not be found.`)
       }
+      checkLocks(world, request.method, path)
       const reply = await route.handle({ world, url, request, caller, parameters, authorize })
       return { caller: caller.oid, ...reply }
     } catch (error) {

@@ -157,6 +157,24 @@ export interface RoleAssignment {
   createdBy: string
 }
 
+/** A management lock. It applies at its scope and below, to everybody: `CanNotDelete` to deletions, `ReadOnly` to every change. */
+export interface Lock {
+  name: string
+  /** Of a subscription, a resource group or a resource. */
+  scope: string
+  level: 'CanNotDelete' | 'ReadOnly'
+}
+
+/** Forbids actions at its scope and below, whatever roles the caller has. */
+export interface DenyAssignment {
+  /** GUID. */
+  id: string
+  name: string
+  scope: string
+  /** With `*` as in role definitions. */
+  actions: string[]
+}
+
 /** Milliseconds. */
 export interface Delays {
   /** Added to every HTTP answer. */
@@ -320,6 +338,8 @@ export interface World {
   workspaces: Workspace[]
   roleDefinitions: RoleDefinition[]
   roleAssignments: RoleAssignment[]
+  locks: Lock[]
+  denyAssignments: DenyAssignment[]
   delays: Delays
   switches: Switches
   /** Writes that Resource Manager refuses although nothing is wrong with them; each entry meets the next write of its kind. */
