@@ -1,5 +1,5 @@
 /** The runner: its log, its masks, its outputs, its summary and its annotations. */
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import * as core from '@actions/core'
 import { HttpClient } from '@actions/http-client'
@@ -158,11 +158,15 @@ export function annotate(findings: readonly AlikeFindings[]): void {
   }
 }
 
-/** Writes the report into the runner's temporary folder, for this user alone; gives its path. */
+/**
+ * Writes the report into the runner's temporary folder; gives its path. Only this user may read it, because it names databases
+ * and hosts. It is replaced as a whole, so that a reader never meets half of one.
+ */
 export async function writeReport(report: unknown, folder: string, name: string): Promise<string> {
   await mkdir(folder, { recursive: true, mode: 0o700 })
   const path = join(folder, name)
-  await writeFile(path, `${JSON.stringify(report, null, 2)}\n`, { mode: 0o600 })
+  await writeFile(`${path}.new`, `${JSON.stringify(report, null, 2)}\n`, { mode: 0o600 })
+  await rename(`${path}.new`, path)
   return path
 }
 
