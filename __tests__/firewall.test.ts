@@ -223,6 +223,7 @@ describe('no rule is made', () => {
       log: { debug() {}, info() {}, result() {}, secret() {}, group: (_, body) => body() },
       signal: AbortSignal.timeout(2_000),
       remember: (rule) => void asked.push(rule),
+      finding() {},
     })
     return { opened, asked }
   }

@@ -3,6 +3,7 @@
  * reason, a cause and a fix. What the table does not know stays verbatim: nothing is guessed aloud.
  */
 import { bounded, describe, longestName } from './bounded.ts'
+import { notUnicast } from './ipv4.ts'
 
 export { describe } from './bounded.ts'
 
@@ -278,7 +279,7 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'azure',
-    codes: ['RequestDisallowedByPolicy', 'ScopeLocked', 'ReadOnlyDisabledSubscription'],
+    codes: ['RequestDisallowedByPolicy', 'ScopeLocked', 'DenyAssignmentAuthorizationFailed', 'ReadOnlyDisabledSubscription'],
     reason: 'azure',
     code: 'refused-by-governance',
     title: 'A policy or a lock forbids the change',
@@ -361,7 +362,9 @@ export const known: readonly Known[] = [
     title: "The server's firewall does not let this runner in",
     cause: ({ text }, at) => `${at.host}:${at.port} answered: ${text}`,
     fix: ({ text }, at) => {
-      const address = /no pg_hba\.conf entry for host "([0-9a-f.:]+)"/i.exec(text)?.[1] ?? 'RUNNER-IP'
+      const seen = /no pg_hba\.conf entry for host "([\d.]{7,15})"/i.exec(text)?.[1] ?? ''
+      // A rule for an address such as 0.0.0.0 would open the server to others.
+      const address = notUnicast(seen) === undefined ? seen : 'RUNNER-IP'
       return `az postgres flexible-server firewall-rule create --resource-group ${at.resourceGroup ?? 'GROUP'} --server-name ${at.server ?? 'SERVER'} --name runner --start-ip-address ${address} --end-ip-address ${address}   # az 2.86 or newer; or give \`temporary-firewall-rule: true\``
     },
   },

@@ -1,8 +1,19 @@
 /** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
+import type { Lock } from './azure/locks.ts'
 import type { FirewallRule, ResourceManager } from './azure/resource-manager.ts'
-import { describe, Failure } from './errors.ts'
-import { isExpired, isTemporaryRule, newRuleName } from './firewall-rules.ts'
+import { Failure, type Finding } from './errors.ts'
+import {
+  deleteCommand,
+  isExpired,
+  isTemporaryRule,
+  leadsNowhere,
+  messagesOf,
+  newRuleName,
+  nowhere,
+  overwriteRule,
+} from './firewall-rules.ts'
 import type { Inputs } from './inputs.ts'
+import { notUnicast, numberOf, sharedAddress } from './ipv4.ts'
 import type { Log } from './log.ts'
 import type { ObservedServer } from './observed.ts'
 import type { Step } from './plan.ts'
@@ -25,26 +36,29 @@ export interface DoorOptions {
   readonly signal: AbortSignal
   /** Keeps the name for the post step; called before the rule is made, and again when it is. */
   readonly remember: (rule: string, state: 'asked' | 'made') => void
+  /** Called for what is worth knowing and fails nothing. */
+  readonly finding: (finding: Finding) => void
 }
 
 /**
  * Opens the server to this runner when it keeps it out, or lets it in only by the temporary rule of another run, and waits
  * until it is let in.
  * @returns the step for the report
- * @throws {Failure} when the server is not public, the address is unknown or the rule cannot be made
+ * @throws {Failure} when the server is not public, the address is unknown or cannot be a runner's, a lock would keep the rule
+ *   from being deleted, or the rule cannot be made
  */
 export async function openDoor(options: DoorOptions): Promise<Step> {
   const { inputs, server, azure, log, signal } = options
   const isPublic = server.publicAccess && !server.inVirtualNetwork
   const step = { id: 'firewall', kind: 'firewall', target: server.name } as const
   const { first, rules } = await lookFromOutside(options, isPublic)
-  let address: string
+  let seen: string | undefined
   if (first.refusal === undefined) {
     if (first.seen === undefined || !leansOnOthers(first.seen, rules)) {
       await sweep(options, rules)
       return { ...step, current: 'open', desired: 'open to this runner', status: 'in-sync', detail: 'no rule was needed' }
     }
-    address = first.seen
+    seen = first.seen
   } else {
     if (!isPublic) {
       throw new Failure({
@@ -55,8 +69,10 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
         fix: 'Run this job on a self-hosted runner (or a GitHub-hosted one with private networking) in a network that reaches the server, without `temporary-firewall-rule`.',
       })
     }
-    address = addressOf(inputs, first.refusal)
+    seen = addressIn(first.refusal)
   }
+  const address = addressOf(options, seen)
+  await refuseWhenLocked(options, rules)
   const expiry = Math.ceil((Date.now() + inputs.verifyTimeoutMs) / 1_000) + graceSeconds
   const rule = newRuleName(expiry)
   options.remember(rule, 'asked')
@@ -144,14 +160,19 @@ function covering(address: string, rules: readonly FirewallRule[]): readonly Fir
   return rules.filter((rule) => numberOf(rule.start) <= number && number <= numberOf(rule.end))
 }
 
-const numberOf = (address: string): number => address.split('.').reduce((sum, part) => sum * 256 + Number(part), 0)
-
 const isRefusal = (error: unknown): error is Failure =>
   error instanceof Failure && (error.code === 'firewall' || error.code === 'connection-timeout')
 
-/** The address that the server itself saw; one that does not answer leaves it to `runner-ip`. No third party is asked. */
-function addressOf(inputs: Inputs, refusal: Failure): string {
-  const seen = /no pg_hba\.conf entry for host "([^"]+)"/i.exec(messageOf(refusal.cause).text)?.[1]
+/** The address that the server's refusal names. */
+function addressIn(refusal: Failure): string | undefined {
+  return /no pg_hba\.conf entry for host "([^"]+)"/i.exec(messageOf(refusal.cause).text)?.[1]
+}
+
+/**
+ * The address to open the server to: the one that the server itself sees, else `runner-ip`. No third party is asked. Whatever
+ * answers at the server's address decides what it sees, so only one unicast IPv4 address is taken from it.
+ */
+function addressOf({ inputs, finding }: DoorOptions, seen: string | undefined): string {
   const address = seen ?? inputs.runnerIp
   if (address === undefined) {
     throw new Failure({
@@ -162,7 +183,7 @@ function addressOf(inputs: Inputs, refusal: Failure): string {
       fix: "Give `runner-ip`, the runner's public IPv4 address.",
     })
   }
-  if (address.includes(':')) {
+  if (/^[\da-f:.]{2,45}$/i.test(address) && address.includes(':')) {
     throw new Failure({
       reason: 'network',
       code: 'ipv6-runner',
@@ -171,21 +192,89 @@ function addressOf(inputs: Inputs, refusal: Failure): string {
       fix: 'Let the runner reach the server over IPv4.',
     })
   }
+  const why = notUnicast(address)
+  if (why !== undefined) {
+    throw new Failure({
+      reason: 'network',
+      code: 'runner-address',
+      title: 'The server names an address that no runner can have',
+      detail: `${inputs.server.name} reports that it sees this runner at ${JSON.stringify(address.slice(0, 100))}, which is ${why}. No firewall rule was created.`,
+      fix: 'Check that `database-host` leads to the server itself. If the server does not see this runner, connect directly, without a tunnel or pooler in between; for a server that does not answer, set `runner-ip`.',
+    })
+  }
+  const shared = sharedAddress(address)
+  if (shared !== undefined) {
+    finding({
+      severity: 'warning',
+      code: 'shared-runner-address',
+      title: 'The firewall is opened to an address that is not public',
+      detail: `${address} is ${shared}: other machines may have it, and Azure sees it only inside that network.`,
+      fix: "Set `runner-ip` to the runner's public IPv4 address, or run this job without `temporary-firewall-rule` in a network that reaches the server.",
+    })
+  }
   return address
 }
 
-/** Rules of this action whose time is over belong to runs that could not remove them. Others are never touched. */
-async function sweep({ azure, log, signal }: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
-  for (const name of new Set(rules.map((rule) => rule.name))) {
-    if (!isExpired(name, Date.now())) continue
+/**
+ * Looks for a lock that would keep the post step from deleting the rule. A look-up that fails is no information: reading locks
+ * is a right of its own, and the post step can overwrite what it cannot delete.
+ * @throws {Failure} when there is one
+ */
+async function refuseWhenLocked(options: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
+  const { azure, log, signal, server } = options
+  let locks: readonly Lock[]
+  try {
+    locks = await azure.locks()
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    log.debug(`The locks of the server could not be listed: ${messagesOf(error)}`)
+    return
+  }
+  const [lock] = locks.filter(({ level }) => /^(CanNotDelete|ReadOnly)$/i.test(level))
+  if (lock === undefined) return
+  // An expired rule may be what lets this runner in: it must not stay open because this run ends here.
+  await sweep(options, rules)
+  const shownId = /^[\w/.()-]{1,1000}$/.test(lock.id) ? lock.id : 'LOCK-ID'
+  throw new Failure({
+    reason: 'azure',
+    code: 'firewall-locked',
+    title: 'A lock forbids deleting the temporary firewall rule',
+    detail: `The ${lock.level} lock ${lock.id} applies to ${server.name}, so the rule would stay after the job. No rule was created.`,
+    fix: `az lock delete --ids "${shownId}"   # or run this job without \`temporary-firewall-rule\`, on a self-hosted runner in a network that reaches the server`,
+  })
+}
+
+/** Removes expired rules that earlier runs of this action left behind. One that cannot be deleted is a finding, and fails nothing. */
+async function sweep(options: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
+  const { azure, log, signal } = options
+  const expired = new Map(rules.filter(({ name }) => isExpired(name, Date.now())).map((rule) => [rule.name, rule]))
+  for (const rule of expired.values()) {
     signal.throwIfAborted()
-    log.info(`Removing the expired temporary firewall rule ${name}`)
+    log.info(`Removing the expired temporary firewall rule ${rule.name}`)
     try {
-      await azure.deleteFirewallRule(name)
+      await azure.deleteFirewallRule(rule.name)
     } catch (error) {
-      // Somebody else's leftover is no reason to stop; the next run tries again.
       if (signal.aborted) throw signal.reason
-      log.info(`… it could not be removed: ${describe(error)}`)
+      options.finding(await leftBehind(rule, error, options))
     }
+  }
+}
+
+/** Closes an expired rule that cannot be deleted. */
+async function leftBehind(rule: FirewallRule, why: unknown, { azure, inputs, signal }: DoorOptions): Promise<Finding> {
+  const wasClosed = leadsNowhere(rule)
+  let state = `It contains only ${nowhere}, an address that leads nowhere, so it opens nothing.`
+  try {
+    if (!wasClosed) await overwriteRule(rule.name, azure, signal)
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    state = `It cannot be overwritten either (${messagesOf(error)}), so it still opens the server to ${rule.start} - ${rule.end}.`
+  }
+  return {
+    severity: wasClosed ? 'notice' : 'warning',
+    code: 'firewall-rule-left',
+    title: 'An expired temporary firewall rule cannot be deleted',
+    detail: `${rule.name} on ${inputs.server.name}: ${messagesOf(why)} ${state}`,
+    fix: `${deleteCommand(inputs.server, rule.name)}; first remove the lock or deny assignment that forbids it`,
   }
 }

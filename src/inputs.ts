@@ -6,6 +6,7 @@ import { accessRoles } from './access-roles.ts'
 import { isAudienceOfKnownCloud, knownCloud } from './azure/cloud.ts'
 import { withoutEndSlashes } from './bounded.ts'
 import { Failure } from './errors.ts'
+import { notUnicast } from './ipv4.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
 
 /** Every input of action.yml. A test holds this list against the file. */
@@ -153,7 +154,6 @@ const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const domain = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$/i
 const hostName = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?$/i
 const ipAddress = /^(?=.{1,45}$)(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]+)$/i
-const publicIpv4 = /^((25[0-5]|2[0-4]\d|1?\d?\d)(\.(?!$)|$)){4}$/
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const controlCharacter = /[\u0000-\u001f\u007f]/
 
@@ -381,7 +381,7 @@ export function parseInputs(raw: Raw): Inputs {
     oidc,
     database: { user: optional('database-user'), password: optional('database-password'), host, port },
     temporaryFirewallRule: flag('temporary-firewall-rule'),
-    runnerIp: matching('runner-ip', publicIpv4, 'an IPv4 address'),
+    runnerIp: runnerIpOf(raw['runner-ip'], problem),
     planId: matching('plan-id', planIdPattern, 'the `plan-id` of a check'),
     failOnDrift: flag('fail-on-drift'),
     driftIssue: flag('drift-issue'),
@@ -441,6 +441,14 @@ function audienceOf(audience: string, environment: string, problem: Problem): st
     )
   }
   return audience
+}
+
+/** One unicast IPv4 address: a firewall rule opens the server to whatever stands there. */
+function runnerIpOf(text: string, problem: Problem): string | undefined {
+  if (text === '') return undefined
+  const why = notUnicast(text)
+  if (why !== undefined) problem('runner-ip', `${quoted(text)} is ${why}; expected one unicast IPv4 address`)
+  return text
 }
 
 /** Databases by line or comma, each once, in the order given. */

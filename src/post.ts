@@ -40,7 +40,7 @@ async function close(state: PostState): Promise<void> {
       warn(
         `The temporary firewall rule ${rule} could not be removed: ${messagesOf(removal.why)}\n` +
           `It was overwritten with ${nowhere}, an address that leads nowhere: ${target.server.name} is closed to this runner again.\n` +
-          `Fix, when nothing forbids it any more: ${deleteCommand(target.server, rule)}`,
+          `Fix: ${deleteCommand(target.server, rule)}; first remove the lock or deny assignment that forbids it`,
         leftBehind,
       )
     } else log.info(`Removed the temporary firewall rule ${rule}`)

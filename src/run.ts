@@ -99,7 +99,9 @@ async function admit(
   server: ObservedServer,
   connector: Connector,
 ): Promise<void> {
-  journal.door(await openDoor({ inputs, server, azure: session.azure, connector, log, signal, remember }))
+  journal.door(
+    await openDoor({ inputs, server, azure: session.azure, connector, log, signal, remember, finding: journal.finding }),
+  )
 }
 
 /** The named databases, or all that have azure_ai. */

@@ -14,6 +14,7 @@ import { duration, waiting } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
+import { type Lock, listLocks } from './locks.ts'
 import { itemsOf, type Page } from './pages.ts'
 import { azureFailure, createHttp, createPipeline, readAgainWhenBusy, verdictOnOperation } from './pipeline.ts'
 
@@ -42,6 +43,8 @@ export interface ResourceManager {
   groupAssignments(scope: string, principalId: string): Promise<readonly RoleAssignment[]>
   /** Whether a role definition can assign roles; undefined when it could not be read. */
   roleCanAssignRoles(scope: string, roleId: string): Promise<boolean | undefined>
+  /** Locks on the server, and on what it lies in. */
+  locks(): Promise<readonly Lock[]>
   firewallRules(): Promise<readonly FirewallRule[]>
   createFirewallRule(rule: string, address: string): Promise<void>
   /** True when there was one to delete. */
@@ -331,6 +334,11 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         log.debug(`Role ${roleId} was not looked into: ${describe(error)}`)
         return undefined
       }
+    },
+
+    locks: () => {
+      const doing = 'listing the locks of the server'
+      return call(doing, () => listLocks(http, endpoint, server, doing, signal))
     },
 
     firewallRules: () =>
