@@ -397,6 +397,53 @@ describe('on a server that is set up', () => {
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe('another')
   })
 
+  describe('a schema of the wrapper that somebody else made first', () => {
+    const planted = `CREATE FUNCTION azure_ai_identity.settings() RETURNS TABLE (key text, value text, is_set boolean)
+      LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN RAISE LOG 'planted: wrapper'; RETURN; END $$`
+    const logged = () => readFileSync(emulator.postgres.logFile, 'utf8').split('planted: wrapper').length
+
+    beforeEach(async () => {
+      await emulator.postgres.query(
+        'app',
+        `DROP ROLE IF EXISTS mallory; CREATE ROLE mallory LOGIN; CREATE SCHEMA azure_ai_identity AUTHORIZATION mallory;
+         GRANT ALL ON SCHEMA azure_ai_identity TO PUBLIC`,
+      )
+      await emulator.postgres.query('app', `SET ROLE mallory; ${planted}`)
+    })
+    afterEach(async () => {
+      await forgetRoles()
+      await emulator.postgres.query('app', 'DROP OWNED BY mallory CASCADE; DROP ROLE mallory')
+    })
+
+    test('keeps it from being made, visibly, and with nothing half done', async () => {
+      await expect(asAdministrator('app', sql('wrapper'))).rejects.toThrow('schema "azure_ai_identity" already exists')
+      const functions = await emulator.postgres.query(
+        'app',
+        `SELECT proowner::regrole::text AS owner FROM pg_proc WHERE pronamespace = 'azure_ai_identity'::regnamespace`,
+      )
+      expect(functions).toEqual([{ owner: 'mallory' }])
+    })
+
+    test.each([
+      ['is that of an ordinary role', ''],
+      ['was left to an administrator', 'ALTER SCHEMA azure_ai_identity OWNER TO azure_pg_admin'],
+      ['holds a function of an administrator', 'ALTER FUNCTION azure_ai_identity.settings() OWNER TO azure_pg_admin'],
+      [
+        'belongs to an administrator with its function, and others may still create in it',
+        'ALTER SCHEMA azure_ai_identity OWNER TO azure_pg_admin; ALTER FUNCTION azure_ai_identity.settings() OWNER TO azure_pg_admin',
+      ],
+    ])('is not believed when it %s', async (_, statements) => {
+      await emulator.postgres.query('app', `${statements || 'SELECT'}`)
+      give(role('check'))
+      await asAdministrator('postgres', sql('checker, in the database postgres'))
+      const before = logged()
+      const result = await job(checker)
+      expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'permission', verified: 'false' })
+      expect(codesOf(result)).toContain('may-not-read')
+      expect(logged()).toBe(before)
+    })
+  })
+
   test.each(role('check').Actions)('check fails without %s', async (action) => {
     give(without(role('check'), action))
     await makeChecker()
