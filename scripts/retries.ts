@@ -8,6 +8,7 @@ import { type HttpRow, httpRows, requestTimeoutMs } from '../src/http.ts'
 import type { Inputs } from '../src/inputs.ts'
 import { type SqlRow, sqlRows } from '../src/postgres/again.ts'
 import { closeTimeoutMs, connectTimeoutMs, graceMs } from '../src/postgres/connection.ts'
+import { lockLimitMs } from '../src/postgres/lock.ts'
 import { statementTimeoutMs } from '../src/postgres/transaction.ts'
 import { anew } from '../src/remove-rule.ts'
 import * as retry from '../src/retry.ts'
@@ -112,6 +113,10 @@ export function retriesSection(): string {
     ],
     ['the same on the client, also BEGIN, COPY, COMMIT and ROLLBACK: then the line is cut', `${span(graceMs)} more`],
     ['a lock (`lock_timeout`); idle in a transaction', '10 s; 1 min'],
+    [
+      'the advisory lock of the action, in one database for the whole run',
+      `as long as \`verify-timeout-minutes\`, at least ${span(lockLimitMs(0))} and at most ${span(lockLimitMs(Number.POSITIVE_INFINITY))}`,
+    ],
     ['closing a connection', span(closeTimeoutMs)],
     ['the drift issue and the comment, after the run', `2 min (each ${span(conversationMs)} at most)`],
     [`the post step; what fails in its first ${span(anew.budgetMs)} is tried anew from the login on`, '8 min'],

@@ -18,6 +18,8 @@ export async function visibilityOf(options: ProveOptions, task: Task): Promise<V
     return await patiently(options, name, () => lookOnce(options, task))
   } catch (error) {
     if (signal.aborted) throw signal.reason
+    // The time for the lock of this action is over: the attempt would end without a word about it.
+    if (error instanceof Failure && error.code === 'lock') throw error
     // The attempt that follows meets the same failure and tells it; until then nothing is known.
     log.debug(`database "${name}": ${connector.failure(error, name, 'looking').message}`)
     return undefined
