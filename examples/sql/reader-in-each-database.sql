@@ -1,10 +1,12 @@
 -- wrapper, in each database that has azure_ai
-CREATE SCHEMA IF NOT EXISTS azure_ai_identity;
-CREATE OR REPLACE FUNCTION azure_ai_identity.settings()
-RETURNS TABLE (key text, value text, is_set boolean)
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+CREATE SCHEMA azure_ai_identity;
+CREATE FUNCTION azure_ai_identity.settings()
+RETURNS TABLE (key pg_catalog.text, value pg_catalog.text, is_set pg_catalog.bool)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  found text;
+  found pg_catalog.text;
 BEGIN
   FOREACH key IN ARRAY ARRAY[
     'azure_openai.auth_type', 'azure_openai.endpoint', 'azure_openai.subscription_key',
@@ -22,12 +24,13 @@ BEGIN
       END IF;
       CONTINUE;
     END;
-    is_set := coalesce(found, '') <> '';
-    value := CASE WHEN key LIKE '%\_key' THEN NULL ELSE found END;
+    is_set := coalesce(found OPERATOR(pg_catalog.<>) '', false);
+    value := CASE WHEN pg_catalog.right(key, 4) OPERATOR(pg_catalog.=) '_key' THEN NULL ELSE found END;
     RETURN NEXT;
   END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION azure_ai_identity.settings() FROM PUBLIC;
+COMMIT;
 
 -- checker, in each database that has azure_ai
 GRANT USAGE ON SCHEMA azure_ai_identity TO "gha-check";
