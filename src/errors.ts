@@ -548,6 +548,16 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'postgres',
+    codes: ['MESSAGE_TOO_LARGE'],
+    reason: 'database',
+    code: 'message-too-large',
+    title: 'The database server sends a message that is too large',
+    cause: ({ text }, at) => `${at.host}:${at.port}, ${at.doing}: ${text}; the connection was cut`,
+    fix: () =>
+      'Check that `database-host` and `database-port` lead to the server itself. Otherwise a function in the database writes it: look at the log of the server.',
+  },
+  {
+    origin: 'postgres',
     codes: ['57014', 'QUERY_TIMEOUT'],
     reason: 'database',
     code: 'statement-timeout',

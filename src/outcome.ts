@@ -1,4 +1,5 @@
 /** What came of a family in a database, as journal, report and summary have it. */
+import { bounded } from './bounded.ts'
 import { Failure } from './errors.ts'
 import type { Journal, Proof } from './journal.ts'
 import { factsOf } from './judge.ts'
@@ -31,7 +32,7 @@ export function record(options: ProveOptions, task: Task, outcomes: CallOutcomes
       proof,
       attempts: task.attempts,
       durationMs: Math.round(outcome?.durationMs ?? 0),
-      answer: outcome?.ok === true ? service.test.answer(outcome.answer) : 'access granted (the model does not embed)',
+      answer: outcome?.ok === true ? bounded(service.test.answer(outcome.answer)) : 'access granted (the model does not embed)',
       error: '',
     })
   }

@@ -1,8 +1,11 @@
 /** The azure_ai extension, as SQL sees it: what is installed, what is set, how its functions are called. */
 import { createHash, randomBytes } from 'node:crypto'
+import { bounded, longestName } from '../bounded.ts'
+import { Failure } from '../errors.ts'
 import type { FunctionSignature, ObservedDatabase } from '../observed.ts'
 import { foreignObjects } from '../preconditions.ts'
 import { type Argument, commonArguments, families, type Service, services } from '../services.ts'
+import { onOneLine } from '../visible.ts'
 import { type Connection, type Connector, messageOf } from './connection.ts'
 import { factsSql, foreignSql, functionsSql, schemasSql, wrapper } from './facts.ts'
 import { withNames } from './names.ts'
@@ -16,6 +19,13 @@ const plainSettings: readonly string[] = [
   ]),
 ].sort()
 const secretSettings: readonly string[] = Object.values(families).map((family) => family.key)
+
+/** Longest value of a setting, in characters; endpoints and resource ids have some hundred. */
+const longestSetting = 8_192
+/** Most rows of the function that shows the settings. */
+const mostSettings = 1_000
+/** Most databases that one run looks into. */
+const mostDatabases = 5_000
 
 /** By name of the setting: the keys that a stored one is held against, the first one first. */
 export type KeyCandidates = ReadonlyMap<string, readonly string[]>
@@ -93,10 +103,18 @@ export async function listDatabases(connection: Connection): Promise<readonly st
   const [rows = []] = await connection.read(
     [
       `SELECT datname FROM pg_database
-WHERE datallowconn AND NOT datistemplate AND datname NOT IN ('azure_maintenance', 'azure_sys') ORDER BY datname`,
+WHERE datallowconn AND NOT datistemplate AND datname NOT IN ('azure_maintenance', 'azure_sys') ORDER BY datname LIMIT ${mostDatabases + 1}`,
     ],
     unknownVersion,
   )
+  if (rows.length > mostDatabases)
+    throw new Failure({
+      reason: 'database',
+      code: 'too-many-databases',
+      title: 'The server has more databases than one run looks into',
+      detail: `\`databases\` is \`*\`, and the server has more than ${mostDatabases.toLocaleString('en')}.`,
+      fix: 'Name the databases, some thousand in each run.',
+    })
   return rows.map((row) => String(row.datname))
 }
 
@@ -177,7 +195,7 @@ async function settings(connection: Connection, extensionSchemas: readonly strin
     keys.size === 0 ? 'NULL' : `CASE WHEN secret THEN encode(sha256(convert_to('${salt}' || value, 'UTF8')), 'hex') END`
   const sql = (names: readonly string[]): string => {
     const wanted = names.map((name) => `(${quoteLiteral(name)}::text, ${secretSettings.includes(name)})`)
-    return `SELECT key, CASE WHEN NOT secret THEN value END AS value, secret AND coalesce(value, '') <> '' AS key_set, ${hash} AS hash
+    return `SELECT key, CASE WHEN NOT secret THEN left(value, ${longestSetting + 1}) END AS value, secret AND coalesce(value, '') <> '' AS key_set, ${hash} AS hash
 FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${wanted.join(', ')}) AS wanted(key, secret)) AS stored`
   }
   const read = async (names: readonly string[]): Promise<void> => {
@@ -186,7 +204,7 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${want
     )
     for (const row of rows) {
       const key = String(row.key)
-      const value = text(row.value)
+      const value = settingOf(connection, key, row)
       // NULL and '' both mean: not set.
       if (value !== undefined && value !== '') found.values.set(key, value)
       if (row.key_set !== true) continue
@@ -224,7 +242,12 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${want
 /** The same by way of the wrapper: no key can be read, so none can be compared. A setting it leaves out is not known to this version. */
 async function wrappedSettings(connection: Connection): Promise<Readable> {
   const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
-  const [rows = []] = await connection.read([`SELECT key, value, is_set FROM ${wrapper}`], unknownVersion)
+  const [rows = []] = await connection.read(
+    [
+      `SELECT left(key, ${longestName}) AS key, left(value, ${longestSetting + 1}) AS value, is_set FROM ${wrapper} LIMIT ${mostSettings}`,
+    ],
+    unknownVersion,
+  )
   const told = new Map(rows.map((row) => [String(row.key), row]))
   for (const key of [...plainSettings, ...secretSettings]) {
     const row = told.get(key)
@@ -232,7 +255,7 @@ async function wrappedSettings(connection: Connection): Promise<Readable> {
     else if (secretSettings.includes(key)) {
       if (row.is_set === true) found.keysSet.add(key)
     } else {
-      const value = text(row.value)
+      const value = settingOf(connection, key, row)
       if (value !== undefined && value !== '') found.values.set(key, value)
     }
   }
@@ -241,6 +264,22 @@ async function wrappedSettings(connection: Connection): Promise<Readable> {
 
 export function isUnknownSetting(error: unknown): boolean {
   return /is not a valid configuration key/i.test(messageOf(error).text)
+}
+
+/**
+ * The value of a setting. One that was cut in the database is no value: it could not be put back.
+ * @throws {Failure} `setting-too-long`
+ */
+function settingOf({ database }: Connection, key: string, row: Readonly<Record<string, unknown>>): string | undefined {
+  const value = text(row.value)
+  if (value === undefined || value.length <= longestSetting) return value
+  throw new Failure({
+    reason: 'database',
+    code: 'setting-too-long',
+    title: 'A setting of azure_ai is longer than any value it can have',
+    detail: `${key} in "${database}" has more than ${longestSetting.toLocaleString('en')} characters and begins with ${bounded(value, 100)}. Nothing was written in this database.`,
+    fix: `SELECT azure_ai.set_setting('${key}', '');   -- in "${onOneLine(database)}", unless it is another setting that is wrong`,
+  })
 }
 
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)

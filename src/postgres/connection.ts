@@ -1,10 +1,12 @@
 /** Connections to PostgreSQL: verified TLS, a time limit for each statement, nothing that a transaction-pooling PgBouncer refuses. */
 
 import { randomBytes } from 'node:crypto'
-import { Readable } from 'node:stream'
+import type { EventEmitter } from 'node:events'
+import { type Duplex, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type ConnectionOptions, checkServerIdentity, getCACertificates } from 'node:tls'
 import type { Client, QueryConfig } from 'pg'
+import { bounded, longestName } from '../bounded.ts'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { retrying, transient, unreachable } from '../retry.ts'
@@ -90,8 +92,9 @@ export function messageOf(error: unknown): Message {
   // A connection tried at several addresses fails with all their errors.
   const first = Array.isArray(fields.errors) && fields.errors.length > 0 ? fields.errors[0] : error
   const text = describe(first) || describe(error)
-  const detail = typeof fields.detail === 'string' && fields.detail !== '' ? ` (${fields.detail})` : ''
-  return { origin: 'postgres', code: typeof fields.code === 'string' ? fields.code : codeOf(text), text: text + detail }
+  const detail = typeof fields.detail === 'string' && fields.detail !== '' ? ` (${bounded(fields.detail)})` : ''
+  const code = typeof fields.code === 'string' ? bounded(fields.code, longestName) : codeOf(text)
+  return { origin: 'postgres', code, text: text + detail }
 }
 
 /** The driver's own errors carry no code. */
@@ -194,6 +197,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
       }
       signal.addEventListener('abort', drop, { once: true })
+      boundMessages(client, stream !== undefined)
       try {
         await client.connect()
       } catch (error) {
@@ -239,6 +243,28 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
     second: { connect: patiently },
     learn: slots.learn,
   }
+}
+
+/** Most bytes of one message of the server: nothing that is read here comes near. */
+const longestMessage = 16 * 1024 * 1024
+
+/** Cuts the line to a server whose message does not end: the driver would keep all of it, whoever sent it. */
+function boundMessages(client: Client, isSecure: boolean): void {
+  const { connection } = client as unknown as { connection: EventEmitter & { readonly stream: Duplex } }
+  let bytes = 0
+  const watch = (): void => {
+    connection.stream.on('data', (chunk: Buffer) => {
+      bytes += chunk.length
+      if (bytes <= longestMessage) return
+      const text = `the server sent a message of more than ${longestMessage / 1024 / 1024} MB`
+      connection.stream.destroy(Object.assign(new Error(text), { code: 'MESSAGE_TOO_LARGE' }))
+    })
+  }
+  connection.on('message', () => {
+    bytes = 0
+  })
+  if (isSecure) watch()
+  else connection.once('sslconnect', watch)
 }
 
 /** What the driver's client can do, with time limits and the end of the run. `drop` cuts the line. */

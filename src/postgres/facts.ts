@@ -62,8 +62,8 @@ const mayCallWrapper = `coalesce((SELECT has_schema_privilege(n.oid, 'usage') AN
 
 export const factsSql = `SELECT current_setting('server_version_num')::int / 10000 AS version,
   pg_is_in_recovery() AS read_only,
-  (SELECT extversion FROM pg_extension WHERE extname = 'azure_ai') AS installed,
-  (SELECT default_version FROM pg_available_extensions WHERE name = 'azure_ai') AS available,
+  (SELECT left(extversion, 100) FROM pg_extension WHERE extname = 'azure_ai') AS installed,
+  (SELECT left(default_version, 100) FROM pg_available_extensions WHERE name = 'azure_ai') AS available,
   -- The version to be created names its schema, or leaves it to whoever creates it.
   EXISTS (SELECT FROM pg_available_extensions AS a JOIN pg_available_extension_versions AS v ON v.name = a.name AND v.version = a.default_version
     WHERE a.name = 'azure_ai' AND v.schema IS NULL) AS needs_schema,
@@ -73,7 +73,7 @@ export const factsSql = `SELECT current_setting('server_version_num')::int / 100
   ${mayCall('get_setting', '25')} AS may_read,
   ${mayCall('set_setting', '25 25')} AS may_write,
   ${mayCallWrapper} AS may_ask,
-  (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (${list(loggingParameters)})) AS logging,
+  (SELECT json_object_agg(name, left(setting, 1000)) FROM pg_settings WHERE name IN (${list(loggingParameters)})) AS logging,
   current_setting('max_connections')::int AS connections,
   -- The second is known from version 16 on.
   current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
@@ -83,7 +83,7 @@ export const factsSql = `SELECT current_setting('server_version_num')::int / 100
   CASE WHEN NOT EXISTS (SELECT FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
       WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
         AND lower(split_part(c, '=', 1)) = 'azure.service_principal_id')
-    THEN current_setting('azure.service_principal_id', true) END AS running_identity`
+    THEN left(current_setting('azure.service_principal_id', true), 200) END AS running_identity`
 
 export const functionsSql = `SELECT n.nspname AS schema, p.proname AS name,
   coalesce(p.proargnames, '{}') AS names, coalesce(p.proargmodes::text[], '{}') AS modes, p.pronargs AS count, p.pronargdefaults AS defaults,
@@ -102,6 +102,6 @@ WHERE n.nspname <> 'public' AND ${isMember('pg_namespace', 'n.oid')} AND ${isGua
 export const foreignSql = `SELECT 'SCHEMA' AS kind, quote_ident(n.nspname) AS name FROM pg_namespace AS n
 WHERE n.nspname IN (${list(schemas)}) AND NOT ${isGuarded('n')}
 UNION ALL
-SELECT 'FUNCTION', p.oid::regprocedure::text FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+SELECT 'FUNCTION', left(p.oid::regprocedure::text, 500) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname IN (${list(schemas)}) AND p.proname IN (${list(called)}) AND NOT ${isOwn}
 ORDER BY 1, 2 LIMIT 5`

@@ -3,6 +3,7 @@
  * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order they are given.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { bounded } from '../bounded.ts'
 import { Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { ObservedDatabase } from '../observed.ts'
@@ -162,8 +163,9 @@ async function setFirst(transaction: Transaction, key: string, values: readonly 
     try {
       await transaction.query('SELECT azure_ai.set_setting($1::text, $2::text)', [key, value])
       // A function that is strict does nothing with NULL and says nothing: it is looked at.
-      const [now] = value === null ? await transaction.query('SELECT azure_ai.get_setting($1::text) AS value', [key]) : []
-      if (value !== null || now?.value === null || now?.value === '' || index === values.length - 1) return
+      const looked = `SELECT coalesce(azure_ai.get_setting($1::text), '') = '' AS is_unset`
+      const [now] = value === null ? await transaction.query(looked, [key]) : []
+      if (value !== null || now?.is_unset === true || index === values.length - 1) return
     } catch (error) {
       if (index === values.length - 1 || messageOf(error).code === 'CONNECTION_LOST') throw error
       await transaction.query('ROLLBACK TO SAVEPOINT put_back')
@@ -326,15 +328,24 @@ async function outcomeOf(rows: Promise<readonly Row[]>, before: Promise<unknown>
   } catch (error) {
     const { text, code } = messageOf(error)
     // A run that is cancelled or a lost connection says nothing about the service.
-    if (error instanceof Failure || ['CONNECTION_LOST', 'ECONNRESET', '57P01', 'QUERY_TIMEOUT'].includes(code)) throw error
+    if (
+      error instanceof Failure ||
+      ['CONNECTION_LOST', 'ECONNRESET', '57P01', 'QUERY_TIMEOUT', 'MESSAGE_TOO_LARGE'].includes(code)
+    )
+      throw error
     return { ok: false, text, code, durationMs: performance.now() - start, cause: error }
   }
 }
 
+/** Longest answer of a test function that is kept, in characters: what a reader is shown of it is cut once more. */
+const longestAnswer = 65_536
+
 /** The one value of the answer as text. */
 function shown(row: Row | undefined): string {
   const value = row === undefined ? null : Object.values(row)[0]
-  return value === null || value === undefined ? '' : typeof value === 'string' ? value : JSON.stringify(value)
+  return value === null || value === undefined
+    ? ''
+    : bounded(typeof value === 'string' ? value : JSON.stringify(value), longestAnswer)
 }
 
 async function set(transaction: Transaction, [key, value]: Setting): Promise<void> {
