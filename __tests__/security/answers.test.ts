@@ -255,14 +255,16 @@ test('a hostile text of a service while a working family is switched: a cancel s
   giveIdentity(emulator)
   const before = await workWithKeys(emulator, 'app')
   let sentAt = 0
+  let usesIdentity = false
   let job: Awaited<ReturnType<typeof start>> | undefined
-  // Before the settings are committed the key is used, and no token is needed.
+  // Before the settings are committed the key is used: the first token of the identity says that they are.
   world.fault = ({ plane }) => {
-    if (plane !== 'identity') return undefined
+    if (plane === 'identity') usesIdentity = true
+    if (plane !== 'ai' || !usesIdentity) return undefined
     // The run reads the text a moment later.
     if (sentAt === 0) setTimeout(() => job?.child.kill('SIGINT'), 1_000)
     sentAt ||= performance.now()
-    return { kind: 'answer', status: 500, body: JSON.stringify({ error_description: 'fail'.repeat(60_000) }) }
+    return { kind: 'answer', status: 500, body: JSON.stringify({ error: { code: '500', message: 'fail'.repeat(60_000) } }) }
   }
   job = await start(emulator, only)
   const result = await job.done

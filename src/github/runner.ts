@@ -28,7 +28,7 @@ const annotationsOfAKind = 10
 /** Longest line of the log, and longest text of an annotation (GitHub keeps no more of one), in characters. */
 const longest = { line: 16_384, annotation: 4_096, message: 65_536 }
 /**
- * Most characters of a run's log, for progress and for debug lines each. Behind it only results are printed, and those
+ * Most characters of a run's log, for progress, debug lines and results each. Behind it only results are printed, and those
  * short: annotations and the last line come in any case.
  */
 const logLimit = 4_000_000
@@ -71,24 +71,24 @@ function hidden(text: string): string {
 }
 
 export function createLog(): Log {
-  const left = { debug: logLimit, info: logLimit }
+  const left = { debug: logLimit, info: logLimit, result: logLimit }
   /** Prints while there is room for it; the first line without room says so. */
-  const print = (kind: keyof typeof left, text: string): void => {
+  const print = (kind: 'debug' | 'info', text: string): void => {
+    // What finds no room is not looked at, either.
+    if (left[kind] < 0) return
     const line = plain(hidden(text))
     const say = kind === 'debug' ? core.debug : core.info
-    const before = left[kind]
     left[kind] -= line.length + 1
     if (left[kind] >= 0) say(line)
-    else if (before >= 0)
-      say(`Further lines are left out: ${logLimit.toLocaleString('en')} characters are printed. Results follow, cut short.`)
+    else say(`Further lines are left out: ${logLimit.toLocaleString('en')} characters are printed. Results follow, cut short.`)
   }
   return {
     debug: (text) => print('debug', text),
     info: (text) => print('info', text),
     result(text) {
       const line = plain(hidden(text))
-      left.info -= line.length + 1
-      core.info(left.info >= 0 ? line : plain(bounded(line, shortResult)))
+      left.result -= line.length + 1
+      core.info(Math.min(left.info, left.result) >= 0 ? line : plain(bounded(line, shortResult)))
     },
     secret: (value) => {
       if (value.trim() === '') return
