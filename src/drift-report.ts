@@ -56,6 +56,12 @@ export function planMarker(serverId: string): string {
 }
 
 /**
+ * How a body of ours begins. Other workflows write as the same author, and may quote texts of strangers, who know the hidden
+ * comment from its source: one that stands in between is theirs. An issue may have been edited at one end, not at both.
+ */
+const ownBeginning = /^<code>[^\n]{1,1000}<\/code> (has drifted from|is in sync with) its workflow/
+
+/**
  * What an issue's body remembers; undefined when it remembers nothing that can be read. Whoever may edit the issue may have
  * written it: no more of it is believed than which of the report's own steps differed before.
  */
@@ -65,13 +71,16 @@ export function driftState(body: string, serverId: string): DriftState | undefin
   const found = [...body.slice(-longestBody).matchAll(pattern)].at(-1)
   const mark = readMark(found?.[1] ?? '')
   if (found === undefined || mark === undefined) return undefined
+  if (!body.trimEnd().endsWith(found[0]) && !ownBeginning.test(body)) return undefined
   return { mark, steps: (found[2] ?? '').split('.').filter((each) => /^[0-9a-f]{10}$/.test(each)) }
 }
 
 /** What the run that wrote a pull request's comment covers; undefined when that cannot be read. */
 export function planMark(body: string, serverId: string): Mark | undefined {
   const pattern = new RegExp(`${planMarker(serverId)} (${markPattern}) -->`, 'g')
-  return readMark([...body.slice(-longestBody).matchAll(pattern)].at(-1)?.[1] ?? '')
+  const found = [...body.slice(-longestBody).matchAll(pattern)].at(-1)
+  if (found === undefined || !body.trimEnd().endsWith(found[0]) || !body.startsWith('### <code>')) return undefined
+  return readMark(found[1] ?? '')
 }
 
 /** Sorts a report's steps; `before` are the hashes of those that differed when the open issues were last written. */
