@@ -4,6 +4,7 @@ import type { JobResult } from '../emulator/runner.ts'
 import type { RoleAssignment, Server } from '../emulator/world.ts'
 import { assignmentDescription } from '../src/observed.ts'
 import { type ServiceName, serviceNamed } from '../src/services.ts'
+import { noPauses } from './clock.ts'
 import {
   accountNamed,
   apply,
@@ -75,7 +76,8 @@ afterEach(async () => {
   await back()
 })
 
-const check = (inputs: Record<string, string> = {}): Promise<JobResult> => apply(emulator, { mode: 'check', ...inputs })
+const check = (inputs: Record<string, string> = {}, env: Record<string, string> = {}): Promise<JobResult> =>
+  apply(emulator, { mode: 'check', ...inputs }, undefined, env)
 const sql = (database: string, text: string, values?: unknown[]) => emulator.postgres.query(database, text, values)
 const assignmentOf = (account: string): RoleAssignment => {
   const found = emulator.world.roleAssignments.find(
@@ -493,7 +495,7 @@ describe('a check that cannot look', () => {
     await sql('postgres', 'ALTER DATABASE app CONNECTION LIMIT 0')
     await sql('sales 2026', `UPDATE azure_ai.settings SET value = 'norwayeast' WHERE key = 'azure_cognitive.region'`)
     try {
-      const result = await check()
+      const result = await check({}, noPauses())
       expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'database', verified: 'false' })
       const differing = differingSteps(result)
       expect(Object.keys(differing).filter((id) => !id.startsWith('app/'))).toEqual(['sales 2026/azure_cognitive.region'])

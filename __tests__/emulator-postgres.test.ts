@@ -298,12 +298,12 @@ describe('CREATE EXTENSION', () => {
       '0A000 extension "azure_ai" is not allow-listed for users in Azure Database for PostgreSQL',
     )
 
-    machine.world.delays.allowListPropagation = 300
+    machine.world.delays.allowListPropagation = 3_000
     machine.server.configurations['azure.extensions'] = { value: 'vector,Azure_AI', source: 'user-override' }
     await machine.postgres.applyConfigurations()
     machine.world.delays.allowListPropagation = 0
     expect(await failing(admin.query('CREATE EXTENSION azure_ai'))).toContain('not allow-listed')
-    await sleep(350)
+    await sleep(3_050)
     await admin.query('CREATE EXTENSION azure_ai')
     expect(await value(await connect(machine), 'SHOW azure.extensions')).toBe('vector,Azure_AI')
   })
@@ -479,7 +479,7 @@ describe('test functions', () => {
     const watched = await connect(machine)
     const running: number[] = []
     const noneIsLeft = async () => {
-      for (let left = 50; left > 0 && machine.callers.size > 0; left--) await sleep(100)
+      for (let left = 300; left > 0 && machine.callers.size > 0; left--) await sleep(100)
       expect(machine.callers.size).toBe(0)
     }
     const started = async () => {
@@ -832,7 +832,7 @@ async function killedAt(word: string, account: { uid?: number; gid?: number; pau
   if (word === 'ready') expect(of(folder).length).toBeGreaterThan(1)
   child.kill('SIGKILL')
   await ended
-  for (let left = 100; left > 0 && (existsSync(folder) || of(folder).length > 0); left--) await sleep(100)
+  for (let left = 600; left > 0 && (existsSync(folder) || of(folder).length > 0); left--) await sleep(100)
   expect(of(folder)).toEqual([])
   expect(existsSync(folder)).toBe(false)
 }

@@ -8,22 +8,15 @@ import { Failure } from '../src/errors.ts'
 import { openDoor } from '../src/firewall.ts'
 import { postState } from '../src/post-state.ts'
 import type { Connector } from '../src/postgres/connection.ts'
+import { hurried, noPauses } from './clock.ts'
 import { begin, codesOf, emulate, observedServer, parsed, serverOf, statusesOf, usual } from './support.ts'
 import { httpFaults } from './sweep/sweep.ts'
 
 let emulator: Emulator
-/** A post step whose Azure is gone: it takes its time, so it is begun first. */
-let forsaken: ReturnType<typeof runPost>
 const ended: JobResult[] = []
 
 beforeAll(async () => {
   emulator = await emulate({ databases: ['app'] })
-  const left = {
-    rule: 'gha-aipg-1000000000-0123456789ab',
-    created: true,
-    environment: 'https://localhost:1',
-  }
-  forsaken = runPost({ [postState]: stateOf(left) }, { env: emulator.env })
 })
 beforeEach(() => closed())
 afterAll(async () => {
@@ -155,7 +148,7 @@ describe('a run that is kept out', () => {
         ? { kind: 'answer', status: 409, body: JSON.stringify(busy) }
         : undefined
     }
-    const result = await run()
+    const result = await run({}, noPauses())
     expect(result.code, result.log).toBe(0)
     expect(rules()).toHaveLength(1)
     expect((await result.post()).code).toBe(0)
@@ -255,7 +248,9 @@ describe('no rule is made', () => {
 describe('a server that does not answer', () => {
   test('has `runner-ip` asked for, and is opened with it', async () => {
     await closed({ switches: { silentFirewall: true } })
-    const [without, given] = await Promise.all([run(), run({ 'runner-ip': '127.0.0.1' })])
+    // The action waits 15 seconds for a connection; a firewall that drops is known by that alone, so three do.
+    const clock = hurried([[15_000, 15_000, 3_000]])
+    const [without, given] = await Promise.all([run({}, clock), run({ 'runner-ip': '127.0.0.1' }, clock)])
     expect(without.outputs, without.log).toMatchObject({ result: 'failed', 'failure-reason': 'input' })
     expect(without.report.findings[0]).toMatchObject({ code: 'runner-ip-needed', fix: expect.stringContaining('`runner-ip`') })
     expect(given.code, given.log).toBe(0)
@@ -302,7 +297,7 @@ describe('the post step never fails the job', () => {
     ['may not remove the rule', 'DELETE', 403, /flexibleServers\/firewallRules\/delete/],
     ['cannot sign in any more', 'GET', 401, /OIDC token cannot be had/],
   ])('when it %s: it warns with the command', async (_, method, status, why) => {
-    const result = await run()
+    const result = await run({}, noPauses())
     const [rule = ''] = rules()
     const text = `The client 'a' with object id 'b' does not have authorization to perform action 'Microsoft.DBforPostgreSQL/flexibleServers/firewallRules/delete' over scope '/s' or the scope is invalid.`
     emulator.world.fault = (request) =>
@@ -332,7 +327,12 @@ describe('the post step never fails the job', () => {
   })
 
   test('when Azure is not there', async () => {
-    const result = await forsaken
+    const left = {
+      rule: 'gha-aipg-1000000000-0123456789ab',
+      created: true,
+      environment: 'https://localhost:1',
+    }
+    const result = await runPost({ [postState]: stateOf(left) }, { env: { ...emulator.env, ...noPauses() } })
     await result.remove()
     expect(result.code, result.raw).toBe(0)
     expect(result.raw).toContain('--name gha-aipg-1000000000-0123456789ab --yes')
@@ -378,7 +378,8 @@ describe('a run that is ended from outside', () => {
 
   const times = 50
   test(`by SIGKILL at a random moment after the rule was asked for: the post step leaves none, ${times} times out of ${times}`, async () => {
-    await closed({ delays: { operation: 40 } })
+    // A run that is not killed has to wait for its rule: three moments in ten at least come before its end.
+    await closed({ delays: { operation: 40, firewallPropagation: 200 } })
     const random = seeded(20_261_124)
     const running = new Set<Job>()
     emulator.world.fault = ({ method, url }) => {
@@ -414,7 +415,7 @@ describe('a run that is ended from outside', () => {
     }
     await Promise.all(Array.from({ length: 6 }, worker))
     expect(rules()).toEqual([])
-    expect(outcomes.killed).toBeGreaterThan(times / 2)
+    expect(outcomes.killed).toBeGreaterThan(times / 5)
     const made = emulator.writes().filter(({ method, url, status }) => method === 'PUT' && ruleIn(url) !== '' && status === 202)
     expect(new Set(made.map(({ url }) => ruleIn(url))).size).toBe(times)
   }, 240_000)

