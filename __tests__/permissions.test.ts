@@ -511,15 +511,37 @@ describe('on a server that is set up', () => {
       expect(serverOf(emulator).firewallRules).toEqual({})
     })
 
-    test.each(role('temporary firewall rule').Actions)('fails, or warns, without %s', async (action) => {
+    test('with the right to read locks, a lock that forbids deleting keeps the server closed', async () => {
+      emulator.world.locks.push({ name: 'keep', scope: serverOf(emulator).id, level: 'CanNotDelete' })
+      try {
+        give(role('check'), role('temporary firewall rule'))
+        const result = await job(door)
+        expect(result.outputs['result'], result.log).toBe('failed')
+        expect(serverOf(emulator).firewallRules).toEqual({})
+      } finally {
+        emulator.world.locks.length = 0
+      }
+    })
+
+    test.each(role('temporary firewall rule').Actions)('fails, warns or does without %s', async (action) => {
       give(role('check'), without(role('temporary firewall rule'), action))
       const result = await job(door)
+      if (action === 'Microsoft.Authorization/locks/read') {
+        expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
+        await result.post()
+        expect(serverOf(emulator).firewallRules).toEqual({})
+        return
+      }
       if (!action.endsWith('/delete')) {
         expectDenied(result, action)
         return
       }
       const post = await result.post()
       expect(post.code).toBe(0)
+      // The runner is shut out all the same: the rule leads to an address of documentation.
+      expect(Object.values(serverOf(emulator).firewallRules)).toEqual([
+        expect.objectContaining({ startIpAddress: '192.0.2.1', endIpAddress: '192.0.2.1' }),
+      ])
       expect(post.raw).toMatch(/^::warning title=A firewall rule was left behind::/m)
       expect(post.raw).toContain(action)
       expect(post.raw).toContain('firewall-rule delete')
