@@ -11,6 +11,8 @@ const limitMs = 8 * 60_000
 const leftBehind = 'A firewall rule was left behind'
 
 export async function post(): Promise<void> {
+  // A runner that is gone reads no more: each warning about that would fail in turn, and the rule has to be removed all the same.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => warn(describe(error), 'An unexpected error in the post step'))
   }
