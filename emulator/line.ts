@@ -3,6 +3,7 @@
  * trip, and keeps a record of the round trips. Opening a connection takes one round trip, as with TCP.
  */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { reset } from './sockets.ts'
 
 /** A request and its answer on one connection, whatever they are made of. Times by `performance.now()` of this process, at the near end. */
 export interface Trip {
@@ -88,7 +89,7 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
         })
       })
       from.on('end', () => later(() => to.end()))
-      from.on('error', () => later(() => to.resetAndDestroy()))
+      from.on('error', () => later(() => reset(to)))
       from.on('close', () => later(() => to.destroySoon()))
     }
     carry(

@@ -37,6 +37,7 @@ import { serveCalls } from './calls.ts'
 import type { Authority } from './certificates.ts'
 import { makeCluster } from './cluster.ts'
 import { type Guard, guard, pidFiles } from './guardian.ts'
+import { reset } from './sockets.ts'
 import { meddle } from './statements.ts'
 import type { Server, World } from './world.ts'
 
@@ -326,7 +327,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       else
         applySwitches().then(
           () => letIn(outside),
-          () => outside.resetAndDestroy(),
+          () => reset(outside),
         )
     })
     function letIn(outside: Socket): void {
@@ -356,7 +357,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       }
       const inside = connect({ host: address, port: internalPort, noDelay: true })
       open.add(inside)
-      inside.on('error', () => outside.resetAndDestroy())
+      inside.on('error', () => reset(outside))
       inside.on('close', () => {
         open.delete(inside)
         outside.destroySoon()

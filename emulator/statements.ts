@@ -6,6 +6,7 @@
 import type { Socket } from 'node:net'
 import { connect } from 'node:net'
 import { type SecureContext, connect as secure, TLSSocket } from 'node:tls'
+import { reset } from './sockets.ts'
 import type { SqlFault, Statement } from './world.ts'
 
 export interface MeddlingOptions {
@@ -42,7 +43,7 @@ export function meddle(options: MeddlingOptions, opened: (socket: Socket) => voi
   const inside = connect({ host: '127.0.0.1', port: options.port, noDelay: true })
   opened(inside)
   const lose = (): void => {
-    outside.resetAndDestroy()
+    reset(outside)
     inside.destroy()
   }
   inside.on('error', lose)
