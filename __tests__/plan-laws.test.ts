@@ -296,7 +296,7 @@ function stateOf(inputs: Inputs, drawn: Drawn): Observed {
     roleAssignments: new Map(
       inputs.given.flatMap(({ service, roleId, resource }, index) => {
         if (inputs.mode === 'check' && drawn.unreadRoles.includes(service)) return []
-        const scope = resources.get(service)?.id ?? resource.id
+        const scope = resource.id
         const list = (drawn.assignments[index] ?? []).map((each, serial) => assignment(each, scope, roleId, 10 * index + serial))
         // Azure gives nobody the same role twice at one scope.
         const alike = (a: RoleAssignment, b: RoleAssignment): boolean =>
@@ -326,7 +326,7 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
     resources,
     roleAssignments: new Map(
       inputs.given.map(({ service, roleId, resource }) => {
-        const scope = resources.get(service)?.id ?? resource.id
+        const scope = resource.id
         const good = { who: 'own', where: 'group', role: 'wanted', described: false } as const
         return [service, [...(state.roleAssignments.get(service) ?? []), assignment(good, scope, roleId, 77)]]
       }),
@@ -381,7 +381,7 @@ function after(inputs: Inputs, state: Observed, change: Change): Observed {
         ...state,
         roleAssignments: new Map(
           [...state.roleAssignments].map(([service, list]) => {
-            const id = state.resources.get(service)?.id ?? inputs.given.find((each) => each.service === service)?.resource.id
+            const id = inputs.given.find((each) => each.service === service)?.resource.id
             return [service, id?.toLowerCase() === change.scope.toLowerCase() ? [...list, made] : list]
           }),
         ),
@@ -558,10 +558,7 @@ describe('each step', () => {
               expect(inputs.authType).toBe('managed-identity')
               if (change.kind === 'restart') expect(inputs.allowRestart).toBe(true)
               if (change.kind !== 'role') break
-              expect(change.scope).toBe(
-                state.resources.get(change.service)?.id ??
-                  inputs.given.find(({ service }) => service === change.service)?.resource.id,
-              )
+              expect(change.scope).toBe(inputs.given.find(({ service }) => service === change.service)?.resource.id)
               expect(change.roleId).toBe(inputs.given.find(({ service }) => service === change.service)?.roleId)
               break
             case 'allow-list':
