@@ -397,7 +397,7 @@ describe('on a server that is set up', () => {
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe('another')
   })
 
-  describe('a schema of the wrapper that somebody else made first', () => {
+  describe('a schema of the wrapper that another role made first', () => {
     const planted = `CREATE FUNCTION azure_ai_identity.settings() RETURNS TABLE (key text, value text, is_set boolean)
       LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN RAISE LOG 'planted: wrapper'; RETURN; END $$`
     const logged = () => readFileSync(emulator.postgres.logFile, 'utf8').split('planted: wrapper').length
@@ -432,7 +432,7 @@ describe('on a server that is set up', () => {
         'belongs to an administrator with its function, and others may still create in it',
         'ALTER SCHEMA azure_ai_identity OWNER TO azure_pg_admin; ALTER FUNCTION azure_ai_identity.settings() OWNER TO azure_pg_admin',
       ],
-    ])('is not believed when it %s', async (_, statements) => {
+    ])('is not trusted when it %s', async (_, statements) => {
       await emulator.postgres.query('app', `${statements || 'SELECT'}`)
       give(role('check'))
       await asAdministrator('postgres', sql('checker, in the database postgres'))

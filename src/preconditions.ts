@@ -268,7 +268,7 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
   return problems
 }
 
-/** What CREATE EXTENSION would trip over, or take over from somebody else. */
+/** What would keep CREATE EXTENSION from working, or be taken over by it from another role. */
 function obstacles({ name, creation }: ObservedDatabase): Failure[] {
   const problems: Failure[] = []
   if (creation.foreign.length > 0) problems.push(foreignObjects(name, creation.foreign))
@@ -286,7 +286,7 @@ function obstacles({ name, creation }: ObservedDatabase): Failure[] {
   return problems
 }
 
-/** A call by name could reach what somebody else put beside azure_ai's functions. */
+/** A call by name could reach what another role put beside azure_ai's functions. */
 export function foreignObjects(database: string, foreign: readonly string[]): Failure {
   const names = foreign.map((each) => onOneLine(each).slice(0, 200))
   const [first = ''] = names

@@ -1,4 +1,4 @@
-/** What somebody else put where azure_ai has its functions, or will have them, is neither called nor taken over. */
+/** What other roles put where azure_ai has its functions, or will have them, is neither called nor taken over. */
 import { beforeAll, expect, test } from 'vitest'
 import { ownEmulator } from '../own-emulator.ts'
 import {

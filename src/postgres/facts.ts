@@ -16,7 +16,7 @@ const list = (texts: readonly string[]): string => texts.map(quoteLiteral).join(
 const isAdministrator = (role: string): string =>
   `EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'azure_pg_admin' AND ${role} <> 0 AND pg_has_role(${role}, r.oid, 'member'))`
 
-/** Whether nobody but administrators can put anything into a schema. */
+/** Whether administrators alone can put anything into a schema. */
 const isGuarded = (schema: string): string => `(${isAdministrator(`${schema}.nspowner`)} AND NOT EXISTS (
     SELECT FROM aclexplode(${schema}.nspacl) AS g WHERE g.privilege_type = 'CREATE' AND NOT ${isAdministrator('g.grantee')}))`
 
@@ -25,7 +25,7 @@ const isMember = (catalog: 'pg_proc' | 'pg_namespace', object: string): string =
     WHERE d.classid = '${catalog}'::regclass AND d.objid = ${object} AND d.objsubid = 0
       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND x.extname = 'azure_ai')`
 
-/** Whether a function is azure_ai's own, and nobody but administrators can have replaced it. */
+/** Whether a function is azure_ai's own, and administrators alone can have replaced it. */
 const isOwn = `(${isMember('pg_proc', 'p.oid')} AND ${isAdministrator('p.proowner')})`
 
 /** Type oids are PostgreSQL's own and never change; 25 is text. */
@@ -91,12 +91,12 @@ export const functionsSql = `SELECT n.nspname AS schema, p.proname AS name,
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname IN (${list(schemas.slice(1))}) AND p.prokind = 'f' AND p.provariadic = 0 AND ${isOwn}`
 
-/** Schemas to look names up in for azure_ai's functions: its own, where nobody but administrators can put anything. */
+/** Schemas to look names up in for azure_ai's functions: its own, where administrators alone can put anything. */
 export const schemasSql = `SELECT n.nspname AS name FROM pg_namespace AS n
 WHERE n.nspname <> 'public' AND ${isMember('pg_namespace', 'n.oid')} AND ${isGuarded('n')} ORDER BY n.nspname`
 
 /**
- * What somebody else put where azure_ai has, or will have, its functions: a call could reach it instead of them. Where azure_ai
+ * What other roles put where azure_ai has, or will have, its functions: a call could reach it instead of them. Where azure_ai
  * is not installed, whatever is in these schemas counts: CREATE EXTENSION would take it over or trip over it.
  */
 export const foreignSql = `SELECT 'SCHEMA' AS kind, quote_ident(n.nspname) AS name FROM pg_namespace AS n

@@ -7,8 +7,6 @@
 export const statementTimeoutMs = 20_000
 /** Longest wait for a lock unless it has a limit of its own, in milliseconds: others queue behind a session that waits. */
 export const lockTimeoutMs = 10_000
-/** Each is a statement that ends nothing and fails harmlessly where no transaction is open. */
-const rollback = 'ROLLBACK'
 
 export type Row = Readonly<Record<string, unknown>>
 
@@ -56,7 +54,7 @@ export function transactionsOn(session: Session): Transactions {
     async read(statements, options) {
       const timeoutMs = options.timeoutMs ?? statementTimeoutMs
       const opened = session.run([...opening('READ ONLY', options), ...statements].join(';\n'), undefined, timeoutMs)
-      const ended = run(rollback, undefined, timeoutMs)
+      const ended = run('ROLLBACK', undefined, timeoutMs)
       // The error of the statements is the one to report; what the end of a broken session says adds nothing.
       ended.catch(() => undefined)
       const rows = await opened
@@ -79,10 +77,10 @@ export function transactionsOn(session: Session): Transactions {
               await run('COMMIT')
             }),
         })
-        if (isOpen) await run(rollback)
+        if (isOpen) await run('ROLLBACK')
         return result
       } catch (error) {
-        await run(rollback).catch(() => undefined)
+        await run('ROLLBACK').catch(() => undefined)
         throw error
       } finally {
         isOpen = false
