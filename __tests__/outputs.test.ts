@@ -7,6 +7,7 @@ import { actionFile, type JobResult, runJob } from '../emulator/runner.ts'
 import { ids } from './support.ts'
 
 let folder: string
+let accidents = 0
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'outputs-'))
@@ -16,7 +17,7 @@ afterAll(() => rm(folder, { recursive: true, force: true }))
 
 /** Runs the action into the given accident, as soon as its first outputs are there; nothing answers its requests. */
 async function run(accident: string): Promise<JobResult> {
-  const file = join(folder, `${Math.random()}.mjs`)
+  const file = join(folder, `${++accidents}.mjs`)
   await writeFile(
     file,
     `import { readFileSync } from 'node:fs'
@@ -31,6 +32,7 @@ const timer = setInterval(() => {
     inputs: {
       ...{ mode: 'check', server: ids.server, databases: 'app', openai: ids.openai, environment: 'https://127.0.0.1:9' },
       ...{ 'tenant-id': '5f1e6c3a-9b57-4a0e-8f0d-2c7c4b1a9d63', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' },
+      audience: 'api://nobody.test',
     },
     env: { NODE_OPTIONS: `--import=${pathToFileURL(file).href}` },
   })
