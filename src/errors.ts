@@ -519,6 +519,16 @@ export const known: readonly Known[] = [
   },
   {
     origin: 'postgres',
+    codes: ['LOGIN_TIMEOUT'],
+    reason: 'database',
+    code: 'login-timeout',
+    title: 'The server answers, and does not finish the login',
+    cause: (_, at) => `Database "${at.database}" at ${at.host}:${at.port}: no login within the time limit of a connection.`,
+    fix: () =>
+      "SELECT a.pid, a.usename, a.state, a.query FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.granted;   -- in another database: sessions that rename, copy or drop one",
+  },
+  {
+    origin: 'postgres',
     codes: [
       'SELF_SIGNED_CERT_IN_CHAIN',
       'DEPTH_ZERO_SELF_SIGNED_CERT',

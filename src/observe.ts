@@ -253,8 +253,24 @@ export async function findDatabases(
   }).catch((error: unknown) => {
     throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
   })
-  const databases = await observeDatabases(names, user, connector, keys, signal)
+  // What is no UTF-8 reads as U+FFFD: a connection by that name would lead to another database, if to any.
+  const unreadable = [...new Set(names.filter((name) => name.includes('\ufffd')))]
+  const readable = names.filter((name) => !name.includes('\ufffd'))
+  const databases = [
+    ...(await observeDatabases(readable, user, connector, keys, signal)),
+    ...unreadable.map((name) => unobserved(name, user, notReadable(name))),
+  ]
   return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
+}
+
+function notReadable(name: string): Failure {
+  return new Failure({
+    reason: 'database',
+    code: 'name-not-readable',
+    title: 'The name of a database is not UTF-8',
+    detail: `A name reads as "${name}": it was written in another encoding, and the database cannot be connected to by it.`,
+    fix: '\\l   -- shows the encodings: rename it in a session of a database that has the encoding of its name',
+  })
 }
 
 /**

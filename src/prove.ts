@@ -59,7 +59,7 @@ export async function prove(options: ProveOptions): Promise<void> {
   for (let round = 1; pending.some((each) => each.tasks.length > 0); round++) {
     for (const group of pending) {
       if (group.tasks.length === 0) continue
-      // One database waits for what all of them wait for; the others are tried once it has passed.
+      // One database at a time waits for what all of them wait for; the others are tried once one has passed.
       let alone: Task | undefined
       while (group.tasks.length > 0 && !group.opened && alone === undefined) {
         const leader = group.tasks[0] as Task
@@ -67,8 +67,11 @@ export async function prove(options: ProveOptions): Promise<void> {
         if (result === 'done') group.opened = true
         // What is wrong with one database need not be wrong with the next.
         if (result === 'done' || result.final) group.tasks.shift()
-        else if (meetsAll.has(result.failure.code)) break
-        else alone = leader
+        else if (meetsAll.has(result.failure.code)) {
+          // The next round tries another one: what keeps this one may be its own. Where settings are tried by committing them, none is disturbed for that.
+          if (leader.visibility !== 'hidden') group.tasks.push(...group.tasks.splice(0, 1))
+          break
+        } else alone = leader
       }
       if (group.opened || alone !== undefined) {
         const others = group.tasks.filter((task) => task !== alone)
@@ -94,18 +97,19 @@ export async function prove(options: ProveOptions): Promise<void> {
     }
     if (leftMs() <= 0) break
     const wait = Math.min(backoff(rounds, round), Math.max(leftMs(), 0))
-    const what = waiting
-      .map(({ family, tasks }) => `${family.name} (${tasks[0]?.waitingFor?.title ?? 'not tried yet'})`)
-      .join(', ')
+    const what = waiting.map(({ family, tasks }) => `${family.name} (${waitedFor(tasks)?.title ?? 'not tried yet'})`).join(', ')
     log.info(
       `… waiting for the identity and its roles to take effect: ${what}; ${duration(performance.now() - since)} so far, at most ${duration(leftMs())} more`,
     )
     await pause(wait, signal)
   }
   for (const { tasks } of pending) {
-    for (const task of tasks) giveUp(options, task, task.waitingFor ?? tasks[0]?.waitingFor, journal)
+    for (const task of tasks) giveUp(options, task, task.waitingFor ?? waitedFor(tasks), journal)
   }
 }
+
+/** What the databases of a family wait for. */
+const waitedFor = (tasks: readonly Task[]) => tasks.find((task) => task.waitingFor !== undefined)?.waitingFor
 
 /** Whether the task was answered without a key. */
 function passedKeyless({ queries }: Journal, { database, calls }: Task): boolean {

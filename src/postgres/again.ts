@@ -53,7 +53,7 @@ export const sqlRows: readonly SqlRow[] = [
     reason: 'Slower than the limit of a statement, or cancelled by somebody: undone. A test query that says so has answered',
   },
   {
-    codes: ['08001', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'],
+    codes: ['08001', 'LOGIN_TIMEOUT', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'],
     moments: afterLook,
     schedule: transient,
     reason:

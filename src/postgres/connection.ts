@@ -204,7 +204,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         signal.removeEventListener('abort', drop)
         drop()
         if (signal.aborted) throw signal.reason
-        throw failure(error, database, 'connecting')
+        throw failure(hasAnswered(client) ? loginTimeout(error) : error, database, 'connecting')
       }
       return { client, drop }
     }
@@ -265,6 +265,17 @@ function boundMessages(client: Client, isSecure: boolean): void {
   })
   if (isSecure) watch()
   else connection.once('sslconnect', watch)
+}
+
+/** Whether the server took up TLS on this connection: from then on it is no firewall and no wrong address that keeps it waiting. */
+function hasAnswered(client: Client): boolean {
+  return (client as unknown as { connection?: { stream?: { encrypted?: boolean } } }).connection?.stream?.encrypted === true
+}
+
+/** The time limit of a connection, ended while the server answers: a session can hold one database, and only that, in the login. */
+function loginTimeout(error: unknown): unknown {
+  const { code, text } = messageOf(error)
+  return code === 'ETIMEDOUT' ? Object.assign(new Error(text, { cause: error }), { code: 'LOGIN_TIMEOUT' }) : error
 }
 
 /** What the driver's client can do, with time limits and the end of the run. `drop` cuts the line. */
