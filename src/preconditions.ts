@@ -1,4 +1,5 @@
 /** What must hold before the first write, checked on what was observed; pure. All problems are told together, each with its fix. */
+import { bounded } from './bounded.ts'
 import { Failure } from './errors.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
@@ -286,17 +287,39 @@ function obstacles({ name, creation }: ObservedDatabase): Failure[] {
   return problems
 }
 
-/** A call by name could reach what another role put beside azure_ai's functions. */
+/** Longest name of an object that is shown, in characters. */
+const longestObject = 200
+
+/**
+ * A call by name could reach what another role put beside azure_ai's functions.
+ *
+ * @param foreign kind and quoted name of each object: `FUNCTION azure_ai.f(text)`, `TRIGGER t ON azure_ai.settings`
+ */
 export function foreignObjects(database: string, foreign: readonly string[]): Failure {
-  const names = foreign.map((each) => onOneLine(each).slice(0, 200))
-  const [first = ''] = names
+  const names = foreign.map((each) => bounded(onOneLine(each), longestObject))
   return new Failure({
     reason: 'database',
     code: 'foreign-functions',
     title: "A schema of azure_ai holds what is not azure_ai's",
     detail: `Database "${database}": ${names.join(', ')}. A call of azure_ai could reach it, so this action neither installs nor calls azure_ai there. Only members of azure_pg_admin may own or create anything in these schemas.`,
-    fix: first.startsWith('SCHEMA')
-      ? `ALTER ${first} OWNER TO azure_pg_admin; REVOKE CREATE ON ${first} FROM PUBLIC;   -- in "${onOneLine(database)}", and from every role that \\dn+ shows with C`
-      : `DROP ${first};   -- in "${onOneLine(database)}", after a look at it: \\df+ ${first.replace(/^FUNCTION |\(.*$/g, '')}`,
+    fix: removalOf(foreign[0] ?? '', onOneLine(database)),
   })
+}
+
+/** The command that removes an object, or takes it from its owner. Whoever made the object chose its name, and that of the database. */
+function removalOf(object: string, database: string): string {
+  // A name that is cut ends inside its quotes, and what follows would be a command. One that is spelled out is another name.
+  if (object.length > longestObject || onOneLine(object) !== object) return '\\df+ azure_*.*'
+  const [kind = '', name = ''] = object.split(/ (.*)/)
+  const where = `   -- in "${database}"`
+  switch (kind) {
+    case 'SCHEMA':
+      return `ALTER ${object} OWNER TO azure_pg_admin; REVOKE CREATE ON ${object} FROM PUBLIC;${where}, and from every role that \\dn+ shows with C`
+    case 'TABLE':
+      return `ALTER ${object} OWNER TO azure_pg_admin;${where}`
+    case 'TRIGGER':
+      return `DROP ${object};${where}; and revoke TRIGGER from every role that \\dp azure_ai.settings shows with t`
+    default:
+      return `DROP ${object};${where}, after a look at it: \\df+ ${name.replace(/\(.*$/, '')}`
+  }
 }

@@ -97,11 +97,21 @@ WHERE n.nspname <> 'public' AND ${isMember('pg_namespace', 'n.oid')} AND ${isGua
 
 /**
  * What other roles put where azure_ai has, or will have, its functions: a call could reach it instead of them. Where azure_ai
- * is not installed, whatever is in these schemas counts: CREATE EXTENSION would take it over or trip over it.
+ * is not installed, whatever is in these schemas counts: CREATE EXTENSION would take it over or trip over it. A
+ * trigger on the settings, or a rule, policy or default that their owner may make, runs with the rights of azure_ai's functions,
+ * and sees keys.
  */
 export const foreignSql = `SELECT 'SCHEMA' AS kind, quote_ident(n.nspname) AS name FROM pg_namespace AS n
 WHERE n.nspname IN (${list(schemas)}) AND NOT ${isGuarded('n')}
 UNION ALL
 SELECT 'FUNCTION', left(p.oid::regprocedure::text, 500) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname IN (${list(schemas)}) AND p.proname IN (${list(called)}) AND NOT ${isOwn}
+UNION ALL
+SELECT 'TABLE', c.oid::regclass::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname IN (${list(schemas)}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT ${isAdministrator('c.relowner')}
+UNION ALL
+SELECT 'TRIGGER', quote_ident(t.tgname) || ' ON ' || t.tgrelid::regclass::text
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE n.nspname IN (${list(schemas)}) AND NOT t.tgisinternal AND NOT ${isAdministrator('p.proowner')}
 ORDER BY 1, 2 LIMIT 5`
