@@ -17,6 +17,7 @@ import { passingStates, untilSettled } from './server-state.ts'
 import type { Deployment, Resource, ServiceName } from './services.ts'
 import { connectorFor, enter, type Outside, type Session } from './session.ts'
 import { skipQuery } from './task.ts'
+import { onOneLine } from './visible.ts'
 
 /** @throws {Failure | Failures} what ended the run before it was done; the journal holds what was done until then */
 export async function run(inputs: Inputs, journal: Journal, outside: Outside): Promise<void> {
@@ -85,7 +86,7 @@ async function observe(inputs: Inputs, journal: Journal, session: Session, outsi
   log.info(`Databases at ${host} as "${user}":`)
   for (const database of databases) {
     const state = database.failure?.title ?? `azure_ai ${database.extension.installed ?? 'not installed'}`
-    log.info(`  "${database.name}": ${state}`)
+    log.info(onOneLine(`  "${database.name}": ${state}`))
   }
   return { observed: { ...surroundings, databases }, connector, keys }
 }
@@ -143,7 +144,8 @@ function tellPlan(journal: Journal, { log }: Outside): Promise<void> {
   return log.group('Plan', async () => {
     for (const step of journal.steps) {
       const change = differs(step) ? `${step.current} -> ${step.desired}` : step.current
-      log.info(`${step.status.padEnd(9)} ${step.id}: ${change}${step.detail === '' ? '' : ` (${step.detail})`}`)
+      // A name or a value with a line break would add a line that looks like another step.
+      log.info(onOneLine(`${step.status.padEnd(9)} ${step.id}: ${change}${step.detail === '' ? '' : ` (${step.detail})`}`))
     }
   })
 }
@@ -151,7 +153,7 @@ function tellPlan(journal: Journal, { log }: Outside): Promise<void> {
 function tellQueries(journal: Journal, { log }: Outside): void {
   for (const query of journal.queries) {
     const how = query.status === 'passed' ? `${query.answer} (${query.durationMs} ms, ${query.proof})` : query.error
-    log.result(`${query.status.padEnd(7)} ${query.service} in "${query.database}": ${how}`)
+    log.result(onOneLine(`${query.status.padEnd(7)} ${query.service} in "${query.database}": ${how}`))
   }
 }
 

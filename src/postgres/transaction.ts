@@ -104,6 +104,8 @@ function opening(access: 'READ ONLY' | 'READ WRITE', { serverVersion, schemas = 
     'SET LOCAL ROLE NONE',
     // How literals are read: with `off`, a backslash in a value would be an escape.
     'SET LOCAL standard_conforming_strings = on',
+    // An error of a test query would end the session, and with it the transaction that tries another way.
+    'SET LOCAL exit_on_error = off',
     `SET LOCAL lock_timeout = ${lockTimeoutMs}`,
     `SET LOCAL statement_timeout = ${statementTimeoutMs}`,
     `SET LOCAL idle_in_transaction_session_timeout = '60s'`,
