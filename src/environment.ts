@@ -1,6 +1,7 @@
 /** What the job's environment says. The two entries pass it on: no other part of the action reads a variable. */
 import { readFileSync, statSync } from 'node:fs'
 import type { AmbientLogin } from './azure/credential.ts'
+import type { Finding } from './errors.ts'
 import { idToken } from './github/runner.ts'
 import type { Log } from './log.ts'
 import type { SignInContext } from './session.ts'
@@ -50,12 +51,35 @@ function objectIn(value: Json | undefined, name: string): Json | undefined {
   return typeof found === 'object' && found !== null ? (found as Json) : undefined
 }
 
+/** With the value 0 Node accepts every certificate. It reads the variable whenever it opens a connection. */
+const noVerification = 'NODE_TLS_REJECT_UNAUTHORIZED'
+
+/** What is reported when {@link removeUnsafeVariables} found certificates unverified. */
+export const unverifiedTls: Finding = {
+  severity: 'warning',
+  code: 'tls-variable-ignored',
+  title: 'A variable that turns off the verification of certificates has no effect',
+  detail: `${noVerification} is 0 in the environment of this step. Tokens would go to whoever answers, so the action removed it.`,
+  fix: 'Remove it from the job. For a proxy that re-signs TLS set NODE_EXTRA_CA_CERTS to the PEM file of its root.',
+}
+
 /**
- * Removes the variables from which PostgreSQL's clients take the role and options of a session, TLS or another driver. An
- * earlier step can set them for the whole job, and only the inputs decide how a database is connected to.
+ * Removes variables that an earlier step can set for the whole job, and that decide what only inputs and this code may decide:
+ * whether certificates are verified; as whom, with which options and by which driver a database is connected to. Programs
+ * that the action starts inherit what is left.
+ *
+ * @returns whether certificates would not have been verified
  */
-export function removeDriverVariables(env: NodeJS.ProcessEnv): void {
+export function removeUnsafeVariables(env: NodeJS.ProcessEnv): boolean {
+  const unverified = env[noVerification] === '0'
+  delete env[noVerification]
   for (const name of Object.keys(env)) if (/^(PG[A-Z]|NODE_PG_)/i.test(name)) delete env[name]
+  return unverified
+}
+
+/** Whether GitHub's runner reads what is printed. */
+export function inActions(env: Environment): boolean {
+  return env['GITHUB_ACTIONS'] === 'true'
 }
 
 /** Secrets that the environment contains: they are masked before anything else reads them. */

@@ -138,6 +138,9 @@ export interface Inputs extends Target {
 /** Longest value of an input, in characters. */
 const longest = 65_536
 
+/** Shortest key, in characters. Azure's have 32 and more; a shorter one could be part of any word, and could not be hidden in texts. */
+const shortestKey = 8
+
 /** The known clouds, in lower case. */
 export const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
 
@@ -388,6 +391,11 @@ export function parseInputs(raw: Raw): Inputs {
     pullRequestComment: flag('pull-request-comment'),
   }
   for (const [family, input] of Object.entries(keyInputs) as [FamilyName, InputName][]) {
+    if (raw[input] !== '' && raw[input].length < shortestKey)
+      problem(
+        input,
+        `has ${raw[input].length} characters; a key needs ${shortestKey} at least, or it could not be hidden in log and report`,
+      )
     if (raw[input] !== '' && authType !== 'subscription-key') problem(input, 'is only for `auth-type: subscription-key`')
     else if (raw[input] !== '' && !given.some((each) => serviceNamed(each.service).family === family)) {
       problem(input, 'is given, but no service that uses it')

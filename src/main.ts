@@ -4,18 +4,27 @@ import { join } from 'node:path'
 import * as core from '@actions/core'
 import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
 import { coverageOf } from './coverage.ts'
-import { ambientSecrets, fromFork, pullRequestNumber, removeDriverVariables, signInContext } from './environment.ts'
+import {
+  ambientSecrets,
+  fromFork,
+  inActions,
+  pullRequestNumber,
+  removeUnsafeVariables,
+  signInContext,
+  unverifiedTls,
+} from './environment.ts'
 import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
 import type { Place } from './github/rest.ts'
-import { annotate, appendSummary, createLog, endProcess, fail, setOutput, withoutSecrets, writeReport } from './github/runner.ts'
+import { annotate, appendSummary, createLog, endProcess, fail, setOutput, writeReport } from './github/runner.ts'
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
 import { createJournal } from './journal.ts'
 import { postState, stateText } from './post-state.ts'
 import { fails, fitted, type Report, report } from './report.ts'
+import { withoutSecrets } from './secrets.ts'
 import type { Outside } from './session.ts'
 
 const { env } = process
-const log = createLog()
+const log = createLog({ masks: inActions(env) })
 const startedAt = new Date()
 const start = performance.now()
 const journal = createJournal(() => setOutput('changed', 'true'))
@@ -156,7 +165,7 @@ function outside(given: Inputs): Outside {
 async function act(): Promise<void> {
   // First of all: from here on the runner itself sets this state for the post step, whatever another step wrote into GITHUB_ENV.
   core.saveState(postState, '')
-  removeDriverVariables(env)
+  if (removeUnsafeVariables(env)) journal.finding(unverifiedTls)
   const raw = readInputs()
   await failClosed()
   inputs = parseInputs(raw)

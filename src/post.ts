@@ -1,6 +1,6 @@
 /** The post step: takes back what the main step left open. Never fails the job: what it cannot do is a warning with the command. */
 import * as core from '@actions/core'
-import { ambientSecrets, signInContext } from './environment.ts'
+import { ambientSecrets, inActions, removeUnsafeVariables, signInContext, unverifiedTls } from './environment.ts'
 import { describe } from './errors.ts'
 import { deleteCommand, messagesOf, nowhere } from './firewall-rules.ts'
 import { appendSummary, createLog, endProcess, warn } from './github/runner.ts'
@@ -17,6 +17,7 @@ export async function post(): Promise<void> {
     process.on(event, (error: unknown) => warn(describe(error), 'An unexpected error in the post step'))
   }
   try {
+    if (removeUnsafeVariables(process.env)) warn(`${unverifiedTls.detail}\nFix: ${unverifiedTls.fix}`, unverifiedTls.title)
     const state = parseState(core.getState(postState))
     if (state !== undefined) await close(state)
   } catch (error) {
@@ -32,7 +33,7 @@ export async function post(): Promise<void> {
 async function close(state: PostState): Promise<void> {
   const { env } = process
   const { target, rule } = state
-  const log = createLog()
+  const log = createLog({ masks: inActions(env) })
   if (target.oidc === undefined) for (const secret of ambientSecrets(env)) log.secret(secret)
   try {
     const [{ removeRule }, { code }] = await Promise.all([import('./remove-rule.ts'), import('./summary.ts')])

@@ -32,7 +32,7 @@ export async function removeRule({ target, rule, created }: PostState, context: 
       },
       {
         signal,
-        verdict: (error) => (isRefused(error) ? false : { schedule: anew }),
+        verdict: (error) => (isRefused(error) || isUntrusted(error) ? false : { schedule: anew }),
         onWait: (error, waitMs) => {
           const [failure] = failuresOf(error)
           log.info(`… the rule could not be removed: ${failure?.message}; again from the login on in ${duration(waitMs)}`)
@@ -49,6 +49,11 @@ export async function removeRule({ target, rule, created }: PostState, context: 
       throw new Failures([...failuresOf(why), ...failuresOf(second)])
     }
   }
+}
+
+/** A certificate that is not trusted stays so. */
+function isUntrusted(error: unknown): boolean {
+  return failuresOf(error).some(({ code }) => code === 'azure-not-trusted')
 }
 
 /** @param waits before each further look for a rule that is not there (yet), in milliseconds: its creation may be under way */

@@ -5,10 +5,11 @@ import * as core from '@actions/core'
 import { HttpClient } from '@actions/http-client'
 import { BearerCredentialHandler } from '@actions/http-client/lib/auth'
 import type { AlikeFindings } from '../alike.ts'
-import { bounded, describe, withoutCutSecret } from '../bounded.ts'
+import { bounded, describe } from '../bounded.ts'
 import { answerLimit, isRedirect, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
 import type { Log } from '../log.ts'
 import { retrying, type Verdict } from '../retry.ts'
+import { hidden, hideSecret, linesOf } from '../secrets.ts'
 import { visible } from '../visible.ts'
 import { duration, orAborted } from '../waiting.ts'
 
@@ -49,28 +50,8 @@ export function plain(text: string): string {
     .join('\n')
 }
 
-/** What is masked. The runner masks its log only: what is written elsewhere must not hold it either. */
-const secrets = new Set<string>()
-/** A shorter value may be part of an ordinary word, and is masked in the log alone. */
-const shortestHidden = 12
-
-/** Members of a report whose values are words of this action: gates compare them, and a secret may be spelled like one. */
-const ownWords = new Set(['mode', 'part', 'result', 'failureReason', 'kind', 'status', 'severity', 'code', 'service', 'proof'])
-
-/** The value with every secret in its texts as `***`, whoever wrote it there: a service, the database, a driver. */
-export function withoutSecrets<T>(value: T): T {
-  if (secrets.size === 0) return value
-  const shown = (name: string, each: unknown): unknown => (typeof each === 'string' && !ownWords.has(name) ? hidden(each) : each)
-  return JSON.parse(JSON.stringify(value, shown)) as T
-}
-
-function hidden(text: string): string {
-  let found = text
-  for (const secret of secrets) found = withoutCutSecret(found.replaceAll(secret, '***'), secret)
-  return found
-}
-
-export function createLog(): Log {
+/** @param masks whether the commands that mask a value are printed: outside GitHub Actions they would show the value */
+export function createLog({ masks = true }: { readonly masks?: boolean } = {}): Log {
   const left = { debug: logLimit, info: logLimit, result: logLimit }
   /** Prints while there is room for it; the first line without room says so. */
   const print = (kind: 'debug' | 'info', text: string): void => {
@@ -92,10 +73,10 @@ export function createLog(): Log {
     },
     secret: (value) => {
       if (value.trim() === '') return
-      if (value.length >= shortestHidden) secrets.add(value)
-      core.setSecret(value)
-      // The runner masks whole lines: each line of a value of several is a secret of its own.
-      for (const line of value.split(/\r?\n/)) if (line.trim() !== '' && line !== value) core.setSecret(line)
+      hideSecret(value)
+      if (!masks) return
+      // The runner masks line by line: each line of a value of several is a secret of its own.
+      for (const each of new Set([value, ...linesOf(value)])) core.setSecret(each)
     },
     group: (title, body) => core.group(plain(hidden(title)), body),
   }

@@ -1,0 +1,51 @@
+/** The secrets of this run, and texts without them. The runner masks its log alone: a report or a summary must not contain one either. */
+import { withoutCutSecret } from './bounded.ts'
+
+/** A shorter secret is hidden only where it is a word of its own: elsewhere it may be part of an ordinary word. */
+const shortestAnywhere = 8
+/** A shorter line of a secret of several lines is no secret by itself: often it is a bracket. */
+const shortestLine = 4
+
+/** What is hidden so far: each form of a secret with what to look for, the longest first, because one may contain another. */
+let hiddenForms: (readonly [form: string, pattern: string | RegExp])[] = []
+
+/** From now on the secret is hidden, also as JSON and URLs spell it. */
+export function hideSecret(secret: string): void {
+  const known = new Map(hiddenForms)
+  for (const form of formsOf(secret)) if (!known.has(form)) known.set(form, patternOf(form))
+  hiddenForms = [...known].sort(([one], [other]) => other.length - one.length)
+}
+
+/** The lines of a secret that are not blank: whoever looks at texts line by line meets only these. */
+export function linesOf(secret: string): string[] {
+  return secret.split(/[\r\n]+/).filter((line) => line.trim() !== '')
+}
+
+/** The text with every secret as `***`, whoever wrote it there: a service, the database, a driver. */
+export function hidden(text: string): string {
+  return hiddenForms.reduce((found, [form, pattern]) => withoutCutSecret(found.replaceAll(pattern, '***'), form), text)
+}
+
+/** Members of a report whose values are words of this action: gates compare them, and a secret may be spelled like one. */
+const ownWords = new Set(['mode', 'part', 'result', 'failureReason', 'kind', 'status', 'severity', 'code', 'service', 'proof'])
+
+/** The value with every secret in its texts as `***`. */
+export function withoutSecrets<T>(value: T): T {
+  if (hiddenForms.length === 0) return value
+  const shown = (name: string, each: unknown): unknown => (typeof each === 'string' && !ownWords.has(name) ? hidden(each) : each)
+  return JSON.parse(JSON.stringify(value, shown)) as T
+}
+
+function formsOf(secret: string): Set<string> {
+  const lines = linesOf(secret).filter((line) => line.length >= shortestLine)
+  const plain = [secret, ...lines]
+  const escaped = plain.flatMap((form) => [JSON.stringify(form).slice(1, -1), encodeURIComponent(form.toWellFormed())])
+  return new Set([...plain, ...escaped])
+}
+
+function patternOf(form: string): string | RegExp {
+  if (form.length >= shortestAnywhere) return form
+  const before = /^[\p{L}\p{N}_]/u.test(form) ? '(?<![\\p{L}\\p{N}_])' : ''
+  const after = /[\p{L}\p{N}_]$/u.test(form) ? '(?![\\p{L}\\p{N}_])' : ''
+  return new RegExp(`${before}${RegExp.escape(form)}${after}`, 'gu')
+}
