@@ -1,6 +1,7 @@
 /** Getting in: the cloud, the login, Resource Manager and the way to the databases. */
 import { type Cloud, discoverCloud, knownCloud } from './azure/cloud.ts'
 import { type AmbientLogin, claimsOf, type Tokens } from './azure/credential.ts'
+import { databaseHost } from './azure/hosts.ts'
 import type { ResourceManager } from './azure/resource-manager.ts'
 import { Failure } from './errors.ts'
 import { accountToAsk, type Inputs, type Target } from './inputs.ts'
@@ -200,17 +201,18 @@ function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Fail
   )
 }
 
-/** Where and as whom to connect. `serverName` is what the certificate is to be valid for. */
+/** Where and as whom to connect. The certificate is to be valid for the host that Resource Manager shows, or for `database-host`. */
 export async function connectorFor(
   inputs: Inputs,
   { cloud, tokens, workflow, log, greeting }: Session,
-  serverName: string,
+  shownHost: string,
   administrators: readonly Administrator[],
 ): Promise<{ readonly connector: Connector; readonly user: string; readonly host: string }> {
   const [{ createConnector }, { lockLimitMs }] = await Promise.all([
     import('./postgres/connection.ts'),
     import('./postgres/lock.ts'),
   ])
+  const serverName = databaseHost(shownHost, inputs.server.name, cloud)
   const { password } = inputs.database
   const host = inputs.database.host ?? serverName
   const user =

@@ -178,8 +178,13 @@ async function choose(
   ended: (failure: Failure) => void,
 ): Promise<Way> {
   const { cloud, oidc, ambient, signal, log, agent } = options
-  const { agentPolicy, localClient, retryPolicy } = await import('./pipeline.ts')
-  const policies = [retryPolicy({ from: 'Entra', signal, log, ended }), ...(agent === undefined ? [] : [agentPolicy(agent)])]
+  const { agentPolicy, authorityPolicy, localClient, retryPolicy } = await import('./pipeline.ts')
+  const policies = [
+    // The SDK knows the hosts of Azure's own clouds by itself.
+    ...(cloud.wellKnown ? [] : [authorityPolicy(cloud.authority, ended)]),
+    retryPolicy({ from: 'Entra', signal, log, ended }),
+    ...(agent === undefined ? [] : [agentPolicy(agent)]),
+  ]
   const common = {
     authorityHost: cloud.authority,
     disableInstanceDiscovery: !cloud.wellKnown,

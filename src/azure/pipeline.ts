@@ -25,7 +25,9 @@ import type { Log } from '../log.ts'
 import { pause, retrying, spread, type Verdict } from '../retry.ts'
 import { duration } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
+import { isSameOrigin } from './cloud.ts'
 import type { Tokens } from './credential.ts'
+import { foreignHost } from './hosts.ts'
 
 /**
  * A header that never leaves: the request is not repeated when the server is busy, because what it says was read before and
@@ -79,6 +81,21 @@ export function localClient(): HttpClient {
     sendRequest: (request) => {
       if (new URL(request.url).protocol === 'http:') request.agent = agent
       return client.sendRequest(request)
+    },
+  }
+}
+
+/** Sends a login to no other host than that of the authority, whatever the authority's own configuration says. */
+export function authorityPolicy(authority: string, ended: (failure: Failure) => void): PipelinePolicy {
+  return {
+    name: 'authority',
+    sendRequest: (request, next) => {
+      if (isSameOrigin(request.url, authority)) return next(request)
+      const failure = foreignHost(
+        `The configuration of ${authority} sends the sign-in to ${bounded(request.url, longestName)}; no login was sent there.`,
+      )
+      ended(failure)
+      throw failure
     },
   }
 }
@@ -257,13 +274,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
         sendRequest: async (request, next) => {
           const { protocol, host } = new URL(request.url)
           if (protocol !== 'https:' || host !== options.host) {
-            throw new Failure({
-              reason: 'azure',
-              code: 'foreign-host',
-              title: 'Azure named a foreign host',
-              detail: `An answer of ${options.host} sends the next request to ${protocol}//${bounded(host, longestName)}; the token was not sent there.`,
-              fix: 'Check that `environment` names the cloud you mean, and that nothing between the runner and Azure rewrites answers.',
-            })
+            throw foreignHost(
+              `An answer of ${options.host} sends the next request to ${protocol}//${bounded(host, longestName)}; the token was not sent there.`,
+            )
           }
           request.headers.set('Authorization', `Bearer ${await tokens.get(options.scope)}`)
           return next(request)

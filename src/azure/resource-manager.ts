@@ -14,6 +14,7 @@ import { duration, waiting } from '../waiting.ts'
 import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
 import type { Tokens } from './credential.ts'
+import { foreignHost, isServiceEndpoint, isSubdomain, malformed } from './hosts.ts'
 import { type Lock, listLocks } from './locks.ts'
 import { itemsOf, type Page } from './pages.ts'
 import { azureFailure, createHttp, createPipeline, readAgainWhenBusy, verdictOnOperation } from './pipeline.ts'
@@ -81,20 +82,20 @@ interface AccountBody {
   kind?: string
   location?: string
   properties?: {
-    endpoint?: string
-    endpoints?: Record<string, string>
-    customSubDomainName?: string
+    endpoint?: unknown
+    endpoints?: Record<string, unknown>
+    customSubDomainName?: unknown
     disableLocalAuth?: boolean
     provisioningState?: string
     authMode?: string
-    scoringUri?: string
+    scoringUri?: unknown
   }
 }
 interface KeysBody {
-  key1?: string
-  key2?: string
-  primaryKey?: string
-  secondaryKey?: string
+  key1?: unknown
+  key2?: unknown
+  primaryKey?: unknown
+  secondaryKey?: unknown
 }
 interface RoleDefinitionBody {
   properties?: { permissions?: RolePermission[] }
@@ -192,13 +193,16 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         const found: RoleAssignment[] = []
         const list = (await authorization()).roleAssignments.listForScope(withoutSlash(scope), { filter })
         for await (const each of itemsOf(await pagesOfClient(list), 'listing role assignments')) {
+          const { scope: at, principalId, roleDefinitionId } = each
+          // One that does not say what it gives to whom, and where, gives nothing.
+          if (!isText(at) || !isText(principalId) || !isText(roleDefinitionId)) continue
           found.push({
-            id: each.id ?? '',
-            scope: each.scope ?? '',
-            principalId: each.principalId ?? '',
+            id: String(each.id ?? ''),
+            scope: at,
+            principalId,
             reaches: undefined,
-            roleId: (each.roleDefinitionId ?? '').split('/').at(-1)?.toLowerCase() ?? '',
-            description: each.description ?? undefined,
+            roleId: roleDefinitionId.split('/').at(-1)?.toLowerCase() ?? '',
+            description: isText(each.description) ? each.description : undefined,
             createdOn: each.createdOn ?? undefined,
           })
         }
@@ -207,13 +211,21 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       scope,
     )
 
+  const readServer = async (abortSignal: AbortSignal): Promise<ObservedServer> => {
+    const found = observedServer(await (await servers()).servers.get(resourceGroup, name, { abortSignal }))
+    expectSame(server, found.id)
+    return { ...found, id: server.id }
+  }
+  const readAllowList = async (abortSignal: AbortSignal): Promise<string[]> => {
+    const parameter = 'azure.extensions'
+    const { id, value } = await (await servers()).configurations.get(resourceGroup, name, parameter, { abortSignal })
+    // The value of another parameter would be written into this one.
+    expectSame({ id: `${server.id}/configurations/${parameter}` }, id)
+    return allowListOf(value)
+  }
+
   return {
-    server: () =>
-      call('reading the server', async () => {
-        const found = observedServer(await (await servers()).servers.get(resourceGroup, name))
-        expectSame(server, found.id)
-        return { ...found, id: server.id }
-      }),
+    server: () => call('reading the server', () => readServer(signal)),
 
     replicas: () =>
       call('listing read replicas', async () => {
@@ -243,10 +255,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         return found
       }),
 
-    allowList: () =>
-      call('reading azure.extensions', async () =>
-        allowListOf((await (await servers()).configurations.get(resourceGroup, name, 'azure.extensions')).value),
-      ),
+    allowList: () => call('reading azure.extensions', () => readAllowList(signal)),
 
     runningIdentity: async ({ id }) => {
       const of = parseResourceId(id)
@@ -270,7 +279,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         mending(async () => {
           const client = await servers()
           // Somebody else may have given it an identity since: what is kept is what is there now.
-          const before = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
+          const before = await readServer(abortSignal)
           if (before.principalId !== undefined) return before.principalId
           const userAssigned = before.userAssignedIdentities
           const identity =
@@ -287,7 +296,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
             { ...once, abortSignal, updateIntervalInMs: spread(pollMs) },
           )
           // The operation's own answer may be the operation: the server itself is what counts.
-          const after = observedServer(await client.servers.get(resourceGroup, name, { abortSignal }))
+          const after = await readServer(abortSignal)
           if (after.principalId === undefined) throw new Error('the operation succeeded, and the server shows no principal id')
           return after.principalId
         }),
@@ -298,7 +307,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         mending(async () => {
           const { configurations } = await servers()
           // Writing replaces the list: it is read right before, also when another operation came in between.
-          const before = allowListOf((await configurations.get(resourceGroup, name, 'azure.extensions', { abortSignal })).value)
+          const before = await readAllowList(abortSignal)
           if (before.some((entry) => entry.toLowerCase() === extension.toLowerCase())) return before
           const entries = [...before, extension]
           const value = { value: entries.join(','), source: 'user-override' }
@@ -431,8 +440,9 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       const doing = `listing the keys of ${resource.name}`
       const url = `${endpoint}${resource.settingsId}/listKeys?api-version=${version}`
       const body = (await call(doing, () => http.list(url, doing, signal, resource.id), resource.id)) as KeysBody
-      const keys = [body.key1, body.key2, body.primaryKey, body.secondaryKey].flatMap((key) => (key ? [key] : []))
+      const keys = [body.key1, body.key2, body.primaryKey, body.secondaryKey].filter(isText)
       for (const key of keys) log.secret(key)
+      if (keys.length === 0) throw malformed(`The list of keys of ${resource.name}`, body)
       return keys
     },
 
@@ -444,12 +454,13 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
           read(id.id, cognitiveServicesVersion, `reading the account ${id.name}`) as Promise<AccountBody>,
           withDeployments ? deploymentsOf(id.id) : [],
         ])
-        return accountOf(id, body, deployments)
+        return accountOf(id, body, deployments, cloud)
       }
       if (isEndpoint(id)) {
         return endpointOf(
           id,
           (await read(id.id, machineLearningVersion, `reading the online endpoint ${id.name}`)) as AccountBody,
+          cloud,
         )
       }
       const doing = `listing the online endpoints of ${id.name}`
@@ -458,7 +469,7 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       for await (const each of itemsOf(pagesOf<AccountBody>(url, doing, id.id), doing)) found.push(each)
       const [only, ...more] = found
       if (only === undefined || more.length > 0) throw notOneEndpoint(id, found)
-      return endpointOf(id, only)
+      return endpointOf(id, only, cloud)
     },
   }
 }
@@ -491,6 +502,7 @@ async function pagesOfClient<T>(list: { byPage(): AsyncIterable<T[]> }): Promise
     for await (const items of list.byPage()) yield { items, next: nextPageOf(items) }
   })()
 }
+const isText = (value: unknown): value is string => typeof value === 'string' && value !== ''
 const subscriptionOf = (scope: string): string => /\/subscriptions\/([^/]+)/i.exec(scope)?.[1] ?? ''
 
 /** The entries of `azure.extensions`. They are written back with one more, so a value that was cut is no list. */
@@ -529,11 +541,17 @@ interface ServerModel {
   highAvailability?: { mode?: string | undefined; state?: string | undefined } | undefined
 }
 
+/** An object id of Entra: it becomes part of a filter, and names who gets a role. */
+const isGuid = (value: unknown): boolean =>
+  typeof value === 'string' && /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)
+
 function observedServer(model: ServerModel): ObservedServer {
   const types = (model.identity?.type ?? 'None').split(',').map((type) => type.trim().toLowerCase())
   const system = types.includes('systemassigned')
   const user = types.includes('userassigned')
   const mode = model.highAvailability?.mode
+  const principalId = system ? model.identity?.principalId || undefined : undefined
+  if (principalId !== undefined && !isGuid(principalId)) throw malformed('The object id of the identity', principalId)
   return {
     id: model.id ?? '',
     name: model.name ?? '',
@@ -541,7 +559,7 @@ function observedServer(model: ServerModel): ObservedServer {
     version: model.version ?? '',
     state: model.state ?? 'unknown',
     identityType: system ? (user ? 'SystemAssigned,UserAssigned' : 'SystemAssigned') : user ? 'UserAssigned' : 'None',
-    principalId: system ? (model.identity?.principalId ?? undefined) : undefined,
+    principalId,
     userAssignedIdentities: Object.keys(model.identity?.userAssignedIdentities ?? {}),
     publicAccess: model.network?.publicNetworkAccess !== 'Disabled',
     inVirtualNetwork: model.network?.delegatedSubnetResourceId !== undefined,
@@ -555,13 +573,14 @@ function observedServer(model: ServerModel): ObservedServer {
 }
 
 /** Whether an id of Resource Manager names the resource. It may spell it in another case. */
-const isSame = (named: ResourceId, id: string): boolean => withoutEndSlashes(id).toLowerCase() === named.id.toLowerCase()
+const isSame = (named: Pick<ResourceId, 'id'>, id: string): boolean =>
+  withoutEndSlashes(id).toLowerCase() === named.id.toLowerCase()
 
 /**
  * An answer about another resource than the one that was named decides nothing: where a role goes is what the inputs say.
  * @throws {Failure} `other-resource`
  */
-function expectSame(named: ResourceId, id: unknown): void {
+function expectSame(named: Pick<ResourceId, 'id'>, id: unknown): void {
   if (id === undefined || id === null || id === '') return
   if (typeof id !== 'string' || !isSame(named, id)) throw otherResource(named.id, id)
 }
@@ -576,10 +595,15 @@ function otherResource(named: string, id: unknown): Failure {
   })
 }
 
-function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Deployment[]): Resource {
+function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Deployment[], cloud: Cloud): Resource {
   expectSame(id, body.id)
   const { properties } = body
-  const endpoints = [properties?.endpoint, ...Object.values(properties?.endpoints ?? {})].filter((each) => each !== undefined)
+  const subdomain = properties?.customSubDomainName || undefined
+  if (subdomain !== undefined && !isSubdomain(subdomain)) throw malformed(`The custom subdomain of ${id.name}`, subdomain)
+  // An account shows endpoints of many kinds: those that cannot be stored are left out, as if it did not show them.
+  const endpoints = [properties?.endpoint, ...Object.values(properties?.endpoints ?? {})].filter((each) =>
+    isServiceEndpoint(each, cloud),
+  )
   return {
     id: id.id,
     settingsId: id.id,
@@ -588,7 +612,7 @@ function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Depl
     location: body.location ?? '',
     provisioningState: properties?.provisioningState ?? 'unknown',
     endpoints,
-    customSubdomain: properties?.customSubDomainName || undefined,
+    customSubdomain: subdomain,
     localAuthDisabled: properties?.disableLocalAuth === true,
     authMode: undefined,
     deployments,
@@ -596,7 +620,12 @@ function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Depl
 }
 
 /** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
-function endpointOf(named: ResourceId, body: AccountBody): Resource {
+function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
+  const uri = body.properties?.scoringUri ?? undefined
+  if (uri !== undefined && !isServiceEndpoint(uri, cloud))
+    throw foreignHost(
+      `Resource Manager shows ${bounded(String(uri), longestName)} as the scoring URI of ${named.name}, which is not an https address of Azure Machine Learning; neither a token nor a key is sent there.`,
+    )
   return {
     id: named.id,
     settingsId: endpointIdOf(named, body),
@@ -604,7 +633,7 @@ function endpointOf(named: ResourceId, body: AccountBody): Resource {
     kind: 'OnlineEndpoint',
     location: body.location ?? '',
     provisioningState: body.properties?.provisioningState ?? 'unknown',
-    endpoints: body.properties?.scoringUri === undefined ? [] : [body.properties.scoringUri],
+    endpoints: uri === undefined ? [] : [uri],
     customSubdomain: undefined,
     localAuthDisabled: body.properties?.authMode === 'AADToken',
     authMode: body.properties?.authMode,

@@ -6,6 +6,7 @@ import { type Duplex, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type ConnectionOptions, checkServerIdentity, getCACertificates } from 'node:tls'
 import type { Client, QueryConfig } from 'pg'
+import { malformed } from '../azure/hosts.ts'
 import { bounded, longestName } from '../bounded.ts'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -173,6 +174,8 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
 
   const open = async (database: string, signal: AbortSignal): Promise<Connection> => {
     signal.throwIfAborted()
+    // In the startup message a NUL ends a value, and what follows would be a parameter of its own.
+    for (const name of [login.user, database]) if (name.includes('\0')) throw malformed('A name of a role or database', name)
     const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
     const dial = async (ca: string[] | undefined) => {
       const stream = ca === undefined ? await address.greeted?.take() : undefined
