@@ -561,10 +561,10 @@ export const known: readonly Known[] = [
     codes: ['MESSAGE_TOO_LARGE'],
     reason: 'database',
     code: 'message-too-large',
-    title: 'The database server sends a message that is too large',
+    title: 'The database server sends too much',
     cause: ({ text }, at) => `${at.host}:${at.port}, ${at.doing}: ${text}; the connection was cut`,
     fix: () =>
-      'Check that `database-host` and `database-port` lead to the server itself. Otherwise a function in the database writes it: look at the log of the server.',
+      'Check that `database-host` and `database-port` lead to the server itself. Otherwise a function in the database or a service answers with it; the report shows the test queries.',
   },
   {
     origin: 'postgres',

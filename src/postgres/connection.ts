@@ -200,7 +200,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
         ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
       }
       signal.addEventListener('abort', drop, { once: true })
-      boundMessages(client, stream !== undefined)
+      boundReceived(client, stream !== undefined)
       try {
         await client.connect()
       } catch (error) {
@@ -248,24 +248,21 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
   }
 }
 
-/** Most bytes of one message of the server: nothing that is read here comes near. */
-const longestMessage = 16 * 1024 * 1024
+/** Most bytes that one connection may receive: nothing that is read here comes near. */
+const mostReceived = 16 * 1024 * 1024
 
-/** Cuts the line to a server whose message does not end: the driver would keep all of it, whoever sent it. */
-function boundMessages(client: Client, isSecure: boolean): void {
+/** Ends a connection whose server sends without end: the driver would keep all rows, and a message of any length. */
+function boundReceived(client: Client, isSecure: boolean): void {
   const { connection } = client as unknown as { connection: EventEmitter & { readonly stream: Duplex } }
   let bytes = 0
   const watch = (): void => {
     connection.stream.on('data', (chunk: Buffer) => {
       bytes += chunk.length
-      if (bytes <= longestMessage) return
-      const text = `the server sent a message of more than ${longestMessage / 1024 / 1024} MB`
+      if (bytes <= mostReceived) return
+      const text = `the server sent more than ${mostReceived / 1024 / 1024} MB over one connection`
       connection.stream.destroy(Object.assign(new Error(text), { code: 'MESSAGE_TOO_LARGE' }))
     })
   }
-  connection.on('message', () => {
-    bytes = 0
-  })
   if (isSecure) watch()
   else connection.once('sslconnect', watch)
 }
