@@ -25,8 +25,9 @@ const message = (origin: Message['origin'], text: string, code = ''): Message =>
 
 describe('documented texts lead to their row', () => {
   // As azure_ai is likely to pass them on: with something of its own around.
-  const wrapped = (text: string): Message => message('ai', `azure_ai: request failed with status 401: ${text}`, 'XX000')
-  test.each([
+  const wrapped = (text: string, status: number): Message =>
+    message('ai', `azure_ai: request failed with status ${status}: ${text}`, 'XX000')
+  test.each<[text: string, code: string, prospect: string, status?: number]>([
     [
       'The principal `x` lacks the required data action `Microsoft.CognitiveServices/accounts/OpenAI/deployments/embeddings/action`',
       'role-not-effective',
@@ -51,13 +52,14 @@ describe('documented texts lead to their row', () => {
       'OperationNotSupported: The embeddings operation does not work with the specified model',
       'operation-not-supported',
       'proves-access',
+      400,
     ],
     ['Access denied due to invalid subscription key or wrong API endpoint.', 'key-refused', 'final'],
-    ['429 Too Many Requests', 'throttled', 'throttled'],
+    ['429 Too Many Requests', 'throttled', 'throttled', 429],
     ['failed to get an access token for the managed identity: none', 'no-token', 'no-token'],
-  ])('%s', (text, code, prospect) => {
-    expect(explain(wrapped(text), at).code).toBe(code)
-    expect(outlook(wrapped(text))).toBe(prospect)
+  ])('%s', (text, code, prospect, status = 401) => {
+    expect(explain(wrapped(text, status), at).code).toBe(code)
+    expect(outlook(wrapped(text, status))).toBe(prospect)
   })
 
   test.each([

@@ -185,8 +185,8 @@ describe('a lock of a trial', () => {
       settings: [],
       hide: undefined,
       calls: [
-        { name: 'one', sql: 'SELECT 1' },
-        { name: 'two', sql: 'SELECT 2' },
+        { name: 'one', sql: 'SELECT 1', isAnswer: () => true },
+        { name: 'two', sql: 'SELECT 2', isAnswer: () => true },
       ],
       commit: () => false,
       log: {

@@ -125,6 +125,7 @@ export interface Known {
   codes?: readonly string[]
   /** a pattern that the text holds. Both: both must hold. */
   text?: RegExp
+  /** The answer's status. That of an AI service is looked for in the text, and a text that names none fits. */
   status?: readonly number[]
   reason: FailureFacts['reason']
   code: string
@@ -668,6 +669,8 @@ export const known: readonly Known[] = [
   {
     origin: 'ai',
     text: /OperationNotSupported/i,
+    // The service writes the text, and the extension the status in front of it.
+    status: [400],
     reason: 'verification',
     code: 'operation-not-supported',
     title: 'The model does not embed: access is granted',
@@ -692,6 +695,7 @@ export const known: readonly Known[] = [
   {
     origin: 'ai',
     text: /(?:status|code|http)\D{0,12}429\b|too many requests|rate limit/i,
+    status: [429],
     reason: 'verification',
     code: 'throttled',
     title: 'The service is throttling: access is granted, capacity is not',
@@ -749,8 +753,15 @@ function lookUp(message: Message): Known | undefined {
       row.origin === message.origin &&
       (row.codes === undefined || row.codes.includes(message.code)) &&
       (row.text === undefined || row.text.test(message.text)) &&
-      (row.status === undefined || (message.status !== undefined && row.status.includes(message.status))),
+      (row.status === undefined || statusFits(row.status, message)),
   )
+}
+
+/** The first status in the text of azure_ai is its own: what the service says follows behind it. */
+function statusFits(statuses: readonly number[], { origin, status, text }: Message): boolean {
+  if (origin !== 'ai') return status !== undefined && statuses.includes(status)
+  const named = /\b[1-5]\d\d\b/.exec(text)?.[0]
+  return named === undefined || statuses.includes(Number(named))
 }
 
 const fallbackReason = { azure: 'azure', entra: 'credentials', postgres: 'database', ai: 'verification' } as const

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import * as core from '@actions/core'
+import { bounded } from './bounded.ts'
 import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
 import { coverageOf } from './coverage.ts'
 import {
@@ -20,7 +21,7 @@ import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } fr
 import { createJournal } from './journal.ts'
 import { postState, stateText } from './post-state.ts'
 import { fails, fitted, type Report, report } from './report.ts'
-import { withoutSecrets } from './secrets.ts'
+import { withoutCredentials, withoutSecrets } from './secrets.ts'
 import type { Outside } from './session.ts'
 
 const { env } = process
@@ -126,7 +127,8 @@ function debugCauses(failure: Failure): void {
     cause !== undefined && cause !== null;
     cause = cause instanceof Error ? cause.cause : undefined
   ) {
-    log.debug(`${failure.code}, caused by: ${cause instanceof Error ? (cause.stack ?? cause.message) : describe(cause)}`)
+    const text = cause instanceof Error ? bounded(cause.stack ?? cause.message) : describe(cause)
+    log.debug(`${failure.code}, caused by: ${withoutCredentials(text)}`)
   }
 }
 

@@ -1,10 +1,13 @@
 /** The secrets of this run, and texts without them. The runner masks its log alone: a report or a summary must not contain one either. */
-import { withoutCutSecret } from './bounded.ts'
+import { isCut, withoutCutSecret } from './bounded.ts'
 
 /** A shorter secret is hidden only where it is a word of its own: elsewhere it may be part of an ordinary word. */
 const shortestAnywhere = 8
 /** A shorter line of a secret of several lines is no secret by itself: often it is a bracket. */
 const shortestLine = 4
+
+/** Shortest run of letters and digits before a cut that may be the beginning of a key. */
+const shortestRun = 6
 
 /** What is hidden so far: each form of a secret with what to look for, the longest first, because one may contain another. */
 let hiddenForms: (readonly [form: string, pattern: string | RegExp])[] = []
@@ -48,4 +51,27 @@ function patternOf(form: string): string | RegExp {
   const before = /^[\p{L}\p{N}_]/u.test(form) ? '(?<![\\p{L}\\p{N}_])' : ''
   const after = /[\p{L}\p{N}_]$/u.test(form) ? '(?![\\p{L}\\p{N}_])' : ''
   return new RegExp(`${before}${RegExp.escape(form)}${after}`, 'gu')
+}
+
+/**
+ * The text without the secrets of the run, and without what may be a token or a key. A service receives both, so it can send
+ * them back in an answer or an error, and a stored key is never known here: JSON web tokens and long runs of letters and
+ * digits are hidden, whatever they are.
+ */
+export function withoutCredentials(text: string): string {
+  return withoutCutRun(hidden(text))
+    .replaceAll(/\beyJ[\w.+/=-]{17,}/g, '***')
+    .replaceAll(/\w{32,}/g, (run) => (looksLikeKey(run) ? '***' : run))
+}
+
+const looksLikeKey = (run: string): boolean => /\d/.test(run) && /[a-z]/i.test(run)
+
+/** What stands right before a cut may be most of a key. */
+function withoutCutRun(text: string): string {
+  if (!isCut(text)) return text
+  const end = text.lastIndexOf('… (')
+  let start = end
+  while (start > 0 && /\w/.test(text[start - 1] ?? '')) start--
+  const run = text.slice(start, end)
+  return run.length < shortestRun || !looksLikeKey(run) ? text : `${text.slice(0, start)}***${text.slice(end)}`
 }

@@ -99,6 +99,8 @@ export interface TestQuery {
   readonly function: string
   /** SQL around the call: one row, one column. */
   readonly wrap: (call: string) => string
+  /** Whether a value that is not empty is a result: whoever answers 200 to everything has none. */
+  readonly isAnswer: (value: string) => boolean
   /** What the answer says, for a reader. */
   readonly answer: (value: string) => string
 }
@@ -180,6 +182,7 @@ export const services: readonly Service[] = [
       schema: 'azure_openai',
       function: 'create_embeddings',
       wrap: (call) => `SELECT pg_catalog.cardinality(${call}) AS dimensions`,
+      isAnswer: (value) => Number(value) > 0,
       answer: (value) => `${value} dimensions`,
     },
     arguments: (inputs, resource) => {
@@ -207,6 +210,7 @@ export const services: readonly Service[] = [
       schema: 'azure_cognitive',
       function: 'analyze_sentiment',
       wrap: (call) => `SELECT (${call}).sentiment AS sentiment`,
+      isAnswer: (value) => /^(?:positive|negative|neutral|mixed)$/i.test(value),
       answer: (value) => value,
     },
     arguments: () => [literal('text', 'Signing in without a password is wonderful.'), literal('language', 'en')],
@@ -232,6 +236,7 @@ export const services: readonly Service[] = [
       schema: 'azure_cognitive',
       function: 'translate',
       wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS translation`,
+      isAnswer: (value) => translated(value) !== '',
       answer: (value) => translated(value),
     },
     arguments: () => [literal('text', 'Good morning, world'), literal('target_language', 'es'), literal('source_language', 'en')],
@@ -254,6 +259,8 @@ export const services: readonly Service[] = [
       schema: 'azure_ml',
       function: 'invoke',
       wrap: (call) => `SELECT ${call} AS answer`,
+      // A model may answer anything.
+      isAnswer: () => true,
       answer: (value) => value,
     },
     arguments: (inputs) => {
@@ -277,14 +284,25 @@ export function serviceNamed(name: ServiceName): Service {
   return service
 }
 
-/** The translated text out of whatever shape the composite has: the first `text` below `translations`, else the whole. */
+/**
+ * The translated text out of whatever shape the composite has: the first `text` below `translations`, else the whole; empty
+ * when there is no text where the translations are.
+ */
 function translated(value: string): string {
   try {
-    const found = (JSON.parse(value) as { translations?: { text?: unknown }[] }).translations?.[0]?.text
-    return typeof found === 'string' ? found : value
+    const whole = JSON.parse(value) as { translations?: unknown } | null
+    const { translations } = whole ?? {}
+    const found = Array.isArray(translations) ? (translations[0] as { text?: unknown } | null)?.text : undefined
+    return typeof found === 'string' ? found : hasText(translations === undefined ? whole : translations) ? value : ''
   } catch {
     return value
   }
+}
+
+/** Whether a value of JSON holds a text that is not empty. */
+function hasText(value: unknown): boolean {
+  if (typeof value === 'object' && value !== null) return Object.values(value).some(hasText)
+  return typeof value === 'string' && value !== ''
 }
 
 /**

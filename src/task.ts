@@ -107,7 +107,7 @@ export function taskOf(
       skipQuery(journal, database.name, service.name, call.skip)
       unasked.push(`${titleOf(service.name)}: ${call.skip}`)
     } else {
-      calls.push({ name: service.name, sql: call.sql })
+      calls.push({ name: service.name, sql: call.sql, isAnswer: service.test.isAnswer })
       endless ||= !call.hasTimeout
     }
   }

@@ -2,13 +2,14 @@
  * Whether the extension sees settings that its session has not committed yet. Where it does, a trial shows what the new settings
  * are worth before anybody has them; where it does not, only what is committed can be asked.
  */
+import { randomUUID } from 'node:crypto'
 import { askFreshly, freshly, patiently } from './asking.ts'
 import { Failure, outlook } from './errors.ts'
 import { type CallOutcome, type CallOutcomes, type Setting, trial } from './postgres/trial.ts'
 import { differing, type ProveOptions, type Task, type Visibility } from './task.ts'
 
-/** Leads nowhere, by RFC 2606. */
-const nowhere = 'https://trial.invalid'
+/** Leads nowhere, by RFC 2606. No service can guess the name, so a text that names it comes from who was sent there. */
+const nowhere = `https://trial-${randomUUID()}.invalid`
 
 /** Finds it out, with the database's own faults tried again; undefined when these stay. */
 export async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibility | undefined> {
@@ -68,9 +69,13 @@ async function lookOnce(options: ProveOptions, task: Task): Promise<Visibility> 
   const before = first(await askFreshly(options, task, [call]))
   // A service that is throttling, failing or refusing answers for the committed endpoint just as well: that shows nothing.
   const telling = (outcome: CallOutcome | undefined): boolean =>
-    outlookOf(outcome) === 'no-token' || (outlookOf(outcome) === 'unknown' && !isServiceText(outcome))
+    outcome?.ok === false && (outlookOf(outcome) === 'no-token' || (outlookOf(outcome) === 'unknown' && !isServiceText(outcome)))
   if (!telling(answered)) return 'unclear'
-  if (isAnswer(before)) return telling(await control()) ? 'visible' : 'unclear'
+  if (isAnswer(before)) {
+    // Not in turn: a service that fails every second time would look the same.
+    const again = first(await askFreshly(options, task, [call]))
+    return isAnswer(again) && telling(await control()) ? 'visible' : 'unclear'
+  }
   return outlookOf(answered) === 'no-token' && outlookOf(before) !== 'no-token'
     ? 'visible'
     : differ(before, answered) && !isServiceText(answered)

@@ -11,6 +11,7 @@ import { bounded, longestName } from '../bounded.ts'
 import { type Circumstances, describe, explain, Failure, type Message } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { retrying, transient, unreachable } from '../retry.ts'
+import { withoutCredentials } from '../secrets.ts'
 import { duration } from '../waiting.ts'
 import type { Greeted } from './greeting.ts'
 import type { LockPatience } from './lock.ts'
@@ -95,7 +96,7 @@ export function messageOf(error: unknown): Message {
   const text = describe(first) || describe(error)
   const detail = typeof fields.detail === 'string' && fields.detail !== '' ? ` (${bounded(fields.detail)})` : ''
   const code = typeof fields.code === 'string' ? bounded(fields.code, longestName) : codeOf(text)
-  return { origin: 'postgres', code, text: text + detail }
+  return { origin: 'postgres', code, text: withoutCredentials(text) + withoutCredentials(detail) }
 }
 
 /** The driver's own errors carry no code. */

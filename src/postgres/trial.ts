@@ -7,6 +7,7 @@ import { bounded } from '../bounded.ts'
 import { Failure } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { ObservedDatabase } from '../observed.ts'
+import { withoutCredentials } from '../secrets.ts'
 import { type Connection, messageOf } from './connection.ts'
 import { takeLock, takeLockToPutBack } from './lock.ts'
 import { isUndefinedName, withNames } from './names.ts'
@@ -18,6 +19,8 @@ export type Setting = readonly [key: string, value: string]
 export interface Call {
   readonly name: string
   readonly sql: string
+  /** Whether a value says that the service did what it was to do. An empty one never does. */
+  readonly isAnswer: (value: string) => boolean
 }
 
 /** What came of one test query. */
@@ -284,6 +287,7 @@ export async function askReadOnly(connection: Connection, ground: Ground, calls:
     const timeoutMs = statementTimeoutMs * (index + 1)
     const rows = withNames(extensionSchemas, (schemas) => connection.read([call.sql], { serverVersion, schemas, timeoutMs }))
     const outcome = outcomeOf(
+      call,
       rows.then(([answer = []]) => answer),
       before,
     )
@@ -306,13 +310,17 @@ export async function askReadOnly(connection: Connection, ground: Ground, calls:
 
 /** Throws when a name was not found and is to be looked up in the extension's schemas. */
 async function ask(transaction: Transaction, call: Call, mayLookUp: boolean): Promise<CallOutcome> {
-  const outcome = await outcomeOf(transaction.query(call.sql), undefined)
+  const outcome = await outcomeOf(call, transaction.query(call.sql), undefined)
   if (!outcome.ok && mayLookUp && isUndefinedName(outcome.code)) throw outcome.cause
   return outcome
 }
 
 /** What came of a test query that is under way; its time counts from now, or from the end of what is `before` it on the line. */
-async function outcomeOf(rows: Promise<readonly Row[]>, before: Promise<unknown> | undefined): Promise<CallOutcome> {
+async function outcomeOf(
+  { isAnswer }: Call,
+  rows: Promise<readonly Row[]>,
+  before: Promise<unknown> | undefined,
+): Promise<CallOutcome> {
   let start = performance.now()
   const begun = before?.then(() => {
     start = performance.now()
@@ -324,6 +332,8 @@ async function outcomeOf(rows: Promise<readonly Row[]>, before: Promise<unknown>
     const durationMs = performance.now() - start
     // No answer is no proof.
     if (answer === '') return { ok: false, text: 'the function answered NULL', code: '', durationMs, cause: undefined }
+    if (!isAnswer(answer))
+      return { ok: false, text: `the function answered without a result: ${answer}`, code: '', durationMs, cause: undefined }
     return { ok: true, answer, durationMs }
   } catch (error) {
     const { text, code } = messageOf(error)
@@ -340,12 +350,12 @@ async function outcomeOf(rows: Promise<readonly Row[]>, before: Promise<unknown>
 /** Longest answer of a test function that is kept, in characters: what a reader is shown of it is cut once more. */
 const longestAnswer = 65_536
 
-/** The one value of the answer as text. */
+/** The one value of the answer as text, without what a service may have sent back of the request. */
 function shown(row: Row | undefined): string {
   const value = row === undefined ? null : Object.values(row)[0]
   return value === null || value === undefined
     ? ''
-    : bounded(typeof value === 'string' ? value : JSON.stringify(value), longestAnswer)
+    : withoutCredentials(bounded(typeof value === 'string' ? value : JSON.stringify(value), longestAnswer))
 }
 
 async function set(transaction: Transaction, [key, value]: Setting): Promise<void> {
