@@ -1,1 +1,1 @@
-export const id=62;export const ids=[62];export const modules={5494:t=>{t.exports=class{}},1428:t=>{t.exports=()=>{}},8238:(t,e,o)=>{o.r(e),o.d(e,{Client:()=>c,copyFrom:()=>p,quoteLiteral:()=>quoteLiteral});var s=o(5757),r=o(6561);const c=s.Ay.Client,quoteLiteral=t=>s.Ay.escapeLiteral(t),p=r.H}};
+export const id=62;export const ids=[62];export const modules={5494:o=>{o.exports=class{}},1428:o=>{o.exports=()=>{}},8238:(o,t,s)=>{s.r(t),s.d(t,{Client:()=>c,copyFrom:()=>n});var e=s(5757),r=s(6561);const c=e.Ay.Client,n=r.H}};
