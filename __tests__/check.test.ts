@@ -2,8 +2,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { Emulator } from '../emulator/index.ts'
 import type { JobResult } from '../emulator/runner.ts'
 import type { RoleAssignment, Server } from '../emulator/world.ts'
-import { assignmentDescription } from '../src/observed.ts'
-import { type ServiceName, serviceNamed } from '../src/services.ts'
+import { assignmentDescription } from '../src/core/observed.ts'
+import { type ServiceName, serviceNamed } from '../src/core/services.ts'
 import { noPauses } from './clock.ts'
 import {
   accountNamed,

@@ -16,7 +16,7 @@ import type { GitHubWorld } from '../emulator/world.ts'
 import { type Cloud, discoverCloud, knownCloud } from '../src/azure/cloud.ts'
 import { type AmbientLogin, claimsOf, signIn } from '../src/azure/credential.ts'
 import type { Http } from '../src/azure/pipeline.ts'
-import type { Log } from '../src/log.ts'
+import type { Log } from '../src/lib/log.ts'
 import { begin, codesOf, emulate, principalNamed, usual } from './support.ts'
 
 let emulator: Emulator

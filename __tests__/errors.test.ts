@@ -8,7 +8,7 @@ import {
   type Message,
   outlook,
   describe as told,
-} from '../src/errors.ts'
+} from '../src/errors/errors.ts'
 
 const at: Circumstances = {
   doing: 'testing',

@@ -3,8 +3,8 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Emulator } from '../emulator/index.ts'
 import type { JobResult } from '../emulator/runner.ts'
-import { Failure } from '../src/errors.ts'
-import { type InputName, type Inputs, inputNames, parseInputs } from '../src/inputs.ts'
+import { type InputName, type Inputs, inputNames, parseInputs } from '../src/core/inputs.ts'
+import { Failure } from '../src/errors/errors.ts'
 import { commandsIn, expectOwnPicture, hostileInput, hostileText, read, runs, seed, texts } from './hostile.ts'
 import {
   accountNamed,

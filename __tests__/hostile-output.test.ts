@@ -5,7 +5,12 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { keyValues } from '../emulator/runner.ts'
-import { alikeFindings } from '../src/alike.ts'
+import type { QueryResult } from '../src/core/journal.ts'
+import type { Report } from '../src/core/report.ts'
+import { services } from '../src/core/services.ts'
+import { explain, type Finding, known } from '../src/errors/errors.ts'
+import { annotate, createLog, fail, plain, setOutput, warn } from '../src/github/runner.ts'
+import { onOneLine, visible } from '../src/lib/unicode.ts'
 import {
   changedComment,
   driftGone,
@@ -15,14 +20,9 @@ import {
   goneComment,
   planComment,
   returnedComment,
-} from '../src/drift-report.ts'
-import { explain, type Finding, known } from '../src/errors.ts'
-import { annotate, createLog, fail, plain, setOutput, warn } from '../src/github/runner.ts'
-import type { QueryResult } from '../src/journal.ts'
-import type { Report } from '../src/report.ts'
-import { services } from '../src/services.ts'
-import { code, summary, text } from '../src/summary.ts'
-import { onOneLine, visible } from '../src/visible.ts'
+} from '../src/report/drift-issue.ts'
+import { alikeFindings } from '../src/report/grouping.ts'
+import { code, summary, text } from '../src/report/summary.ts'
 import { bare, commandOf, commandsIn, expectOwnPicture, hostileText, read, runs, shows, texts } from './hostile.ts'
 
 type ReportStep = Report['steps'][number]

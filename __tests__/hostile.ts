@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto'
 import fc from 'fast-check'
 import { marked } from 'marked'
 import { expect, vi } from 'vitest'
-import { visible } from '../src/visible.ts'
+import { visible } from '../src/lib/unicode.ts'
 import { tablesOf } from './support.ts'
 
 const { HOSTILE_SEED, HOSTILE_RUNS } = process.env

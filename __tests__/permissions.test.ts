@@ -11,8 +11,8 @@ import { builtInRoles, readerName } from '../emulator/default-world.ts'
 import type { Emulator } from '../emulator/index.ts'
 import { passwordLogin } from '../emulator/postgres.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
-import { explain } from '../src/errors.ts'
-import { families, services } from '../src/services.ts'
+import { families, services } from '../src/core/services.ts'
+import { explain } from '../src/errors/errors.ts'
 import {
   accountNamed,
   assignRole,

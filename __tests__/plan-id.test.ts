@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Emulator } from '../emulator/index.ts'
 import type { JobResult } from '../emulator/runner.ts'
-import type { Observed } from '../src/observed.ts'
-import { plan, planId, sinceThen } from '../src/plan.ts'
+import type { Observed } from '../src/core/observed.ts'
+import { plan, planId, sinceThen } from '../src/core/plan.ts'
 import {
   apply,
   begin,

@@ -2,20 +2,30 @@
 import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { Failure } from '../src/errors.ts'
-import { findings } from '../src/findings.ts'
-import type { Inputs } from '../src/inputs.ts'
-import { createJournal } from '../src/journal.ts'
+import { findings } from '../src/core/findings.ts'
+import type { Inputs } from '../src/core/inputs.ts'
+import { createJournal } from '../src/core/journal.ts'
 import {
   assignmentDescription,
   type Observed,
   type ObservedDatabase,
   type ObservedReplica,
   type RoleAssignment,
-} from '../src/observed.ts'
-import { type Change, databaseNames, differs, givenFamilies, plan, planId, type Step, sinceThen, withWaits } from '../src/plan.ts'
-import { preconditions } from '../src/preconditions.ts'
-import { families, type Resource, type ServiceName, sameValue } from '../src/services.ts'
+} from '../src/core/observed.ts'
+import {
+  type Change,
+  databaseNames,
+  differs,
+  givenFamilies,
+  plan,
+  planId,
+  type Step,
+  sinceThen,
+  withWaits,
+} from '../src/core/plan.ts'
+import { preconditions } from '../src/core/preconditions.ts'
+import { families, type Resource, type ServiceName, sameValue } from '../src/core/services.ts'
+import { Failure } from '../src/errors/errors.ts'
 import { cheap } from './law.ts'
 import { ids, observed, observedDatabase, observedServer, parsed } from './support.ts'
 

@@ -4,8 +4,8 @@ import fc from 'fast-check'
 import { builtInRoles } from '../emulator/default-world.ts'
 import type { Emulator } from '../emulator/index.ts'
 import type { Account, Delays, Switches, World } from '../emulator/world.ts'
-import { assignmentDescription } from '../src/observed.ts'
-import { type FamilyName, type ServiceName, serviceNamed } from '../src/services.ts'
+import { assignmentDescription } from '../src/core/observed.ts'
+import { type FamilyName, type ServiceName, serviceNamed } from '../src/core/services.ts'
 import { accountNamed, addKeyedEndpoint, assignRole, begin, databasesOf, giveIdentity, serverOf } from './support.ts'
 
 const services = ['openai', 'cognitive', 'translator', 'machine-learning'] as const

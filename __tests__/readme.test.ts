@@ -3,8 +3,8 @@ import { basename, dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { withTables, workflows } from '../scripts/docs.ts'
-import { assignmentDescription } from '../src/observed.ts'
-import { services } from '../src/services.ts'
+import { assignmentDescription } from '../src/core/observed.ts'
+import { services } from '../src/core/services.ts'
 
 const root = dirname(import.meta.dirname)
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')

@@ -8,10 +8,21 @@ import { parse } from 'yaml'
 import type { Emulator } from '../emulator/index.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
 import { examples, jobMinutes, withRetries } from '../scripts/retries.ts'
-import { allowances, runBudgetMs } from '../src/budget.ts'
-import { httpRows, retryAfterMs, type Seen, verdictOn } from '../src/http.ts'
+import { allowances, runBudgetMs } from '../src/core/time-limit.ts'
+import { httpRows, retryAfterMs, type Seen, verdictOn } from '../src/lib/http-retries.ts'
+import {
+  busy,
+  limited,
+  renewed,
+  replication,
+  retrying,
+  spread,
+  throttled,
+  transient,
+  unreachable,
+  waitOf,
+} from '../src/lib/retry.ts'
 import { sqlRows, verdictOnSql } from '../src/postgres/again.ts'
-import { busy, limited, renewed, replication, retrying, spread, throttled, transient, unreachable, waitOf } from '../src/retry.ts'
 import { hurried } from './clock.ts'
 import {
   begin,

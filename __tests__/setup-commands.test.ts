@@ -9,7 +9,7 @@ import { builtInRoles, deployerName, readerName } from '../emulator/default-worl
 import { passwordLogin } from '../emulator/postgres.ts'
 import type { Principal } from '../emulator/world.ts'
 import { sqlFiles } from '../scripts/docs.ts'
-import { services } from '../src/services.ts'
+import { services } from '../src/core/services.ts'
 import { type Answer, optionsOf, rolesOf, runCommands, type ToolCall } from './commands.ts'
 import { ownEmulator } from './own-emulator.ts'
 import { apply, assignRole, begin, giveIdentity, onlyService, principalNamed, removeJobs, serverOf } from './support.ts'

@@ -17,9 +17,9 @@ import type {
   Switches,
   World,
 } from '../emulator/world.ts'
-import { type InputName, type Inputs, inputNames, parseInputs } from '../src/inputs.ts'
-import type { Observed, ObservedDatabase, ObservedServer } from '../src/observed.ts'
-import type { Resource } from '../src/services.ts'
+import { type InputName, type Inputs, inputNames, parseInputs } from '../src/core/inputs.ts'
+import type { Observed, ObservedDatabase, ObservedServer } from '../src/core/observed.ts'
+import type { Resource } from '../src/core/services.ts'
 
 /** Restart permitted and no more than half a minute of waiting: what most tests start from. */
 export const usual = { 'allow-restart': 'true', 'verify-timeout-minutes': '0.5' }

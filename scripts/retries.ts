@@ -1,18 +1,18 @@
 /** The section "Retries and time limits" of docs/reliability.md, written from the tables of src/. */
 import { localTokenLimitMs, tokenLimitMs } from '../src/azure/credential.ts'
 import { pollCapMs } from '../src/azure/pipeline.ts'
-import { type Allowance, allowances, lastWordMs, outOfTime, runBudgetMs } from '../src/budget.ts'
+import type { Inputs } from '../src/core/inputs.ts'
+import { type Allowance, allowances, lastWordMs, outOfTime, runBudgetMs } from '../src/core/time-limit.ts'
 import { budgetMs as conversationMs } from '../src/github/rest.ts'
 import { oidcLimitMs } from '../src/github/runner.ts'
-import { type HttpRow, httpRows, requestTimeoutMs } from '../src/http.ts'
-import type { Inputs } from '../src/inputs.ts'
+import { type HttpRow, httpRows, requestTimeoutMs } from '../src/lib/http-retries.ts'
+import * as retry from '../src/lib/retry.ts'
+import { duration } from '../src/lib/timeout.ts'
 import { type SqlRow, sqlRows } from '../src/postgres/again.ts'
 import { closeTimeoutMs, connectTimeoutMs, graceMs } from '../src/postgres/connection.ts'
 import { lockLimitMs } from '../src/postgres/lock.ts'
 import { statementTimeoutMs } from '../src/postgres/transaction.ts'
-import { anew } from '../src/remove-rule.ts'
-import * as retry from '../src/retry.ts'
-import { duration } from '../src/waiting.ts'
+import { anew } from '../src/stages/remove-rule.ts'
 
 const timedOut = outOfTime(0)
 const { busy, limited, renewed, replication, throttled, transient, unreachable } = retry
@@ -135,7 +135,7 @@ export function retriesSection(): string {
       ]),
     ),
     '### HTTP',
-    'The first row that fits decides (`src/http.ts`). "POST too": sent again even when doing it twice would be wrong (the restart is the only such request; what is made on GitHub is looked for before the next try). Anything in no row is an answer, and told as it is. The metadata service of a runner in Azure is asked by the SDK, which has its own pace for it.',
+    'The first row that fits decides (`src/lib/http-retries.ts`). "POST too": sent again even when doing it twice would be wrong (the restart is the only such request; what is made on GitHub is looked for before the next try). Anything in no row is an answer, and told as it is. The metadata service of a runner in Azure is asked by the SDK, which has its own pace for it.',
     table(['seen', 'from', 'pace', 'POST too', 'why'], httpRows.map(httpRow)),
     '### SQL',
     `Each try is a transaction of its own on a fresh connection (\`src/postgres/again.ts\`). At the first look at a database nothing is waited for longer than ${span(unreachable.budgetMs)}. When the answer to COMMIT is lost, a fresh connection reads what came of it: what came to nothing is done again, what came about is proven or put back, and what cannot be read counts as written.`,

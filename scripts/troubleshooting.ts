@@ -1,5 +1,5 @@
 /** docs/troubleshooting.md: everything but the causes comes from the table of errors, the causes are written there by hand. */
-import { type Circumstances, known, type Origin } from '../src/errors.ts'
+import { type Circumstances, known, type Origin } from '../src/errors/errors.ts'
 
 const groups: Readonly<Record<Origin, string>> = {
   azure: 'What Resource Manager says',

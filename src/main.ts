@@ -2,9 +2,11 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import * as core from '@actions/core'
-import { bounded } from './bounded.ts'
-import { lastWordMs, outOfTime, runBudgetMs } from './budget.ts'
-import { coverageOf } from './coverage.ts'
+import { coverageOf } from './core/coverage.ts'
+import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './core/inputs.ts'
+import { createJournal } from './core/journal.ts'
+import { fails, fitted, type Report, report } from './core/report.ts'
+import { lastWordMs, outOfTime, runBudgetMs } from './core/time-limit.ts'
 import {
   ambientSecrets,
   fromFork,
@@ -14,15 +16,13 @@ import {
   signInContext,
   unverifiedTls,
 } from './environment.ts'
-import { describe, Failure, Failures, type Finding, failuresOf } from './errors.ts'
+import { describe, Failure, Failures, type Finding, failuresOf } from './errors/errors.ts'
 import type { Place } from './github/rest.ts'
 import { annotate, appendSummary, createLog, endProcess, fail, setOutput, writeReport } from './github/runner.ts'
-import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './inputs.ts'
-import { createJournal } from './journal.ts'
-import { postState, stateText } from './post-state.ts'
-import { fails, fitted, type Report, report } from './report.ts'
-import { withoutCredentials, withoutSecrets } from './secrets.ts'
-import type { Outside } from './session.ts'
+import { bounded } from './lib/bounded.ts'
+import { withoutCredentials, withoutSecrets } from './lib/secrets.ts'
+import { postState, stateText } from './stages/post-state.ts'
+import type { Outside } from './stages/sign-in.ts'
 
 const { env } = process
 const log = createLog({ masks: inActions(env) })
@@ -75,7 +75,10 @@ function finish(thrown: readonly Failure[]): Promise<void> {
     setOutput('drift', String(final.drift))
     setOutput('principal-id', final.server.principalId)
     setOutput('plan-id', final.planId)
-    const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([import('./alike.ts'), import('./summary.ts')])
+    const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([
+      import('./report/grouping.ts'),
+      import('./report/summary.ts'),
+    ])
     annotate(alikeFindings(final.findings, databasesOf(final)))
     await writeReport(fitted(final), reportFolder, reportName)
     await appendSummary(summary(final), env.GITHUB_STEP_SUMMARY)
@@ -179,13 +182,13 @@ async function act(): Promise<void> {
   const budget = setTimeout(() => stop(outOfTime(budgetMs), lastWordMs), budgetMs)
   try {
     // On its way while the rest is loaded; a failure is told where it is awaited.
-    const { audienceOf } = await import('./session.ts')
+    const { audienceOf } = await import('./stages/sign-in.ts')
     const audience = audienceOf(inputs)
     if (audience !== undefined) earlyToken = { audience, token: around.idToken(audience) }
     earlyToken?.token.catch(() => undefined)
     // Loading leaves the event loop no turn: the connection is opened before it begins.
     await new Promise((opened) => setImmediate(opened))
-    const { run } = await import('./run.ts')
+    const { run } = await import('./modes/run.ts')
     await run(inputs, journal, around)
   } finally {
     clearTimeout(budget)

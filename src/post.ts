@@ -1,10 +1,10 @@
 /** The post step: takes back what the main step left open. Never fails the job: what it cannot do is a warning with the command. */
 import * as core from '@actions/core'
 import { ambientSecrets, inActions, removeUnsafeVariables, signInContext, unverifiedTls } from './environment.ts'
-import { describe } from './errors.ts'
-import { deleteCommand, messagesOf, nowhere } from './firewall-rules.ts'
+import { describe } from './errors/errors.ts'
 import { appendSummary, createLog, endProcess, warn } from './github/runner.ts'
-import { type PostState, parseState, postState } from './post-state.ts'
+import { deleteCommand, messagesOf, nowhere } from './stages/firewall-rules.ts'
+import { type PostState, parseState, postState } from './stages/post-state.ts'
 
 /** Longest time that the post step may take in all, in milliseconds. */
 const limitMs = 8 * 60_000
@@ -36,7 +36,7 @@ async function close(state: PostState): Promise<void> {
   const log = createLog({ masks: inActions(env) })
   if (target.oidc === undefined) for (const secret of ambientSecrets(env)) log.secret(secret)
   try {
-    const [{ removeRule }, { code }] = await Promise.all([import('./remove-rule.ts'), import('./summary.ts')])
+    const [{ removeRule }, { code }] = await Promise.all([import('./stages/remove-rule.ts'), import('./report/summary.ts')])
     const removal = await removeRule(state, signInContext(env, log, AbortSignal.timeout(limitMs)))
     const now = new Date().toISOString()
     if (removal.how === 'overwritten') {

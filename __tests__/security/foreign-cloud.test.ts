@@ -14,7 +14,7 @@ import { type Emulator, startEmulator } from '../../emulator/index.ts'
 import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import { discoverCloud, isAudienceOfKnownCloud } from '../../src/azure/cloud.ts'
 import type { Http } from '../../src/azure/pipeline.ts'
-import { postState } from '../../src/post-state.ts'
+import { postState } from '../../src/stages/post-state.ts'
 import { principalNamed } from '../support.ts'
 import { describedBy, type HostileHost, startHostileHost } from './hostile-host.ts'
 

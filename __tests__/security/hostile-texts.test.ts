@@ -6,14 +6,14 @@ import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, describe as suite, test, vi } from 'vitest'
 import { parseAst } from 'vitest/node'
-import { alikeFindings } from '../../src/alike.ts'
-import { bounded, boundedJson, describe, isCut, longestText, withoutCutSecret, withoutEndSlashes } from '../../src/bounded.ts'
-import { driftIssue, driftMarker, driftOf, driftState, planComment, planMark, planMarker } from '../../src/drift-report.ts'
-import { explain, type Finding, known, outlook } from '../../src/errors.ts'
+import { fitted, type Report } from '../../src/core/report.ts'
+import { explain, type Finding, known, outlook } from '../../src/errors/errors.ts'
 import { createLog, plain } from '../../src/github/runner.ts'
-import { fitted, type Report } from '../../src/report.ts'
-import { summary } from '../../src/summary.ts'
-import { onOneLine, visible } from '../../src/visible.ts'
+import { bounded, boundedJson, describe, isCut, longestText, withoutCutSecret, withoutEndSlashes } from '../../src/lib/bounded.ts'
+import { onOneLine, visible } from '../../src/lib/unicode.ts'
+import { driftIssue, driftMarker, driftOf, driftState, planComment, planMark, planMarker } from '../../src/report/drift-issue.ts'
+import { alikeFindings } from '../../src/report/grouping.ts'
+import { summary } from '../../src/report/summary.ts'
 
 const root = join(import.meta.dirname, '..', '..')
 const small = 64 * 1024
@@ -186,7 +186,7 @@ for (const { file, text } of sources) {
 suite('every expression of the sources takes sixteen times the text in at most forty times the time', () => {
   test('all of them are looked at: none is made of a text but those for secrets and for the marks of issues and comments', () => {
     expect(found.length).toBeGreaterThan(90)
-    expect([...dynamic].sort()).toEqual(['src/drift-report.ts', 'src/drift-report.ts', 'src/secrets.ts'])
+    expect([...dynamic].sort()).toEqual(['src/report/drift-issue.ts', 'src/report/drift-issue.ts', 'src/lib/secrets.ts'])
     const patterns = new Set(found.map(({ pattern }) => String(pattern)))
     for (const { text } of known) if (text !== undefined) expect(patterns).toContain(String(text))
   })

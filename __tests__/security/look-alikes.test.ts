@@ -4,8 +4,8 @@
  * would use the other.
  */
 import { describe, expect, test } from 'vitest'
-import { Failure } from '../../src/errors.ts'
-import { type InputName, parseInputs, parseResourceId } from '../../src/inputs.ts'
+import { type InputName, parseInputs, parseResourceId } from '../../src/core/inputs.ts'
+import { Failure } from '../../src/errors/errors.ts'
 import { ids, rawInputs } from '../support.ts'
 
 const { server, openai } = ids

@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
-import { hidden, hideSecret, withoutSecrets } from '../../src/secrets.ts'
+import { hidden, hideSecret, withoutSecrets } from '../../src/lib/secrets.ts'
 import { ownEmulator } from '../own-emulator.ts'
 import { begin, onlyService, usual } from '../support.ts'
 

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobOptions, type JobResult, type PostOptions, runJob, runPost } from '../../emulator/runner.ts'
-import { postState } from '../../src/post-state.ts'
+import { postState } from '../../src/stages/post-state.ts'
 import { ownEmulator } from '../own-emulator.ts'
 import { begin, onlyService, serverOf, usual } from '../support.ts'
 

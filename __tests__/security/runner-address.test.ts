@@ -1,7 +1,7 @@
 /** The firewall is opened to one unicast IPv4 address or to none, whatever the server or an input says. */
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
-import { notUnicast, sharedAddress } from '../../src/ipv4.ts'
+import { notUnicast, sharedAddress } from '../../src/lib/ipv4.ts'
 import { ownEmulator } from '../own-emulator.ts'
 import { begin, codesOf, onlyService, serverOf, usual } from '../support.ts'
 import { startRefusingServer } from './refusing-server.ts'

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import type { Fault, Lock } from '../../emulator/world.ts'
-import { postState } from '../../src/post-state.ts'
+import { postState } from '../../src/stages/post-state.ts'
 import { ownEmulator } from '../own-emulator.ts'
 import { begin, codesOf, onlyService, serverOf, usual } from '../support.ts'
 

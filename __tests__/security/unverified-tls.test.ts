@@ -6,7 +6,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { deployerName } from '../../emulator/default-world.ts'
 import { type Emulator, startEmulator } from '../../emulator/index.ts'
 import { type JobOptions, type JobResult, runJob, runPost } from '../../emulator/runner.ts'
-import { postState } from '../../src/post-state.ts'
+import { postState } from '../../src/stages/post-state.ts'
 import { principalNamed } from '../support.ts'
 
 let emulator: Emulator

@@ -1,6 +1,7 @@
 /** The clouds: where their Resource Manager, Entra and PostgreSQL are. One table, or the cloud's own metadata. */
-import { withoutEndSlashes, withoutTrailing } from '../bounded.ts'
-import { Failure } from '../errors.ts'
+
+import { Failure } from '../errors/errors.ts'
+import { withoutEndSlashes, withoutTrailing } from '../lib/bounded.ts'
 import type { Http } from './pipeline.ts'
 
 export interface Cloud {

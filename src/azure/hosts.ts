@@ -1,6 +1,7 @@
 /** Hosts that answers of Azure name: where a token or a key would be sent decides nothing but this table. Pure. */
-import { bounded, longestName } from '../bounded.ts'
-import { Failure } from '../errors.ts'
+
+import { Failure } from '../errors/errors.ts'
+import { bounded, longestName } from '../lib/bounded.ts'
 import type { Cloud } from './cloud.ts'
 
 /** Domains of Azure's own clouds. Below some other names of theirs, like `cloudapp.azure.com`, anybody gets a host. */

@@ -1,5 +1,5 @@
 /** Management locks: what they forbid applies to everybody, at their scope and below. */
-import type { ResourceId } from '../inputs.ts'
+import type { ResourceId } from '../core/inputs.ts'
 import { itemsOf, type Page } from './pages.ts'
 import type { Http } from './pipeline.ts'
 

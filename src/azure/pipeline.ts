@@ -18,12 +18,12 @@ import {
   redirectPolicyName,
   type SendRequest,
 } from '@azure/core-rest-pipeline'
-import { bounded, boundedJson, longestName } from '../bounded.ts'
-import { type Circumstances, describe, explain, Failure } from '../errors.ts'
-import { answerLimit, isRedirect, type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
-import type { Log } from '../log.ts'
-import { pause, retrying, spread, type Verdict } from '../retry.ts'
-import { duration } from '../waiting.ts'
+import { type Circumstances, describe, explain, Failure } from '../errors/errors.ts'
+import { bounded, boundedJson, longestName } from '../lib/bounded.ts'
+import { answerLimit, isRedirect, type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
+import type { Log } from '../lib/log.ts'
+import { pause, retrying, spread, type Verdict } from '../lib/retry.ts'
+import { duration } from '../lib/timeout.ts'
 import type { ReadyAgent } from './agent.ts'
 import { isSameOrigin } from './cloud.ts'
 import type { Tokens } from './credential.ts'

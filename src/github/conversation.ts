@@ -1,7 +1,9 @@
 /** The drift issue and the comment on a pull request: how they are found, kept single and current over GitHub's REST API. */
 
-import type { Coverage, Mark } from '../coverage.ts'
-import { covers, isSame, markOf } from '../coverage.ts'
+import type { Coverage, Mark } from '../core/coverage.ts'
+import { covers, isSame, markOf } from '../core/coverage.ts'
+import type { Report } from '../core/report.ts'
+import { describe, type Finding } from '../errors/errors.ts'
 import {
   changedComment,
   type Drift,
@@ -19,10 +21,8 @@ import {
   returnedComment,
   sameSteps,
   showsAll,
-} from '../drift-report.ts'
-import { describe, type Finding } from '../errors.ts'
-import type { Report } from '../report.ts'
-import type { Writing } from '../report-tables.ts'
+} from '../report/drift-issue.ts'
+import type { Writing } from '../report/markdown.ts'
 import { type ConversationOptions, connect, type GitHub, isThrottled, type Json, type Place, said, statusOf } from './rest.ts'
 
 /** Keeps the listing small; author and marker decide. */

@@ -1,10 +1,11 @@
 /** GitHub's REST API for one repository: requests with the token, and what of the answers the token's own author wrote. */
-import { withoutEndSlashes } from '../bounded.ts'
-import { describe } from '../errors.ts'
-import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../http.ts'
-import type { Log } from '../log.ts'
-import { retrying, type Verdict } from '../retry.ts'
-import { duration } from '../waiting.ts'
+
+import { describe } from '../errors/errors.ts'
+import { withoutEndSlashes } from '../lib/bounded.ts'
+import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
+import type { Log } from '../lib/log.ts'
+import { retrying, type Verdict } from '../lib/retry.ts'
+import { duration } from '../lib/timeout.ts'
 import { type Author, authorOf, isSameAuthor, jobAuthor, lookUpAuthor } from './author.ts'
 
 /** Where the run takes place. */

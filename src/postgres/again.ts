@@ -1,5 +1,5 @@
 /** What PostgreSQL, its driver and the line say that is worth another try. Each try is a transaction of its own. The first row that fits decides. */
-import { busy, replication, type Schedule, transient, unreachable, type Verdict } from '../retry.ts'
+import { busy, replication, type Schedule, transient, unreachable, type Verdict } from '../lib/retry.ts'
 import { messageOf, sqlState } from './connection.ts'
 
 /**

@@ -2,7 +2,7 @@
  * What a database shows of itself, of azure_ai and of the rights of the connecting role, as SQL. The owner of a database may
  * make schemas and functions of any name: only what is a member of the extension counts as azure_ai's.
  */
-import { services } from '../services.ts'
+import { services } from '../core/services.ts'
 import { quoteLiteral } from './transaction.ts'
 
 /** Schemas that azure_ai makes, as its documentation has them. */

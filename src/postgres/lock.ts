@@ -2,9 +2,9 @@
  * The advisory lock of this action: one run at a time writes settings in a database. Everybody who may connect can take it, so
  * waiting for it has an end, and names the session that holds it.
  */
-import { Failure } from '../errors.ts'
-import { onOneLine } from '../visible.ts'
-import { duration } from '../waiting.ts'
+import { Failure } from '../errors/errors.ts'
+import { duration } from '../lib/timeout.ts'
+import { onOneLine } from '../lib/unicode.ts'
 import { type Connection, sqlState } from './connection.ts'
 import { lockTimeoutMs, type Row, type Transaction } from './transaction.ts'
 

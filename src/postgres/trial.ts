@@ -3,11 +3,11 @@
  * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order they are given.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { bounded } from '../bounded.ts'
-import { Failure } from '../errors.ts'
-import type { Log } from '../log.ts'
-import type { ObservedDatabase } from '../observed.ts'
-import { withoutCredentials } from '../secrets.ts'
+import type { ObservedDatabase } from '../core/observed.ts'
+import { Failure } from '../errors/errors.ts'
+import { bounded } from '../lib/bounded.ts'
+import type { Log } from '../lib/log.ts'
+import { withoutCredentials } from '../lib/secrets.ts'
 import { type Connection, messageOf } from './connection.ts'
 import { takeLock, takeLockToPutBack } from './lock.ts'
 import { isUndefinedName, withNames } from './names.ts'

@@ -1,0 +1,247 @@
+/** What is worth knowing although it is no drift; pure. Codes are documented in docs/findings.md, which a test holds against this file. */
+import type { Finding } from '../errors/errors.ts'
+import { onOneLine } from '../lib/unicode.ts'
+import { type Inputs, titleOf } from './inputs.ts'
+import type { Journal } from './journal.ts'
+import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import { givenFamilies, isOlder } from './plan.ts'
+import { type ServiceName, serviceNamed } from './services.ts'
+
+export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
+  return unrepeated([
+    ...roleFindings(inputs, observed),
+    ...observed.replicas.flatMap((replica) => (inputs.mode === 'check' ? [] : replicaFinding(inputs, replica))),
+    ...databaseFindings(inputs, observed.databases, journal),
+    ...keyLoginFindings(inputs, observed, journal),
+  ])
+}
+
+/** What the databases alone tell, for runs that ask nothing of Resource Manager. */
+export function databaseFindings(inputs: Inputs, databases: readonly ObservedDatabase[], journal: Journal): readonly Finding[] {
+  const seen = databases.filter((database) => database.failure === undefined)
+  return unrepeated([...seen.flatMap((database) => findingsOf(inputs, database, journal)), ...loggingFindings(inputs, seen)])
+}
+
+function unrepeated(all: readonly Finding[]): Finding[] {
+  const told = new Map(all.toReversed().map((finding) => [JSON.stringify([finding.code, finding.detail]), finding]))
+  return all.filter((finding) => told.get(JSON.stringify([finding.code, finding.detail])) === finding)
+}
+
+/** Roles of the identity beyond the one that is needed, and what a former identity of the server left behind. */
+function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
+  const { server } = observed
+  return inputs.given.flatMap(({ service, resource, roleId }) => {
+    const scope = observed.resources.get(service)?.id ?? resource.id
+    const assignments = observed.roleAssignments.get(service) ?? []
+    const at = assignments.filter((each) => each.scope.toLowerCase() === scope.toLowerCase())
+    // One account may serve several services, each with a role of its own.
+    const needed = inputs.given
+      .filter((each) => (observed.resources.get(each.service)?.id ?? each.resource.id).toLowerCase() === scope.toLowerCase())
+      .map((each) => each.roleId.toLowerCase())
+    const beyond = at.filter(
+      (each) => each.principalId.toLowerCase() === server.principalId?.toLowerCase() && !needed.includes(each.roleId),
+    )
+    const byGroup =
+      server.principalId === undefined
+        ? undefined
+        : holding(
+            assignments.filter((each) => each.reaches !== undefined),
+            server.principalId,
+            roleId,
+            scope,
+          )
+    const former = at.filter((each) => formerAssignment([each], server, undefined, scope) !== undefined)
+    const name = scope.split('/').at(-1) ?? scope
+    return [
+      ...(byGroup === undefined
+        ? []
+        : [
+            {
+              severity: 'warning',
+              code: 'role-by-group',
+              title: 'A role is held through a group',
+              detail: `The identity has its role on ${name} as a member of group ${byGroup.principalId}. Changes of membership can take hours to reach its tokens.`,
+              fix: '',
+            } satisfies Finding,
+          ]),
+      ...beyond.map(
+        (each): Finding => ({
+          severity: 'warning',
+          code: 'role-beyond-need',
+          title: 'The identity has a role that azure_ai does not need',
+          detail: `Role ${each.roleId} on ${name}.`,
+          fix: `az role assignment delete --ids "${each.id}"   # unless something else on this server needs it`,
+        }),
+      ),
+      ...former.map(
+        (each): Finding => ({
+          severity: 'warning',
+          code: 'former-principal',
+          title: 'A former identity of this server still has a role',
+          detail: `Principal ${each.principalId} has role ${each.roleId} on ${name}: the server was restored or made anew, or its identity was turned off in between.`,
+          fix: `az role assignment delete --ids "${each.id}"   # unless the server it was restored from still runs with it`,
+        }),
+      ),
+    ]
+  })
+}
+
+/** Apply does not mend replicas; it says so. */
+function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Observed['replicas'][number]): Finding[] {
+  if (inputs.part === 'database' || (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false))
+    return []
+  const waits = server.principalId !== undefined && missingRoles.length === 0
+  const lacks =
+    server.principalId === undefined
+      ? 'no identity'
+      : waits
+        ? 'not been restarted since its identity was turned on'
+        : `no role for ${missingRoles.map(titleOf).join(', ')}`
+  return [
+    {
+      severity: 'warning',
+      code: 'replica-not-ready',
+      title: 'A read replica cannot use the identity yet',
+      detail: `${server.name} has ${lacks}; the settings reach it from its primary, an identity does not.`,
+      fix: waits
+        ? `az postgres flexible-server restart --resource-group ${server.id.split('/')[4] ?? 'GROUP'} --name ${server.name}`
+        : `Run this action with the replica as server: ${server.id}`,
+    },
+  ]
+}
+
+function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal): Finding[] {
+  const { name, extension, settings, keysSet } = database
+  const found: Finding[] = []
+  const step = journal.step(`${name}/extension`)
+  if (
+    extension.installed !== undefined &&
+    extension.available !== undefined &&
+    isOlder(extension.installed, extension.available) &&
+    step?.change === undefined
+  ) {
+    found.push({
+      severity: 'notice',
+      code: 'extension-update-available',
+      title: 'A newer azure_ai is available',
+      detail: `"${name}" has ${extension.installed}, the server offers ${extension.available}.`,
+      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${onOneLine(name)}"; or give \`update-extension: true\``,
+    })
+  }
+  for (const { family } of givenFamilies(inputs)) {
+    if (
+      inputs.authType === 'subscription-key' &&
+      inputs.mode !== 'verify' &&
+      keysSet.has(family.key) &&
+      !database.keyStates.has(family.key)
+    ) {
+      found.push({
+        severity: 'warning',
+        code: 'key-not-comparable',
+        title: 'A stored key could not be compared',
+        detail: `${family.key} in "${name}": the connecting role may not read it, so a rotated key would not be noticed.`,
+        fix: 'GRANT azure_ai_settings_manager TO the role of this check, or rely on its test query.',
+      })
+    }
+    if (database.keyStates.get(family.key) === 'second') {
+      found.push({
+        severity: 'notice',
+        code: 'second-key-stored',
+        title: 'The second key of a resource is stored',
+        detail: `${family.key} in "${name}": it works, and a rotation of the second key would break it.`,
+        fix: '',
+      })
+    }
+    const current = journal.step(`${name}/${family.authType}`)
+    const asIdentity =
+      settings.get(family.authType) === 'managed-identity' || current?.status === 'created' || current?.status === 'updated'
+    const blanked = journal.step(`${name}/${family.key}`)?.status === 'updated'
+    if (inputs.authType === 'managed-identity' && asIdentity && keysSet.has(family.key) && !blanked) {
+      found.push({
+        severity: 'warning',
+        code: 'key-still-stored',
+        title: 'A key is still stored although the identity is used',
+        detail: `${family.key} in "${name}". While it is there, a read-only query cannot tell whether the identity answered: \`verified\` stays false in \`check\` and \`verify\`, unless the resource refuses keys.`,
+        fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(name)}"; or give \`clear-keys: true\``,
+      })
+    }
+    if (inputs.authType === 'managed-identity' && !asIdentity && keysSet.has(family.key)) {
+      found.push({
+        severity: inputs.mode === 'verify' ? 'warning' : 'notice',
+        code: 'still-on-keys',
+        title: 'A database still uses a key',
+        detail: `${family.name} in "${name}" has auth_type ${settings.get(family.authType) ?? 'not set'} and a stored key.`,
+        fix: 'Run this action with `mode: apply` and this database among `databases`.',
+      })
+    }
+  }
+  return found
+}
+
+/** Statement logs keep literals and parameters: a key that is set by hand would be in them. */
+function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]): Finding[] {
+  if (database === undefined) return []
+  const { logging } = database
+  const on = [
+    ...(logging.get('log_statement') === 'all' ? ['log_statement = all'] : []),
+    ...(Number(logging.get('log_min_duration_statement') ?? -1) === 0 ? ['log_min_duration_statement = 0'] : []),
+    ...(/\b(all|read|function)\b/i.test(logging.get('pgaudit.log') ?? '') ? [`pgaudit.log = ${logging.get('pgaudit.log')}`] : []),
+    ...(/^capture_first_sample$/i.test(logging.get('pg_qs.parameters_capture_mode') ?? '')
+      ? [`pg_qs.parameters_capture_mode = ${logging.get('pg_qs.parameters_capture_mode')}`]
+      : []),
+  ]
+  if (on.length === 0) return []
+  return [
+    {
+      severity: 'notice',
+      code: 'statements-logged',
+      title: 'The server logs statements',
+      detail: `${on.join(', ')}: a key set by hand with azure_ai.set_setting would stand in the log. This action sends none.`,
+      fix: `az postgres flexible-server parameter set --resource-group ${inputs.server.resourceGroup} --server-name ${inputs.server.name} --name log_statement --value ddl   # and rotate keys that were set by hand`,
+    },
+  ]
+}
+
+/** Whether key access of a resource can be turned off, as far as the databases of this run go, or why not yet. */
+function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
+  if (inputs.authType !== 'managed-identity' || inputs.part === 'azure') return []
+  const accounts = inputs.given.filter(({ service }) => serviceNamed(service).kinds !== undefined)
+  const idOf = (service: ServiceName): string | undefined => observed.resources.get(service)?.id.toLowerCase()
+  return accounts.flatMap(({ service }, index): Finding[] => {
+    const resource = observed.resources.get(service)
+    const id = idOf(service)
+    // One account may serve several services: it is told of once, and all of them count.
+    if (resource === undefined || resource.localAuthDisabled || accounts.findIndex((each) => idOf(each.service) === id) < index)
+      return []
+    const queries = journal.queries.filter((query) => idOf(query.service) === id)
+    const unproven = queries.filter((query) => query.status !== 'passed' || query.proof !== 'keyless')
+    if (queries.length > 0 && unproven.length === 0) {
+      return [
+        {
+          severity: 'notice',
+          code: 'key-login-possible',
+          title: 'The resource still takes keys',
+          detail: `${resource.name}: every database of this run is proven without one, so key access can be turned off.`,
+          fix: `az resource update --ids "${resource.id}" --set properties.disableLocalAuth=true   # when nothing else uses its keys`,
+        },
+      ]
+    }
+    const [first] = unproven
+    if (first === undefined) return []
+    const why =
+      first.status === 'passed'
+        ? 'a key is stored that may have answered'
+        : first.status === 'failed'
+          ? 'its test query failed'
+          : first.error
+    return [
+      {
+        severity: 'notice',
+        code: 'key-login-still-needed',
+        title: 'Key access of a resource cannot be turned off yet',
+        detail: `${resource.name}: "${first.database}" is not proven to work without a key (${why}).`,
+        fix: '',
+      },
+    ]
+  })
+}

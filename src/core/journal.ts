@@ -1,0 +1,145 @@
+/** What a run knows so far: kept current while it works, so that an interrupted run reports the truth. */
+import type { Failure, Finding } from '../errors/errors.ts'
+import type { Step, StepStatus } from './plan.ts'
+import type { ServiceName } from './services.ts'
+
+export type Proof = 'keyless' | 'key-present' | 'key' | 'none'
+
+/** A test query as the report shows it. */
+export interface QueryResult {
+  readonly database: string
+  readonly service: ServiceName
+  /** What ran, ready to paste; empty when nothing could run. */
+  readonly sql: string
+  readonly status: 'passed' | 'failed' | 'skipped'
+  readonly proof: Proof
+  readonly attempts: number
+  readonly durationMs: number
+  readonly answer: string
+  readonly error: string
+}
+
+export interface Journal {
+  readonly steps: readonly Step[]
+  readonly queries: readonly QueryResult[]
+  readonly findings: readonly Finding[]
+  /** Failures that did not end the run at once. */
+  readonly failures: readonly Failure[]
+  /** Whether anything was written that stays. */
+  readonly changed: boolean
+  /** Fingerprint of the steps that differed when they were planned; empty before. */
+  readonly planId: string
+  /** Databases whose every query has to pass for the run to be verified. */
+  readonly databases: readonly string[]
+  /** The step of this id as it is now. */
+  step(id: string): Step | undefined
+  /** Extension and settings of a database, in the order of the plan. */
+  stepsIn(database: string): readonly Step[]
+  plan(steps: readonly Step[], planId: string): void
+  /** The step of the temporary firewall rule: before those of the plan. */
+  door(step: Step): void
+  expect(databases: readonly string[]): void
+  /** The new state of a step. */
+  mark(id: string, status: StepStatus, detail?: string): void
+  /**
+   * Called right before a write is sent: from then on the run counts as one that changed something. What it returns is
+   * called when the write was refused, so that nothing was written.
+   */
+  writing(): () => void
+  query(result: QueryResult): void
+  finding(finding: Finding): void
+  fail(failure: Failure): void
+}
+
+/** @param onChanged called once, before the first write */
+export function createJournal(onChanged: () => void): Journal {
+  const steps: Step[] = []
+  const queries: QueryResult[] = []
+  const findings: Finding[] = []
+  const failures: Failure[] = []
+  const databases: string[] = []
+  // Hundreds of databases have thousands of steps: looked up, not searched.
+  const places = new Map<string, number>()
+  const inDatabase = new Map<string, number[]>()
+  const asked = new Map<string, number>()
+  const told = new Set<string>()
+  let writes = 0
+  let fingerprint = ''
+  const arrange = (): void => {
+    places.clear()
+    inDatabase.clear()
+    for (const [place, { id, kind, target }] of steps.entries()) {
+      if (!places.has(id)) places.set(id, place)
+      if (kind !== 'extension' && kind !== 'setting') continue
+      const own = inDatabase.get(target)
+      if (own === undefined) inDatabase.set(target, [place])
+      else own.push(place)
+    }
+  }
+  const stepAt = (place: number): Step => steps[place] as Step
+  /** Whether this has not been told yet. */
+  const isNew = (kind: 'finding' | 'failure', { code, detail }: { readonly code: string; readonly detail: string }): boolean => {
+    const key = JSON.stringify([kind, code, detail])
+    if (told.has(key)) return false
+    told.add(key)
+    return true
+  }
+  return {
+    steps,
+    databases,
+    get planId() {
+      return fingerprint
+    },
+    queries,
+    findings,
+    failures,
+    get changed() {
+      return writes > 0
+    },
+    plan(planned, planId) {
+      const doors = steps.filter((step) => step.kind === 'firewall')
+      steps.splice(0, steps.length, ...doors, ...planned)
+      fingerprint = planId
+      arrange()
+    },
+    door(step) {
+      steps.unshift(step)
+      arrange()
+    },
+    step(id) {
+      const place = places.get(id)
+      return place === undefined ? undefined : stepAt(place)
+    },
+    stepsIn: (database) => (inDatabase.get(database) ?? []).map(stepAt),
+    expect(names) {
+      databases.splice(0, databases.length, ...names)
+    },
+    mark(id, status, detail) {
+      const place = places.get(id)
+      if (place === undefined) throw new Error(`no step ${id}`)
+      const step = stepAt(place)
+      steps[place] = { ...step, status, detail: detail ?? step.detail }
+    },
+    writing() {
+      writes++
+      if (writes === 1) onChanged()
+      let counted = true
+      return () => {
+        if (counted) writes--
+        counted = false
+      }
+    },
+    query(result) {
+      const key = JSON.stringify([result.database, result.service])
+      const place = asked.get(key)
+      if (place === undefined) asked.set(key, queries.push(result) - 1)
+      else queries[place] = result
+    },
+    finding(finding) {
+      if (isNew('finding', finding)) findings.push(finding)
+    },
+    fail(failure) {
+      if (isNew('failure', failure)) failures.push(failure)
+    },
+  }
+}

@@ -1,0 +1,326 @@
+/** What must hold before the first write, checked on what was observed; pure. All problems are told together, each with its fix. */
+
+import { Failure } from '../errors/errors.ts'
+import { bounded } from '../lib/bounded.ts'
+import { onOneLine } from '../lib/unicode.ts'
+import { type Inputs, titleOf } from './inputs.ts'
+import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
+import { desiredSettings, givenFamilies, isOlder, type Step } from './plan.ts'
+import { type families, type Resource, serviceNamed } from './services.ts'
+
+export function preconditions(inputs: Inputs, observed: Observed, steps: readonly Step[]): readonly Failure[] {
+  return [
+    ...serverProblems(inputs, observed, steps),
+    ...inputs.given.flatMap(({ service }) => {
+      const resource = observed.resources.get(service)
+      return resource === undefined ? [] : resourceProblems(inputs, service, resource)
+    }),
+    ...replicaProblems(inputs, observed),
+    ...(observed.server.isReplica
+      ? []
+      : observed.databases.flatMap((database) => databaseProblems(inputs, observed, database, steps))),
+  ]
+}
+
+function serverProblems(inputs: Inputs, observed: Observed, steps: readonly Step[]): Failure[] {
+  const { server } = observed
+  const problems: Failure[] = []
+  const where = `--resource-group ${inputs.server.resourceGroup} --name ${inputs.server.name}`
+  if (server.state !== 'Ready') {
+    const start =
+      server.state === 'Stopped'
+        ? `az postgres flexible-server start ${where}`
+        : `az postgres flexible-server show ${where} --query state   # run again when it is Ready`
+    problems.push(
+      new Failure({
+        reason: 'azure',
+        code: 'server-not-ready',
+        title: 'The server is not Ready',
+        detail: `${server.name} is ${server.state}.`,
+        fix: start,
+      }),
+    )
+  }
+  if (server.isElasticCluster && steps.some((step) => step.change?.kind === 'identity')) {
+    problems.push(
+      new Failure({
+        reason: 'azure',
+        code: 'elastic-cluster',
+        title: 'An elastic cluster takes no system-assigned identity',
+        detail: `${server.name} is an elastic cluster; Azure refuses to change the identity of one.`,
+        fix: 'Use a flexible server that is no elastic cluster, or stay with subscription keys on this one.',
+      }),
+    )
+  }
+  if (inputs.part !== 'azure' && !server.entraAuthentication && inputs.database.password === undefined) {
+    problems.push(
+      new Failure({
+        reason: 'azure',
+        code: 'entra-authentication-off',
+        title: 'The server takes no Entra logins',
+        detail: `Entra authentication is off on ${server.name}, and \`database-password\` is not given.`,
+        fix: `az postgres flexible-server update ${where} --microsoft-entra-auth Enabled   # then add the identity of this job as administrator: az postgres flexible-server microsoft-entra-admin create`,
+      }),
+    )
+  }
+  return problems
+}
+
+function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service'], resource: Resource): Failure[] {
+  const service = serviceNamed(name)
+  const title = titleOf(name)
+  const problems: Failure[] = []
+  const byIdentity = inputs.authType === 'managed-identity'
+  const group = /\/resourceGroups\/([^/]+)/i.exec(resource.id)?.[1] ?? 'GROUP'
+  const where = `--name ${resource.name} --resource-group ${group}`
+  const azure = (code: string, problem: string, detail: string, fix: string): void => {
+    problems.push(new Failure({ reason: 'azure', code, title: problem, detail, fix }))
+  }
+  if (service.kinds !== undefined && !service.kinds.some((kind) => kind.toLowerCase() === resource.kind.toLowerCase())) {
+    problems.push(
+      new Failure({
+        reason: 'input',
+        code: 'account-kind',
+        title: `The account does not serve ${title}`,
+        detail: `\`${name}\` names ${resource.name}, an account of kind ${resource.kind}; expected ${service.kinds.join(' or ')}.`,
+        fix: `az cognitiveservices account list --query "[?contains('${service.kinds.join(' ')}', kind)].id" --output tsv   # and give one as \`${name}\``,
+      }),
+    )
+  } else if (byIdentity && service.kinds !== undefined && resource.customSubdomain === undefined) {
+    azure(
+      'custom-subdomain',
+      'An account has no custom subdomain',
+      `${resource.name} (\`${name}\`) has only a regional endpoint, and these take no Entra tokens.`,
+      `az cognitiveservices account update ${where} --custom-domain ${resource.name.toLowerCase()}   # the name must be free in all of Azure and cannot be changed later`,
+    )
+  }
+  if (!byIdentity && service.kinds !== undefined && resource.localAuthDisabled) {
+    azure(
+      'key-login-disabled',
+      'The account refuses keys',
+      `${resource.name} (\`${name}\`) has disableLocalAuth set.`,
+      `az resource update --ids "${resource.id}" --set properties.disableLocalAuth=false   # or stay with the managed identity`,
+    )
+  }
+  if (!byIdentity && service.kinds === undefined && resource.authMode !== 'Key') {
+    azure(
+      'endpoint-auth-mode',
+      'The online endpoint takes no key',
+      `${resource.name} has authMode ${resource.authMode ?? 'unknown'}; the way back to a key needs an endpoint with Key.`,
+      'Leave this endpoint to those who use it now: name one with authMode Key as `machine-learning`, or make a second one: az ml online-endpoint create --name NEW-NAME --auth-mode key --workspace-name WORKSPACE --resource-group GROUP',
+    )
+  }
+  if (byIdentity && service.kinds === undefined && resource.authMode !== 'AADToken') {
+    azure(
+      'endpoint-auth-mode',
+      'The online endpoint takes no Entra tokens',
+      `${resource.name} has authMode ${resource.authMode ?? 'unknown'}; a managed identity needs AADToken.`,
+      'Leave this endpoint to those who use it now: make a second one with the same deployment and give it as `machine-learning`: az ml online-endpoint create --name NEW-NAME --auth-mode aad_token --workspace-name WORKSPACE --resource-group GROUP',
+    )
+  } else if (service.kinds === undefined && resource.endpoints.length === 0) {
+    azure(
+      'no-scoring-uri',
+      'The online endpoint has no scoring URI',
+      `${resource.name} is ${resource.provisioningState}.`,
+      'Run again when the endpoint is Succeeded.',
+    )
+  }
+  if (!/^succeeded$/i.test(resource.provisioningState)) {
+    azure(
+      'resource-not-ready',
+      'A resource is not ready',
+      `${resource.name} (\`${name}\`) is ${resource.provisioningState}.`,
+      `az resource show --ids "${resource.id}" --query properties.provisioningState   # run again when it is Succeeded`,
+    )
+  }
+  return problems
+}
+
+/** Whether the database has, for this family, a configuration that may be answering users today. */
+export function isConfigured(database: ObservedDatabase, family: (typeof families)[keyof typeof families]): boolean {
+  // What else obeys the same auth_type may be answering although the endpoint itself is not set.
+  if (family.alsoServes.some((setting) => database.settings.has(setting))) return true
+  return (
+    database.settings.has(family.endpoint) &&
+    (database.keysSet.has(family.key) || database.settings.get(family.authType) === 'managed-identity')
+  )
+}
+
+/** Settings reach the replicas, identities do not: switching a family that works would break it there. */
+function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
+  if (inputs.mode !== 'apply' || inputs.part === 'azure' || inputs.authType !== 'managed-identity' || observed.server.isReplica)
+    return []
+  const wanted = desiredSettings(inputs, observed.resources)
+  const switched = observed.databases.some((database) =>
+    givenFamilies(inputs).some(
+      ({ family }) =>
+        isConfigured(database, family) &&
+        wanted.some((each) => each.setting === family.authType && database.settings.get(each.setting) !== each.value),
+    ),
+  )
+  if (!switched) return []
+  return observed.replicas.flatMap(({ server, missingRoles, restarted }) => {
+    if (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false) return []
+    const lacks =
+      server.principalId === undefined
+        ? 'has no identity'
+        : missingRoles.length > 0
+          ? `lacks the role for ${missingRoles.map(titleOf).join(', ')}`
+          : 'was not restarted since its identity was turned on'
+    return [
+      new Failure({
+        reason: 'azure',
+        code: 'replica-would-break',
+        title: 'A read replica would break',
+        detail: `${server.name} ${lacks}. Settings replicate to it, identities do not: a family that works today with its key would fail there.`,
+        fix: lacks.startsWith('was not restarted')
+          ? `az postgres flexible-server restart --resource-group ${server.id.split('/')[4] ?? 'GROUP'} --name ${server.name}   # then run this action again`
+          : `Run this action with the replica first, then with the primary again: server: ${server.id}`,
+      }),
+    ]
+  })
+}
+
+function databaseProblems(inputs: Inputs, observed: Observed, database: ObservedDatabase, steps: readonly Step[]): Failure[] {
+  if (database.failure !== undefined) return []
+  const { installed, available } = database.extension
+  const problems: Failure[] = []
+  const told = (reason: 'permission' | 'database', code: string, title: string, detail: string, fix: string): void => {
+    problems.push(new Failure({ reason, code, title, detail, fix }))
+  }
+  const user = `"${database.user.replaceAll('"', '""')}"`
+  const writes = inputs.mode === 'apply'
+  // Who may only read succeeds while there is nothing to set.
+  const sets =
+    writes &&
+    (!database.mayRead ||
+      steps.some(({ change }) => (change?.kind === 'setting' || change?.kind === 'key') && change.database === database.name))
+  if (writes && database.isReadOnly) {
+    told(
+      'database',
+      'read-only-database',
+      'The database is read-only',
+      `"${database.name}" is in recovery: a read replica answers at this address.`,
+      'Let `database-host` lead to the primary, or leave it out.',
+    )
+    return problems
+  }
+  if (database.serverVersion > 0 && database.serverVersion < 12) {
+    told(
+      'database',
+      'postgres-too-old',
+      'There is no azure_ai for this version of PostgreSQL',
+      `The server runs PostgreSQL ${database.serverVersion}; azure_ai needs 12 or newer.`,
+      `az postgres flexible-server upgrade --resource-group ${inputs.server.resourceGroup} --name ${inputs.server.name} --version 17`,
+    )
+    return problems
+  }
+  if (writes && installed === undefined && !database.mayCreateExtension) {
+    told(
+      'permission',
+      'may-not-create-extension',
+      'The connecting role may not create the extension',
+      `User ${user} is not a member of azure_pg_admin, and azure_ai is not installed in "${database.name}".`,
+      `GRANT azure_pg_admin TO ${user};   -- as an administrator; or have one run: CREATE EXTENSION azure_ai;`,
+    )
+  }
+  if (installed === undefined) problems.push(...obstacles(database))
+  if (installed !== undefined && !(database.mayRead && (!sets || database.maySet))) {
+    told(
+      'permission',
+      sets ? 'may-not-set' : 'may-not-read',
+      `The connecting role may not ${sets ? 'read or write' : 'read'} the settings`,
+      `User ${user} is not a member of azure_ai_settings_manager in "${database.name}".`,
+      `GRANT azure_ai_settings_manager TO ${user};`,
+    )
+  }
+  const updates = inputs.updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
+  if (writes && updates && !database.mayCreateExtension) {
+    told(
+      'permission',
+      'may-not-update-extension',
+      'The connecting role may not update the extension',
+      `User ${user} is not a member of azure_pg_admin in "${database.name}".`,
+      `GRANT azure_pg_admin TO ${user};`,
+    )
+  }
+  const unknown = desiredSettings(inputs, observed.resources).filter((each) => database.unknownSettings.has(each.setting))
+  if (unknown.length > 0 && !updates) {
+    told(
+      'database',
+      'extension-too-old',
+      'The installed azure_ai is too old for a managed identity',
+      `azure_ai ${installed ?? ''} in "${database.name}" does not know ${unknown.map((each) => each.setting).join(', ')}.`,
+      `ALTER EXTENSION azure_ai UPDATE;   -- in "${database.name}"${available === undefined ? '' : `, to ${available}`}; or give \`update-extension: true\``,
+    )
+  }
+  if (
+    installed === undefined &&
+    inputs.part === 'database' &&
+    (observed.allowList === undefined || !allowsAzureAi(observed.allowList))
+  ) {
+    told(
+      'database',
+      'not-allow-listed',
+      'azure_ai is not on the allow-list',
+      `azure_ai is not installed in "${database.name}", and azure.extensions does not hold it.`,
+      'Run this action with `part: azure` first.',
+    )
+  }
+  return problems
+}
+
+/** What would keep CREATE EXTENSION from working, or be taken over by it from another role. */
+function obstacles({ name, creation }: ObservedDatabase): Failure[] {
+  const problems: Failure[] = []
+  if (creation.foreign.length > 0) problems.push(foreignObjects(name, creation.foreign))
+  if (creation.needsSchema && !creation.hasPublic) {
+    problems.push(
+      new Failure({
+        reason: 'database',
+        code: 'no-public-schema',
+        title: 'There is no schema `public` to create azure_ai in',
+        detail: `The azure_ai of this server leaves its schema open, and "${name}" has no \`public\`; no other schema is known to be safe.`,
+        fix: `CREATE SCHEMA public AUTHORIZATION azure_pg_admin;   -- in "${onOneLine(name)}"; or create the extension in a schema of your choice: CREATE EXTENSION azure_ai SCHEMA schema_name;`,
+      }),
+    )
+  }
+  return problems
+}
+
+/** Longest name of an object that is shown, in characters. */
+const longestObject = 200
+
+/**
+ * A call by name could reach what another role put beside azure_ai's functions.
+ *
+ * @param foreign kind and quoted name of each object: `FUNCTION azure_ai.f(text)`, `TRIGGER t ON azure_ai.settings`
+ */
+export function foreignObjects(database: string, foreign: readonly string[]): Failure {
+  const names = foreign.map((each) => bounded(onOneLine(each), longestObject))
+  return new Failure({
+    reason: 'database',
+    code: 'foreign-functions',
+    title: "A schema of azure_ai holds what is not azure_ai's",
+    detail: `Database "${database}": ${names.join(', ')}. A call of azure_ai could reach it, so this action neither installs nor calls azure_ai there. Only members of azure_pg_admin may own or create anything in these schemas.`,
+    fix: removalOf(foreign[0] ?? '', onOneLine(database)),
+  })
+}
+
+/** The command that removes an object, or takes it from its owner. Whoever made the object chose its name, and that of the database. */
+function removalOf(object: string, database: string): string {
+  // A name that is cut ends inside its quotes, and what follows would be a command. One that is spelled out is another name.
+  if (object.length > longestObject || onOneLine(object) !== object) return '\\df+ azure_*.*'
+  const [kind = '', name = ''] = object.split(/ (.*)/)
+  const where = `   -- in "${database}"`
+  switch (kind) {
+    case 'SCHEMA':
+      return `ALTER ${object} OWNER TO azure_pg_admin; REVOKE CREATE ON ${object} FROM PUBLIC;${where}, and from every role that \\dn+ shows with C`
+    case 'TABLE':
+      return `ALTER ${object} OWNER TO azure_pg_admin;${where}`
+    case 'TRIGGER':
+      return `DROP ${object};${where}; and revoke TRIGGER from every role that \\dp azure_ai.settings shows with t`
+    default:
+      return `DROP ${object};${where}, after a look at it: \\df+ ${name.replace(/\(.*$/, '')}`
+  }
+}

@@ -1,0 +1,165 @@
+/** What a run came to: result, outputs and the JSON report, all derived from the journal; pure. */
+
+import type { Failure, FailureReason, Finding } from '../errors/errors.ts'
+import { bounded } from '../lib/bounded.ts'
+import type { Inputs, Mode, Part } from './inputs.ts'
+import type { Journal, QueryResult } from './journal.ts'
+import { differs, type Step } from './plan.ts'
+
+export type Result = 'in-sync' | 'changed' | 'drift' | 'failed'
+
+/** The JSON report, schema version 1. Never a secret in it. */
+export interface Report {
+  readonly schemaVersion: 1
+  readonly mode: Mode | ''
+  readonly part: Part | ''
+  readonly result: Result
+  readonly failureReason: FailureReason
+  readonly changed: boolean
+  readonly drift: boolean
+  readonly verified: boolean
+  readonly planId: string
+  /** ISO 8601, UTC. */
+  readonly startedAt: string
+  readonly durationMs: number
+  readonly server: { readonly id: string; readonly name: string; readonly host: string; readonly principalId: string }
+  readonly steps: readonly Omit<Step, 'change'>[]
+  readonly queries: readonly QueryResult[]
+  readonly findings: readonly Finding[]
+}
+
+export interface Facts {
+  readonly inputs: Inputs | undefined
+  readonly journal: Journal
+  /** What ended the run early. */
+  readonly thrown: readonly Failure[]
+  readonly startedAt: Date
+  readonly durationMs: number
+  readonly host: string
+  readonly principalId: string
+}
+
+/** Derives the report. An error outranks drift, in a check drift outranks a failing query. */
+export function report(facts: Facts): Report {
+  const { inputs, journal } = facts
+  const failures = ranked([...facts.thrown, ...journal.failures])
+  const drift = inputs === undefined || facts.thrown.length > 0 || journal.steps.some(differs)
+  const [first] = failures
+  // In a check the drift explains the query; in apply the query explains why the drift was not mended.
+  const failure = inputs?.mode === 'check' && first?.reason === 'verification' && drift ? undefined : first
+  const result: Result = failure !== undefined ? 'failed' : drift ? 'drift' : journal.changed ? 'changed' : 'in-sync'
+  const severity = { error: 0, warning: 1, notice: 2 }
+  const findings = [...unique(failures).map((each) => each.finding()), ...journal.findings].sort(
+    (a, b) => severity[a.severity] - severity[b.severity],
+  )
+  return {
+    schemaVersion: 1,
+    mode: inputs?.mode ?? '',
+    part: inputs?.part ?? '',
+    result,
+    failureReason: failure?.reason ?? (drift ? 'drift' : 'none'),
+    changed: journal.changed,
+    drift,
+    verified: verified(inputs, journal, failures),
+    planId: journal.planId,
+    startedAt: facts.startedAt.toISOString(),
+    durationMs: Math.round(facts.durationMs),
+    server: { id: inputs?.server.id ?? '', name: inputs?.server.name ?? '', host: facts.host, principalId: facts.principalId },
+    steps: journal.steps.map(({ change: _, ...step }) => step),
+    queries: journal.queries,
+    findings,
+  }
+}
+
+/** The failure that names the reason first: being told to restart or stopped, then errors, then what the queries said. */
+function ranked(failures: readonly Failure[]): Failure[] {
+  const rank = ({ reason }: Failure): number =>
+    reason === 'cancelled' ? 0 : reason === 'restart-required' ? 1 : reason === 'verification' ? 3 : 2
+  return [...failures].sort((a, b) => rank(a) - rank(b))
+}
+
+/** Every test query of every named service passed in every database, and no stored key can have answered instead. */
+function verified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
+  if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
+  const expected = journal.databases.flatMap((database) => inputs.given.map(({ service }) => ({ database, service })))
+  const key = (database: string, service: string): string => JSON.stringify([database, service])
+  const proven = new Set(
+    journal.queries
+      .filter((query) => query.status === 'passed' && query.proof !== 'key-present')
+      .map((query) => key(query.database, query.service)),
+  )
+  return expected.length > 0 && expected.every(({ database, service }) => proven.has(key(database, service)))
+}
+
+/** Failures that say the same thing are told once. */
+function unique(failures: readonly Failure[]): Failure[] {
+  const first = new Map(failures.toReversed().map((failure) => [JSON.stringify([failure.code, failure.detail]), failure]))
+  return [...failures].filter((failure) => first.get(JSON.stringify([failure.code, failure.detail])) === failure)
+}
+
+/** Most bytes of the report file. */
+const reportLimit = 5_000_000
+/** Longest text in a report that would be larger, in characters, tried in this order. */
+const shorter = [1_024, 256]
+
+/**
+ * The report as it fits into its file: where it would be larger than 5 MB its longest texts are cut, and what still finds no
+ * room is left out, the last items first. A finding says how much.
+ */
+export function fitted(of: Report): Report {
+  const bytes = bytesOf(of)
+  if (bytes <= reportLimit) return of
+  let fit = of
+  let size = bytes
+  for (const limit of shorter) {
+    if (size <= reportLimit) break
+    fit = withTexts(of, limit)
+    size = bytesOf(fit)
+  }
+  const { steps, queries, findings } = fit
+  // What one list leaves of its share, the next ones have.
+  const some = size > reportLimit
+  const first = some ? within(findings, reportLimit / 3) : { kept: findings, bytes: 0 }
+  const second = some ? within(steps, (reportLimit - first.bytes) / 2) : { kept: steps, bytes: 0 }
+  const third = some ? within(queries, reportLimit - first.bytes - second.bytes) : { kept: queries, bytes: 0 }
+  const cut: Finding = {
+    severity: 'notice',
+    code: 'report-cut',
+    title: 'The report is cut to its limit',
+    detail: `In full it has ${bytes} bytes. Its longest texts are cut, and ${steps.length - second.kept.length} steps, ${queries.length - third.kept.length} test queries and ${findings.length - first.kept.length} findings are left out.`,
+    fix: 'Run the action for fewer databases at a time to have all of it.',
+  }
+  return { ...fit, steps: second.kept, queries: third.kept, findings: [...first.kept, cut] }
+}
+
+/** Bytes of a value as the file has it. */
+const bytesOf = (value: unknown): number => Buffer.byteLength(JSON.stringify(value, null, 2))
+
+/** The first items of a list that take no more than so many bytes in the file. */
+function within<T>(list: readonly T[], limit: number): { readonly kept: readonly T[]; readonly bytes: number } {
+  // Each line of an item is indented by four more blanks in the file, and an item has ten lines at most.
+  const indent = 50
+  let bytes = 0
+  let count = 0
+  for (const item of list) {
+    const more = bytesOf(item) + indent
+    if (bytes + more > limit) break
+    bytes += more
+    count++
+  }
+  return { kept: list.slice(0, count), bytes }
+}
+
+/** The report with every text of its lists cut. */
+export function withTexts(of: Report, limit: number): Report {
+  const cut = <T extends object>(item: T): T =>
+    Object.fromEntries(
+      Object.entries(item).map(([name, value]) => [name, typeof value === 'string' ? bounded(value, limit) : value]),
+    ) as T
+  return { ...of, steps: of.steps.map(cut), queries: of.queries.map(cut), findings: of.findings.map(cut) }
+}
+
+/** Whether the step goes red. */
+export function fails(of: Report, failOnDrift: boolean): boolean {
+  return of.result === 'failed' || (of.result === 'drift' && failOnDrift)
+}

@@ -1,0 +1,56 @@
+/** What is the same in many databases is told once, with their names: a summary of hundreds of them stays readable. Pure. */
+import type { Finding } from '../errors/errors.ts'
+
+/** Findings that say the same of different databases. */
+export interface AlikeFindings {
+  /** The first of them, word for word. */
+  readonly finding: Finding
+  /** The databases of the others, in order. */
+  readonly others: readonly string[]
+}
+
+/** In what is alike otherwise: ids of requests and principals, and points in time. */
+const passing = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b\d{4}-\d\d-\d\dT[\d:.]+Z?/gi
+
+/** The text with the database's own name left out. */
+export function withoutName(text: string, database: string): string {
+  return database === '' ? text : text.replaceAll(`"${database}"`, '"…"').replaceAll(`waits for ${database}/`, 'waits for ')
+}
+
+/** What two texts about two databases have in common when they say the same. */
+export function likeness(text: string, database: string): string {
+  return withoutName(text, database).replaceAll(passing, '·')
+}
+
+/** The items by their key, in the order of their first. */
+export function grouped<T>(items: readonly T[], keyOf: (item: T) => string): readonly (readonly [T, ...T[]])[] {
+  const groups = new Map<string, [T, ...T[]]>()
+  for (const item of items) {
+    const key = keyOf(item)
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [item])
+    else group.push(item)
+  }
+  return [...groups.values()]
+}
+
+/** Findings in their order, those that differ in nothing but the name of a database as one. */
+export function alikeFindings(findings: readonly Finding[], databases: readonly string[]): readonly AlikeFindings[] {
+  const known = new Set(databases)
+  const told = findings.map((finding) => ({ finding, database: databaseIn(finding.detail, known) }))
+  const groups = grouped(told, ({ finding, database }) => {
+    const { severity, code, title, detail, fix } = finding
+    // One that is of no database may differ from another in an id alone, and that id is what it tells.
+    if (database === '') return JSON.stringify([severity, code, title, detail, fix])
+    return JSON.stringify([severity, code, title, likeness(detail, database), likeness(fix, database)])
+  })
+  return groups.map(([{ finding }, ...others]) => ({ finding, others: others.map(({ database }) => database) }))
+}
+
+/** The first database that a text names in quotes; empty when it names none. */
+function databaseIn(text: string, databases: ReadonlySet<string>): string {
+  for (const [, name = ''] of text.matchAll(/"([^"\n]+)"/g)) if (databases.has(name)) return name
+  // A name may hold quotes itself.
+  for (const name of databases) if (text.includes(`"${name}"`)) return name
+  return ''
+}

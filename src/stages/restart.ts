@@ -1,0 +1,195 @@
+/** The restart that a new identity needs: when it is considered, what it interrupts, and waiting until the server is back. */
+
+import type { Inputs } from '../core/inputs.ts'
+import type { Journal } from '../core/journal.ts'
+import type { Observed, ObservedDatabase, ObservedServer } from '../core/observed.ts'
+import type { Step } from '../core/plan.ts'
+import { Failure } from '../errors/errors.ts'
+import { retrying } from '../lib/retry.ts'
+import { activity } from '../postgres/azure-ai.ts'
+import { type Connector, messageOf } from '../postgres/connection.ts'
+import { startUp, untilReady } from './server-state.ts'
+import { type ApplyOptions, due, isRefusal } from './write.ts'
+
+/** How long to wait for a token before a restart is the likelier cure, in milliseconds. */
+const noTokenPatienceMs = 3 * 60_000
+
+/** Restarts the server where the plan says so, and where somebody can then use its identity. */
+export async function applyRestart(options: ApplyOptions, connector: Connector | undefined): Promise<void> {
+  const { journal } = options
+  for (const { step } of due(journal, 'restart')) {
+    const failed = (kind: Step['kind']): boolean => {
+      const own = journal.steps.filter((each) => each.kind === kind && each.status !== 'skipped')
+      return own.length > 0 && own.every((each) => each.status === 'failed')
+    }
+    // Nobody could use the identity: what failed has to be mended first, and the next run restarts.
+    if (
+      failed('role') ||
+      failed('extension') ||
+      journal.steps.some((each) => each.kind === 'allow-list' && each.status === 'failed')
+    ) {
+      journal.mark(step.id, 'skipped', 'not restarted: the steps before it failed')
+    } else await restartServer(options, connector, step.id)
+  }
+}
+
+/** Restarts the server, after saying what that interrupts, and waits until it is Ready and takes connections. */
+async function restartServer(options: ApplyOptions, connector: Connector | undefined, step: string): Promise<void> {
+  const { journal, observed, azure, log, signal } = options
+  const { server, replicas } = observed
+  const database = observed.databases.find((each) => each.failure === undefined)
+  log.info(`Restarting ${server.name}: its identity works only after a restart; connections are cut for a moment`)
+  if (connector !== undefined && database !== undefined) log.info(`  ${await activityOf(connector, database.name, signal)}`)
+  log.info(`  high availability: ${server.highAvailability ?? 'off'}; read replicas: ${replicas.length}, which are not restarted`)
+  const refused = journal.writing()
+  try {
+    await azure.restart()
+    await untilReady({ name: server.name, azure, log, signal })
+    if (connector !== undefined && database !== undefined) await untilConnected(options, connector, database.name)
+    journal.mark(step, 'created', 'restarted by this run')
+    log.info(`${server.name} is back`)
+  } catch (error) {
+    if (isRefusal(error)) refused()
+    journal.mark(step, 'failed')
+    throw signal.aborted ? signal.reason : error
+  }
+}
+
+/** What a restart will interrupt, for the log; not being able to tell it stops nothing. */
+async function activityOf(connector: Connector, database: string, signal: AbortSignal): Promise<string> {
+  try {
+    const connection = await connector.connect(database, signal)
+    try {
+      return await activity(connection)
+    } finally {
+      await connection.close()
+    }
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    return `what it interrupts is not known: ${connector.failure(error, database, 'looking at its activity').title}`
+  }
+}
+
+async function untilConnected({ signal, log }: ApplyOptions, connector: Connector, database: string): Promise<void> {
+  await retrying(async () => (await connector.connect(database, signal)).close(), {
+    signal,
+    verdict: (error) =>
+      error instanceof Failure && ['network', 'database'].includes(error.reason) ? { schedule: startUp } : false,
+    onWait: (error) => log.info(`… waiting for connections: ${error instanceof Failure ? error.title : messageOf(error).text}`),
+  })
+}
+
+/**
+ * When a restart is considered: while all that is missing is a token, and the server has not been started since the
+ * identity could be of use to it. One restart in all; an answer of an AI service proves a token, and never restarts a server.
+ */
+export function restartPolicy(options: ApplyOptions, connector: Connector | undefined, databases: readonly ObservedDatabase[]) {
+  const { inputs, journal, observed } = options
+  const step = journal.steps.find((each) => each.id === 'restart')
+  const limitMs = Math.min(noTokenPatienceMs, inputs.verifyTimeoutMs)
+  if (step === undefined || step.status === 'created')
+    return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
+  if (step.status === 'missing') return { patience: { noTokenLimitMs: limitMs }, conclude: () => restartOutcome(inputs, journal) }
+  const evidence = notStartedSince(observed, databases, journal)
+  if (evidence === undefined) return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
+  let required = false
+  const onNoToken = async (): Promise<boolean> => {
+    if (inputs.allowRestart && inputs.part !== 'database') {
+      options.log.info(`The identity gives no token, and ${evidence.text}`)
+      await restartServer(options, connector, step.id)
+      return true
+    }
+    required = true
+    return false
+  }
+  return {
+    patience: { noTokenLimitMs: evidence.certain ? 0 : limitMs, onNoToken },
+    conclude: () => {
+      if (required)
+        journal.fail(
+          restartRequired(
+            inputs,
+            `The identity gives no token, and ${evidence.text}; ${inputs.part === 'database' ? 'part: database does not restart' : '`allow-restart` is false'}.`,
+          ),
+        )
+    },
+  }
+}
+
+/**
+ * Without SQL nothing fails for want of a token. What the server says it runs with decides: another identity means that a
+ * restart was cut off between the two; none at all is what some servers always say, and is told only.
+ */
+export async function restartWithoutSql(options: ApplyOptions, server: ObservedServer): Promise<void> {
+  const { inputs, journal, azure } = options
+  const running = await azure.runningIdentity(server)
+  if (running === undefined || running.toLowerCase() === server.principalId?.toLowerCase()) return
+  const { resourceGroup, name } = inputs.server
+  if (running === '') {
+    journal.finding({
+      severity: 'notice',
+      code: 'restart-unknown',
+      title: 'It cannot be told whether the server was restarted since its identity was turned on',
+      detail: `${name} names no identity that it runs with. If azure_ai gets no token there, a restart is missing.`,
+      fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # only when the test queries fail for want of a token`,
+    })
+    return
+  }
+  if (inputs.allowRestart) await restartServer(options, undefined, 'restart')
+  else journal.fail(restartRequired(inputs, `The server still runs with identity ${running}, and \`allow-restart\` is false.`))
+}
+
+/** What shows that the server was not started since its identity could be of use; undefined when nothing does. */
+function notStartedSince(
+  observed: Observed,
+  databases: readonly ObservedDatabase[],
+  journal: Journal,
+): { readonly text: string; readonly certain: boolean } | undefined {
+  const { principalId } = observed.server
+  const database = databases.find((each) => each.failure === undefined)
+  if (principalId === undefined || database === undefined) return undefined
+  const { runningIdentity, startedAt } = database
+  if (runningIdentity !== undefined && runningIdentity !== '') {
+    if (runningIdentity.toLowerCase() === principalId.toLowerCase()) return undefined
+    return { text: `the server still runs with identity ${runningIdentity}`, certain: true }
+  }
+  // A role that was given in this run is younger than any start.
+  const givenNow = journal.steps.some((step) => step.kind === 'role' && step.status === 'created')
+  const given = [...observed.roleAssignments.values()]
+    .flat()
+    .filter((each) => each.principalId.toLowerCase() === principalId.toLowerCase() && each.createdOn !== undefined)
+    .map((each) => (each.createdOn as Date).getTime())
+  const earliest = Math.min(...given, givenNow ? Date.now() : Number.POSITIVE_INFINITY)
+  if (startedAt === undefined || !Number.isFinite(earliest) || startedAt.getTime() >= earliest) return undefined
+  return {
+    text: `the server has run since ${startedAt.toISOString()}, before its identity was given its first role`,
+    certain: false,
+  }
+}
+
+/** The identity was turned on and the restart it needs was not allowed: what the queries say decides. */
+function restartOutcome(inputs: Inputs, journal: Journal): void {
+  const asked = journal.queries.filter((query) => query.status !== 'skipped')
+  if (asked.length > 0 && asked.every((query) => query.status === 'passed')) {
+    journal.mark('restart', 'skipped', 'not needed: the test queries passed without it')
+    return
+  }
+  const refusals = journal.failures.filter((failure) => failure.reason === 'verification')
+  const tokenWasHad =
+    refusals.length > 0 && refusals.every((failure) => !['no-token', 'ai-error', 'not-tried'].includes(failure.code))
+  if (tokenWasHad) return
+  // It was allowed: what failed before it kept this run from it, and is told.
+  if (inputs.allowRestart) return
+  journal.fail(restartRequired(inputs, 'This run turned the identity on, and `allow-restart` is false.'))
+}
+
+function restartRequired(inputs: Inputs, detail: string): Failure {
+  const { resourceGroup, name } = inputs.server
+  return new Failure({
+    reason: 'restart-required',
+    code: 'restart-required',
+    title: 'The server has to be restarted before its identity works',
+    detail,
+    fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # then run this job again; or give \`allow-restart: true\``,
+  })
+}

@@ -1,0 +1,264 @@
+/** Getting in: the cloud, the login, Resource Manager and the way to the databases. */
+import { type Cloud, discoverCloud, knownCloud } from '../azure/cloud.ts'
+import { type AmbientLogin, claimsOf, type Tokens } from '../azure/credential.ts'
+import { databaseHost } from '../azure/hosts.ts'
+import type { ResourceManager } from '../azure/resource-manager.ts'
+import { accountToAsk, type Inputs, type Target } from '../core/inputs.ts'
+import type { Administrator } from '../core/observed.ts'
+import { Failure } from '../errors/errors.ts'
+import type { Log } from '../lib/log.ts'
+import { orAborted } from '../lib/timeout.ts'
+import type { Connector } from '../postgres/connection.ts'
+import type { Greeted } from '../postgres/greeting.ts'
+
+/** What signing in takes from the job. */
+export interface SignInContext {
+  readonly log: Log
+  readonly signal: AbortSignal
+  readonly ambient: AmbientLogin
+  /** The workflow's OIDC token for an audience. */
+  readonly idToken: (audience: string) => Promise<string>
+  readonly workflow: Workflow
+}
+
+/** What the outside gives to a run. */
+export interface Outside extends SignInContext {
+  /** Keeps the name of the temporary firewall rule for the post step, and whether it is known to have been made. */
+  readonly remember: (rule: string, state: 'asked' | 'made') => void
+  /** Told as soon as they are known. */
+  readonly known: (facts: { readonly host?: string; readonly principalId?: string }) => void
+}
+
+/** What the event that started the workflow says of it. */
+export interface Workflow {
+  readonly event: string
+  readonly actor: string
+  /** A pull request whose head is a fork. */
+  readonly fromFork: boolean
+  /** Whether the job has a proxy. */
+  readonly behindProxy: boolean
+}
+
+/** The cloud, its login and its Resource Manager. */
+export interface AzureSession {
+  readonly cloud: Cloud
+  readonly tokens: Tokens
+  readonly azure: ResourceManager
+}
+
+export interface Session extends AzureSession {
+  readonly workflow: Workflow
+  readonly log: Log
+  readonly greeting: Promise<Greeting> | undefined
+}
+
+/** The audience of the OIDC token that the run will ask for; undefined when it asks for none. */
+export function audienceOf(inputs: Inputs): string | undefined {
+  return needsTokens(inputs) ? inputs.oidc?.audience : undefined
+}
+
+/** Signs in to the cloud of a target; nothing but the OIDC token is requested before it is needed. */
+export function enterAzure(target: Target, context: SignInContext): Promise<AzureSession> {
+  return enterCloud(target, context, target.oidc?.audience, 0)
+}
+
+/**
+ * Variables that turn on the logs of the SDKs, which contain whole requests with their tokens. They are read when an SDK is
+ * loaded. Only the runner would mask the tokens, and not those that are not known yet.
+ */
+const sdkLogVariables = ['AZURE_LOG_LEVEL', 'DEBUG']
+
+/**
+ * Cloud, tokens and Resource Manager; the SDKs are loaded while the OIDC token is on its way.
+ * @param audience of the OIDC token; undefined when none is needed
+ * @param requests how many requests to Resource Manager come at once: so many connections are opened ahead
+ */
+async function enterCloud(
+  target: Target,
+  outside: SignInContext,
+  audience: string | undefined,
+  requests: number,
+): Promise<AzureSession> {
+  const { log, signal } = outside
+  const named = knownCloud(target.environment)
+  const idToken = async (): Promise<string> => {
+    try {
+      return await orAborted(outside.idToken(audience ?? ''), signal)
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      throw oidcFailure(error, outside.workflow)
+    }
+  }
+  const oidc = audience === undefined ? undefined : target.oidc
+  // Asked for first: it needs nothing else.
+  const early = oidc === undefined ? undefined : idToken()
+  early?.catch(() => undefined)
+  const { ReadyAgent } = await import('../azure/agent.ts')
+  const agent = outside.workflow.behindProxy ? undefined : new ReadyAgent()
+  // Connections that are sure to be needed are opened while the OIDC token is on its way.
+  agent?.open(named?.resourceManager ?? target.environment, requests)
+  if (named !== undefined && oidc !== undefined) agent?.open(named.authority, 2)
+  // One after the other, and in between a turn for what is on the line: an SDK takes longer to load than a round trip.
+  const turn = (): Promise<void> => new Promise((over) => setImmediate(over))
+  await turn()
+  for (const name of sdkLogVariables) delete process.env[name]
+  const { createHttp, createPipeline } = await import('../azure/pipeline.ts')
+  await turn()
+  const { signIn } = await import('../azure/credential.ts')
+  const { createResourceManager } = await import('../azure/resource-manager.ts')
+  await turn()
+  let cloud = named
+  if (cloud === undefined) {
+    const url = target.environment
+    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log, agent }))
+    cloud = await discoverCloud(url, http, signal)
+  }
+  if (named === undefined && oidc !== undefined) agent?.open(cloud.authority, 2)
+  let unused = early
+  const tokens = signIn({
+    cloud,
+    oidc,
+    idToken: () => {
+      const token = unused ?? idToken()
+      unused = undefined
+      return token
+    },
+    ambient: outside.ambient,
+    log,
+    signal,
+    agent,
+  })
+  return { cloud, tokens, azure: createResourceManager({ cloud, tokens, server: target.server, log, signal, agent }) }
+}
+
+/** As {@link enterAzure}, for a whole run: what the databases will need is under way as well. */
+export async function enter(inputs: Inputs, outside: SignInContext): Promise<Session> {
+  const { cloud, tokens, azure } = await enterCloud(inputs, outside, audienceOf(inputs), requestsAtOnce(inputs))
+  // What the databases will need is on its way while Resource Manager answers; a failure is told where it is awaited.
+  const withSql = inputs.part !== 'azure'
+  if (withSql && inputs.database.password === undefined) {
+    // The SDK would ask Entra twice for its configuration, were both tokens asked for at once.
+    const first = requestsAtOnce(inputs) > 0 ? tokens.get(cloud.resourceManagerScope) : Promise.resolve()
+    first.then(() => tokens.get(cloud.postgresScope)).catch(() => undefined)
+  }
+  // A temporary firewall rule has to be there first.
+  const greeting = withSql && !inputs.temporaryFirewallRule ? greetServer(inputs, cloud) : undefined
+  greeting?.catch(() => undefined)
+  return { greeting, workflow: outside.workflow, cloud, tokens, azure, log: outside.log }
+}
+
+/** How many requests to Resource Manager a run begins with; a verify with all it needs has none. */
+function requestsAtOnce(inputs: Inputs): number {
+  const { mode, given, database } = inputs
+  const deployments = accountToAsk(inputs) === undefined ? 0 : 1
+  const administrators = database.user === undefined ? 1 : 0
+  if (mode === 'verify') return administrators + deployments
+  const resources = new Set(given.map(({ resource }) => resource.id.toLowerCase())).size
+  return 3 + 2 * resources + administrators + deployments
+}
+
+/** Connections up to TLS, and where they lead. */
+interface Greeting extends Greeted {
+  readonly host: string
+  readonly serverName: string
+}
+
+/** Opens connections to the databases up to TLS, before it is known as whom. `end` them when they are of no use. */
+async function greetServer(inputs: Inputs, cloud: Cloud): Promise<Greeting> {
+  const [{ greet }, { tlsFor }] = await Promise.all([import('../postgres/greeting.ts'), import('../postgres/connection.ts')])
+  const serverName = `${inputs.server.name}${cloud.postgresSuffix}`
+  const host = inputs.database.host ?? serverName
+  const count = inputs.testQueries ? 4 : 1
+  return { host, serverName, ...greet(host, inputs.database.port, tlsFor(serverName, host), count) }
+}
+
+/** False for a verify with a password that is given everything it would ask Resource Manager for. */
+function needsTokens(inputs: Inputs): boolean {
+  return requestsAtOnce(inputs) > 0 || inputs.database.password === undefined || inputs.temporaryFirewallRule
+}
+
+function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Failure {
+  const said = error instanceof Error ? error.message : String(error)
+  const lacking = /ACTIONS_ID_TOKEN_REQUEST_(URL|TOKEN)/.test(said)
+  const dependabot = actor === 'dependabot[bot]'
+  const detail = !lacking
+    ? said
+    : fromFork
+      ? 'This run was started by a pull request from a fork, and such a run never gets one.'
+      : dependabot
+        ? 'This run was started by Dependabot, whose runs may only read unless the workflow says otherwise.'
+        : `The job lacks the permission for it (${said})`
+  const fix = fromFork
+    ? `Leave the step out for forks: if: github.event.pull_request.head.repo.full_name == github.repository`
+    : dependabot && event === 'pull_request'
+      ? `Leave the step out for Dependabot: if: github.actor != 'dependabot[bot]'; or say \`permissions: { id-token: write, contents: read }\` in the job`
+      : lacking
+        ? 'Let the job have it:\npermissions:\n  id-token: write\n  contents: read'
+        : "Run the job again; on a self-hosted runner check the way to GitHub's OIDC service (HTTPS_PROXY, NODE_EXTRA_CA_CERTS)."
+  return new Failure(
+    { reason: 'credentials', code: 'no-oidc-token', title: "The workflow's OIDC token cannot be had", detail, fix },
+    error,
+  )
+}
+
+/** Where and as whom to connect. The certificate is to be valid for the host that Resource Manager shows, or for `database-host`. */
+export async function connectorFor(
+  inputs: Inputs,
+  { cloud, tokens, workflow, log, greeting }: Session,
+  shownHost: string,
+  administrators: readonly Administrator[],
+): Promise<{ readonly connector: Connector; readonly user: string; readonly host: string }> {
+  const [{ createConnector }, { lockLimitMs }] = await Promise.all([
+    import('../postgres/connection.ts'),
+    import('../postgres/lock.ts'),
+  ])
+  const serverName = databaseHost(shownHost, inputs.server.name, cloud)
+  const { password } = inputs.database
+  const host = inputs.database.host ?? serverName
+  const user =
+    inputs.database.user ??
+    administratorOf(inputs, administrators, password === undefined ? await tokens.get(cloud.postgresScope) : undefined)
+  const greeted = await greeting
+  // What was guessed is not where the server is.
+  const fits = greeted?.host === host && greeted.serverName === serverName
+  if (!fits) greeted?.end()
+  const connector = createConnector(
+    {
+      host,
+      port: inputs.database.port,
+      serverName,
+      server: inputs.server.name,
+      resourceGroup: inputs.server.resourceGroup,
+      behindProxy: workflow.behindProxy,
+      greeted: fits ? greeted : undefined,
+      lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs),
+    },
+    { user, password: async () => password ?? tokens.get(cloud.postgresScope) },
+    log,
+  )
+  return { connector, user, host }
+}
+
+/** The caller among the server's Entra administrators: found by the object id in its token. */
+function administratorOf(inputs: Inputs, administrators: readonly Administrator[], token: string | undefined): string {
+  const claim = token === undefined ? undefined : claimsOf(token).oid
+  const oid = typeof claim === 'string' ? claim : undefined
+  const own = administrators.find((each) => oid !== undefined && each.objectId.toLowerCase() === oid.toLowerCase())
+  if (own !== undefined) return own.principalName
+  const groups = administrators.filter((each) => each.principalType === 'Group').map((each) => each.principalName)
+  const { resourceGroup, name } = inputs.server
+  const hint =
+    groups.length === 0
+      ? ''
+      : ` Groups among them: ${groups.join(', ')}; a member connects with the group's name as \`database-user\`.`
+  throw new Failure({
+    reason: 'credentials',
+    code: 'not-an-administrator',
+    title: 'It is not known which role to connect as',
+    detail: `${oid === undefined ? 'The login names no object id' : `Object id ${oid} is not among the Entra administrators of ${name}`}, and \`database-user\` is not given.${hint}`,
+    fix:
+      oid === undefined
+        ? 'Give `database-user`.'
+        : `az postgres flexible-server microsoft-entra-admin create --resource-group ${resourceGroup} --server-name ${name} --object-id ${oid} --display-name NAME-OF-THE-APP --type ServicePrincipal   # or give \`database-user\``,
+  })
+}

@@ -1,0 +1,118 @@
+/**
+ * Whether the extension sees settings that its session has not committed yet. Where it does, a trial shows what the new settings
+ * are worth before anybody has them; where it does not, only what is committed can be asked.
+ */
+import { randomUUID } from 'node:crypto'
+import { Failure, outlook } from '../errors/errors.ts'
+import { type CallOutcome, type CallOutcomes, type Setting, trial } from '../postgres/trial.ts'
+import { differing, type ProveOptions, type Task, type Visibility } from './jobs.ts'
+import { askFreshly, freshly, patiently } from './session.ts'
+
+/** Leads nowhere, by RFC 2606. No service can guess the name, so a text that names it comes from who was sent there. */
+const nowhere = `https://trial-${randomUUID()}.invalid`
+
+/** Finds it out, with the database's own faults tried again; undefined when these stay. */
+export async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibility | undefined> {
+  const { connector, log, signal } = options
+  const { name } = task.database
+  try {
+    return await patiently(options, name, () => lookOnce(options, task))
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    // The time for the lock of this action is over: the attempt would end without a word about it.
+    if (error instanceof Failure && error.code === 'lock') throw error
+    // The attempt that follows meets the same failure and tells it; until then nothing is known.
+    log.debug(`database "${name}": ${connector.failure(error, name, 'looking').message}`)
+    return undefined
+  }
+}
+
+/**
+ * Whether a trial means anything here: with the endpoint set to nowhere inside a transaction the query must fail, and in
+ * another way than it does without; else what answers is what is committed.
+ */
+async function lookOnce(options: ProveOptions, task: Task): Promise<Visibility> {
+  const [call] = task.calls
+  // Nothing would be tried, neither a setting nor the absence of a key.
+  if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && (!task.keyStored || !task.database.maySet)))
+    return 'visible'
+  const { name } = task.database
+  const control = async (): Promise<CallOutcome | undefined> =>
+    first(
+      (
+        await freshly(options, name, (connection) =>
+          trial(connection, {
+            database: task.database,
+            settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
+            hide: undefined,
+            calls: [call],
+            commit: () => false,
+            log: options.log,
+          }),
+        )
+      ).outcomes,
+    )
+  const answered = await control()
+  if (isAnswer(answered)) {
+    options.journal.finding({
+      severity: 'notice',
+      code: 'uncommitted-settings-not-seen',
+      title: 'The extension does not see uncommitted settings',
+      detail: `${task.family.name}: a query succeeded although the endpoint led nowhere in its transaction. What is set can be proven only once it is committed: it is checked at once then, and put back when it fails.`,
+      fix: '',
+    })
+    return 'hidden'
+  }
+  if (namesNowhere(answered)) return 'visible'
+  // What it said is told when it stays unclear.
+  if (answered !== undefined) task.lastOutcomes = new Map([[call.name, answered]])
+  const before = first(await askFreshly(options, task, [call]))
+  // A service that is throttling, failing or refusing answers for the committed endpoint just as well: that shows nothing.
+  const telling = (outcome: CallOutcome | undefined): boolean =>
+    outcome?.ok === false && (outlookOf(outcome) === 'no-token' || (outlookOf(outcome) === 'unknown' && !isServiceText(outcome)))
+  if (!telling(answered)) return 'unclear'
+  if (isAnswer(before)) {
+    // Not in turn: a service that fails every second time would look the same.
+    const again = first(await askFreshly(options, task, [call]))
+    return isAnswer(again) && telling(await control()) ? 'visible' : 'unclear'
+  }
+  return outlookOf(answered) === 'no-token' && outlookOf(before) !== 'no-token'
+    ? 'visible'
+    : differ(before, answered) && !isServiceText(answered)
+      ? 'visible'
+      : 'unclear'
+}
+
+export function unclearTrial({ family, database, lastOutcomes }: Task): Failure {
+  const said = first(lastOutcomes)
+  return new Failure({
+    reason: 'verification',
+    code: 'trial-unclear',
+    title: 'It cannot be told whether the extension sees uncommitted settings',
+    detail: `${family.name} in "${database.name}": a query whose endpoint leads nowhere was answered in a way that shows neither${said?.ok === false ? `: ${said.text}` : '.'}`,
+    fix: 'Run again: a service that is throttling or failing just now looks like this.',
+  })
+}
+
+const first = (outcomes: CallOutcomes): CallOutcome | undefined => [...outcomes.values()][0]
+
+function outlookOf(outcome: CallOutcome | undefined): ReturnType<typeof outlook> {
+  return outcome === undefined || outcome.ok ? 'unknown' : outlook({ origin: 'ai', code: outcome.code, text: outcome.text })
+}
+
+/** A service answered: with a result, or with a refusal that shows access. */
+const isAnswer = (outcome: CallOutcome | undefined): boolean => outcome?.ok === true || outlookOf(outcome) === 'proves-access'
+
+const namesNowhere = (outcome: CallOutcome | undefined): boolean =>
+  outcome?.ok === false && outcome.text.includes(new URL(nowhere).host)
+
+const differ = (a: CallOutcome | undefined, b: CallOutcome | undefined): boolean =>
+  a?.ok === false && b?.ok === false && a.text !== b.text
+
+/** Looks like what a service says: it carries an HTTP status. */
+const isServiceText = (outcome: CallOutcome | undefined): boolean => outcome?.ok === false && /\b[45]\d\d\b/.test(outcome.text)
+
+/** The settings with one of them replaced or added, in the fixed order of their names. */
+function inOrder(settings: readonly Setting[], other: Setting): Setting[] {
+  return [...settings.filter(([key]) => key !== other[0]), other].sort(([a], [b]) => (a < b ? -1 : 1))
+}
