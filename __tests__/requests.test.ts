@@ -69,9 +69,9 @@ test.each([
     entra: 3,
     resourceManager: 15 + 3 * s,
     connections: 1 + d * (2 + 3 * f),
-    statements: 12 + d * (58 + 32 * f + 23 * s),
+    statements: 13 + d * (62 + 34 * f + 24 * s),
   })
-  const nothing = { github: 1, entra: 3, resourceManager: 6 + 2 * s, connections: d * (1 + f), statements: d * (27 + 15 * s) }
+  const nothing = { github: 1, entra: 3, resourceManager: 6 + 2 * s, connections: d * (1 + f), statements: d * (29 + 16 * s) }
   expect(await asked('apply', s, d, 'in-sync')).toEqual(nothing)
   expect(await asked('check', s, d, 'in-sync')).toEqual(nothing)
   expect(await asked('verify', s, d, 'in-sync')).toEqual({ ...nothing, resourceManager: 3 })
