@@ -25,10 +25,12 @@ function whenAsked(which: readonly number[], what: () => Fault | undefined): voi
   emulator.world.fault = ({ plane }) => (plane === 'ai' && which.includes(++asked) ? what() : undefined)
 }
 
+let throttles = 0
+/** Each in words of its own. */
 const throttle = (): Fault => ({
   kind: 'answer',
   status: 429,
-  body: JSON.stringify({ error: { code: '429', message: `Rate limit is exceeded. Try again in ${Math.random()} seconds.` } }),
+  body: JSON.stringify({ error: { code: '429', message: `Rate limit is exceeded. Try again in ${++throttles} seconds.` } }),
 })
 
 test.each([1, 2, 3])('a throttled control (question %i) never lets the stored key pass for the identity', async (question) => {
