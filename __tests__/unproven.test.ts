@@ -43,6 +43,31 @@ test.each([1, 2, 3])('a throttled control (question %i) never lets the stored ke
   expect(result.outputs['verified']).toBe('false')
 })
 
+test('a lock in the way of the placeholder never lets the stored key pass for the identity', async () => {
+  await begin(emulator, { switches: { keyWins: true } })
+  giveIdentity(emulator)
+  await workWithKeys(emulator, 'app')
+  let isNext = false
+  let met = 0
+  emulator.world.sqlFault = ({ text }) => {
+    if (isNext && text.includes('set_setting')) {
+      isNext = false
+      met++
+      return { kind: 'error', code: '55P03', message: 'canceling statement due to lock timeout' }
+    }
+    isNext ||= met === 0 && text.startsWith('SAVEPOINT key_within_reach')
+    return undefined
+  }
+  try {
+    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.05' })
+    expect(met, result.log).toBe(1)
+    expect(result.report.queries[0].proof, result.log).not.toBe('keyless')
+    expect(result.outputs['verified']).toBe('false')
+  } finally {
+    delete emulator.world.sqlFault
+  }
+})
+
 test('a throttled control commits nothing where a key works and the role never takes effect', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true }, delays: { rolePropagation: Number.POSITIVE_INFINITY } })
   giveIdentity(emulator)

@@ -1,5 +1,7 @@
 /** Endpoints, server names, keys and names of deployments in answers of Resource Manager: where a token, a key or a login would go. */
 import { describe, expect, test } from 'vitest'
+import { runJob } from '../../emulator/runner.ts'
+import { noPauses } from '../clock.ts'
 import { ownEmulator } from '../own-emulator.ts'
 import { apply, begin, codesOf, giveIdentity, onlyService, settingsOf, workWithKeys } from '../support.ts'
 import { startHostilePostgres } from './hostile-postgres.ts'
@@ -149,6 +151,23 @@ describe('keys and deployments with hostile names', () => {
     for (const line of key1.split(/\r?\n/)) expect(printed.includes(line.slice(0, 200))).toBe(false)
     expect(result.raw.split('\n').filter((line) => /^::(stop-commands|set-env)/.test(line))).toEqual([])
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).not.toBe(key1)
+  })
+
+  test.each([200, 400])('a key in an answer of status %i that was cut off is shown nowhere', async (status) => {
+    await begin(emulator)
+    await workWithKeys(emulator, 'app')
+    const key = `8fX${'a1B2c3D4e5F6g7H8'.repeat(5)}z`
+    world.fault = ({ method, url }) =>
+      method === 'POST' && /\/listKeys\?/i.test(url)
+        ? { kind: 'answer', status, body: `{"key1":"${key}","key2":"${key.slice(0, 40)}` }
+        : undefined
+    const result = await runJob({
+      inputs: { ...emulator.inputs, ...only, ...soon, 'auth-type': 'subscription-key' },
+      env: { ...emulator.env, ...noPauses() },
+    })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
+    expect(allOf(result)).not.toContain(key.slice(0, 40))
+    await result.remove()
   })
 
   test.each([[{}], [7], [['a']]])('a key that is %j is no key', async (key1) => {

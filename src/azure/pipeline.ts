@@ -23,6 +23,7 @@ import { bounded, boundedJson, longestName } from '../lib/bounded.ts'
 import { answerLimit, isRedirect, type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
 import type { Log } from '../lib/log.ts'
 import { pause, retrying, spread, type Verdict } from '../lib/retry.ts'
+import { withoutCredentials } from '../lib/secrets.ts'
 import { duration } from '../lib/timeout.ts'
 import type { ReadyAgent } from './agent.ts'
 import { isSameOrigin } from './cloud.ts'
@@ -242,13 +243,17 @@ const answersOfAzure: PipelinePolicy = {
   },
 }
 
+/** The beginning of a body that could not be read: one that was cut off may contain a key that is not known as a secret. */
+const shown = (body: string | null | undefined, length: number): string =>
+  withoutCredentials(bounded(body ?? '')).slice(0, length)
+
 function notAzure({ method, url }: PipelineRequest, { status, bodyAsText }: PipelineResponse): Failure {
   const { host } = new URL(url)
   return new Failure({
     reason: 'network',
     code: 'azure-not-json',
     title: 'Something else answered in place of Azure',
-    detail: `${method} ${pathOf(url)} got ${status} from ${host}, with a text that is not JSON: ${(bodyAsText ?? '').slice(0, 200)}`,
+    detail: `${method} ${pathOf(url)} got ${status} from ${host}, with a text that is not JSON: ${shown(bodyAsText, 200)}`,
     fix: `curl -sS -i https://${host}/ | head -20   # on this runner: a proxy, a sign-in page of the network; let it through to Azure, or set HTTPS_PROXY on the job`,
   })
 }
@@ -398,7 +403,7 @@ function answerFailure(response: PipelineResponse, at: Circumstances, cause?: un
       origin: 'azure',
       code: code || (response.status === 404 ? 'NotFound' : ''),
       status: response.status,
-      text: message || response.bodyAsText?.slice(0, 500) || 'no message',
+      text: message || shown(response.bodyAsText, 500) || 'no message',
       requestId: requestIdOf(response),
     },
     at,

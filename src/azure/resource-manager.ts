@@ -621,7 +621,7 @@ function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Depl
 
 /** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
 function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
-  const uri = body.properties?.scoringUri ?? undefined
+  const uri = body.properties?.scoringUri || undefined
   if (uri !== undefined && !isServiceEndpoint(uri, cloud))
     throw foreignHost(
       `Resource Manager shows ${bounded(String(uri), longestName)} as the scoring URI of ${named.name}, which is not an https address of Azure Machine Learning; neither a token nor a key is sent there.`,

@@ -8,6 +8,7 @@ import { Failure } from '../errors/errors.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 import { withoutCredentials } from '../lib/secrets.ts'
+import { verdictOnSql } from './again.ts'
 import { type Connection, messageOf } from './connection.ts'
 import { takeLock, takeLockToPutBack } from './lock.ts'
 import { isUndefinedName, withNames } from './names.ts'
@@ -92,6 +93,8 @@ async function tryIn(
       await set(transaction, [request.hide.key, request.hide.by])
     } catch (error) {
       if (mayLookUp && isUndefinedName(messageOf(error).code)) throw error
+      // A lock, a time limit or a lost connection says nothing about what the version takes: the whole is tried again.
+      if (verdictOnSql(error, 'work') !== false) throw error
       // Not every version lets a key be replaced by anything: the caller tries another way or says so.
       return { outcomes: new Map(), committed: false, hidden: false }
     }

@@ -180,7 +180,8 @@ async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried>
       return {
         accepted: accept(blank.outcomes),
         outcomes: blank.outcomes,
-        keyOutOfReach: true,
+        // Without the key every query falls back to the identity. Only the placeholder shows that a stored key is not preferred.
+        keyOutOfReach: wrong.hidden,
         keyWins: wrong.hidden && accept(blank.outcomes),
       }
     if (wrong.hidden) return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
