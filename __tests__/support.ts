@@ -498,6 +498,19 @@ export function onlyService(emulator: Emulator, service: string, database: strin
   return { ...none, ...own, databases: database }
 }
 
+/** Inputs of a check that opens the temporary firewall rule and runs no test query. */
+export function checkWithRule(emulator: Emulator): Record<string, string> {
+  return {
+    ...emulator.inputs,
+    ...onlyService(emulator, 'openai', 'app'),
+    ...usual,
+    'temporary-firewall-rule': 'true',
+    mode: 'check',
+    'fail-on-drift': 'false',
+    'test-queries': 'false',
+  }
+}
+
 /** What an application asks of each family. */
 export const questions = {
   azure_openai: `SELECT cardinality(azure_openai.create_embeddings('text-embedding-3-small', 'hello', timeout_ms => 10000))`,

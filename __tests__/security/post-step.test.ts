@@ -5,7 +5,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobOptions, type JobResult, type PostOptions, runJob, runPost } from '../../emulator/runner.ts'
 import { postState } from '../../src/stages/post-state.ts'
 import { ownEmulator } from '../own-emulator.ts'
-import { begin, onlyService, serverOf, usual } from '../support.ts'
+import { begin, checkWithRule, serverOf } from '../support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const office = { startIpAddress: '203.0.113.1', endIpAddress: '203.0.113.9' }
@@ -21,13 +21,7 @@ beforeEach(() =>
 )
 
 const inputsOf = (inputs: Record<string, string> = {}): Record<string, string> => ({
-  ...emulator.inputs,
-  ...onlyService(emulator, 'openai', 'app'),
-  ...usual,
-  'temporary-firewall-rule': 'true',
-  mode: 'check',
-  'fail-on-drift': 'false',
-  'test-queries': 'false',
+  ...checkWithRule(emulator),
   ...inputs,
 })
 

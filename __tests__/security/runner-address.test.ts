@@ -3,7 +3,7 @@ import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { notUnicast, sharedAddress } from '../../src/lib/ipv4.ts'
 import { ownEmulator } from '../own-emulator.ts'
-import { begin, codesOf, onlyService, serverOf, usual } from '../support.ts'
+import { begin, checkWithRule, codesOf, serverOf } from '../support.ts'
 import { startRefusingServer } from './refusing-server.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
@@ -14,13 +14,7 @@ beforeEach(() => begin(emulator, { shape: () => Object.assign(serverOf(emulator)
 async function run(inputs: Record<string, string>): Promise<JobResult> {
   const result = await runJob({
     inputs: {
-      ...emulator.inputs,
-      ...onlyService(emulator, 'openai', 'app'),
-      ...usual,
-      'temporary-firewall-rule': 'true',
-      mode: 'check',
-      'fail-on-drift': 'false',
-      'test-queries': 'false',
+      ...checkWithRule(emulator),
       ...inputs,
     },
     env: emulator.env,

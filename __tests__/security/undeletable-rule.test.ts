@@ -4,7 +4,7 @@ import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import type { Fault, Lock } from '../../emulator/world.ts'
 import { postState } from '../../src/stages/post-state.ts'
 import { ownEmulator } from '../own-emulator.ts'
-import { begin, codesOf, onlyService, serverOf, usual } from '../support.ts'
+import { begin, checkWithRule, codesOf, serverOf } from '../support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 beforeEach(() => begin(emulator, { shape: () => Object.assign(serverOf(emulator), { firewallRules: {} }) }))
@@ -21,15 +21,7 @@ const writeAction = 'Microsoft.DBforPostgreSQL/flexibleServers/firewallRules/wri
 
 async function run(): Promise<JobResult> {
   return runJob({
-    inputs: {
-      ...emulator.inputs,
-      ...onlyService(emulator, 'openai', 'app'),
-      ...usual,
-      'temporary-firewall-rule': 'true',
-      mode: 'check',
-      'fail-on-drift': 'false',
-      'test-queries': 'false',
-    },
+    inputs: checkWithRule(emulator),
     env: emulator.env,
   })
 }
