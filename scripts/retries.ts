@@ -12,7 +12,7 @@ import { type SqlRow, sqlRows } from '../src/postgres/again.ts'
 import { closeTimeoutMs, connectTimeoutMs, graceMs } from '../src/postgres/connection.ts'
 import { lockLimitMs } from '../src/postgres/lock.ts'
 import { statementTimeoutMs } from '../src/postgres/transaction.ts'
-import { anew } from '../src/stages/remove-rule.ts'
+import { postRetry } from '../src/stages/remove-rule.ts'
 
 const timedOut = outOfTime(0)
 const { busy, limited, renewed, replication, throttled, transient, unreachable } = retry
@@ -119,7 +119,7 @@ export function retriesSection(): string {
     ],
     ['closing a connection', span(closeTimeoutMs)],
     ['the drift issue and the comment, after the run', `2 min (each ${span(conversationMs)} at most)`],
-    [`the post step; what fails in its first ${span(anew.budgetMs)} is tried anew from the login on`, '8 min'],
+    [`the post step; what fails in its first ${span(postRetry.budgetMs)} is tried anew from the login on`, '8 min'],
   ]
   return [
     '### Paces',

@@ -191,11 +191,11 @@ export function changedComment(drift: Drift, before: Pick<DriftState, 'steps'>, 
   const now = [...drift.differing, ...drift.unseen]
   const still = new Set(now.map(stepHash))
   const fresh = now.filter((step) => !known.has(stepHash(step)))
-  const mended = drift.rest.filter((step) => known.has(stepHash(step)))
-  const vanished = before.steps.filter((each) => !still.has(each)).length - mended.length
+  const inSyncAgain = drift.rest.filter((step) => known.has(stepHash(step)))
+  const vanished = before.steps.filter((each) => !still.has(each)).length - inSyncAgain.length
   const lines = [`The drift changed, seen by ${link(writing, 'this run')}.`]
   if (fresh.length > 0) lines.push(`- Differs now: ${names(fresh)}`)
-  if (mended.length > 0) lines.push(`- In sync again: ${names(mended)}`)
+  if (inSyncAgain.length > 0) lines.push(`- In sync again: ${names(inSyncAgain)}`)
   if (vanished > 0) lines.push(`- No longer part of it: ${count(vanished, 'step')}`)
   return [lines[0], '', ...lines.slice(1)].join('\n')
 }

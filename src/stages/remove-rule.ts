@@ -11,7 +11,7 @@ import { enterAzure, type SignInContext } from './sign-in.ts'
 const looksMs = [2_000, 4_000, 8_000]
 
 /** No step comes after this one: whatever failed, except for a refusal of Azure, is tried again from the login on. */
-export const anew: Schedule = { baseMs: 2_000, capMs: 8_000, budgetMs: 10_000 }
+export const postRetry: Schedule = { baseMs: 2_000, capMs: 8_000, budgetMs: 10_000 }
 
 /** What became of the rule. `why` is the error that kept it from being deleted. */
 export type Removal = { readonly how: 'deleted' } | { readonly how: 'overwritten'; readonly why: unknown }
@@ -32,7 +32,7 @@ export async function removeRule({ target, rule, created }: PostState, context: 
       },
       {
         signal,
-        verdict: (error) => (isRefused(error) || isUntrusted(error) ? false : { schedule: anew }),
+        verdict: (error) => (isRefused(error) || isUntrusted(error) ? false : { schedule: postRetry }),
         onWait: (error, waitMs) => {
           const [failure] = failuresOf(error)
           log.info(`… the rule could not be removed: ${failure?.message}; again from the login on in ${duration(waitMs)}`)
