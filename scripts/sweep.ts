@@ -18,7 +18,7 @@ import { mkdtempSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { seeded } from '../__tests__/support.ts'
+import { seeded } from '../__tests__/support/support.ts'
 import {
   type Case,
   casesOf,
@@ -29,8 +29,8 @@ import {
   record,
   runAll,
   shuffled,
-} from '../__tests__/sweep/sweep.ts'
-import { startWorld } from '../__tests__/sweep/world.ts'
+} from '../__tests__/support/sweep/sweep.ts'
+import { startWorld } from '../__tests__/support/sweep/world.ts'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -47,7 +47,7 @@ const { values, positionals } = parseArgs({
 })
 if (positionals[0] === 'scale') {
   const vitest = join(import.meta.dirname, '..', 'node_modules', 'vitest', 'vitest.mjs')
-  const args = [vitest, 'run', '--configLoader', 'native', '__tests__/scale.test.ts']
+  const args = [vitest, 'run', '--configLoader', 'native', '__tests__/modes/scale.test.ts']
   const { status } = spawnSync(process.execPath, args, { stdio: 'inherit', env: { ...process.env, SCALE: '200' } })
   process.exit(status ?? 1)
 }

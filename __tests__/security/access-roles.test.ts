@@ -3,8 +3,8 @@ import { randomUUID } from 'node:crypto'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { builtInRoles } from '../../emulator/default-world.ts'
 import { canAssignRoles } from '../../src/core/access-roles.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, codesOf, giveIdentity, onlyService, rolesOfServer } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, begin, codesOf, giveIdentity, onlyService, rolesOfServer } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const { world } = emulator

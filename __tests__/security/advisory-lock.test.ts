@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { afterEach, beforeAll, expect, test } from 'vitest'
-import { ownEmulator } from '../own-emulator.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
   begin,
@@ -15,7 +15,7 @@ import {
   statementsSince,
   workWithKeys,
   writingStatements,
-} from '../support.ts'
+} from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const { postgres } = emulator

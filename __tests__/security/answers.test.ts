@@ -4,8 +4,18 @@ import { dirname } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import type { Exchange, Fault } from '../../emulator/world.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, codesOf, giveIdentity, onlyService, rolesOfServer, settingsOf, start, workWithKeys } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  apply,
+  begin,
+  codesOf,
+  giveIdentity,
+  onlyService,
+  rolesOfServer,
+  settingsOf,
+  start,
+  workWithKeys,
+} from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const { world, inputs } = emulator

@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { Exchange, Fault, GitHubAuthor, GitHubIssue } from '../../emulator/world.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, codesOf, giveIdentity, giveRoles, onlyService, serverOf } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, codesOf, giveIdentity, giveRoles, onlyService, serverOf } from '../support/support.ts'
 
 const emulator = await ownEmulator({ postgres: false, databases: ['app'] })
 const { world } = emulator

@@ -15,7 +15,7 @@ import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import { discoverCloud, isAudienceOfKnownCloud } from '../../src/azure/cloud.ts'
 import type { Http } from '../../src/azure/pipeline.ts'
 import { postState } from '../../src/stages/post-state.ts'
-import { principalNamed } from '../support.ts'
+import { principalNamed } from '../support/support.ts'
 import { describedBy, type HostileHost, startHostileHost } from './hostile-host.ts'
 
 let emulator: Emulator

@@ -1,9 +1,9 @@
 /** Endpoints, server names, keys and names of deployments in answers of Resource Manager: where a token, a key or a login would go. */
 import { describe, expect, test } from 'vitest'
 import { runJob } from '../../emulator/runner.ts'
-import { noPauses } from '../clock.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, codesOf, giveIdentity, onlyService, settingsOf, workWithKeys } from '../support.ts'
+import { noPauses } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, begin, codesOf, giveIdentity, onlyService, settingsOf, workWithKeys } from '../support/support.ts'
 import { startHostilePostgres } from './hostile-postgres.ts'
 import { aboutServer, type Body, properties, rewrite, withProperties } from './rewriting.ts'
 

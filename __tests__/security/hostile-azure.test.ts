@@ -4,9 +4,19 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, describe, expect, test } from 'vitest'
 import { builtInRoles } from '../../emulator/default-world.ts'
 import type { Exchange, Fault } from '../../emulator/world.ts'
-import { hurried } from '../clock.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, assignRole, begin, codesOf, giveIdentity, onlyService, rolesOfServer, serverOf, statusesOf } from '../support.ts'
+import { hurried } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  apply,
+  assignRole,
+  begin,
+  codesOf,
+  giveIdentity,
+  onlyService,
+  rolesOfServer,
+  serverOf,
+  statusesOf,
+} from '../support/support.ts'
 import { startHostileHost } from './hostile-host.ts'
 import { aboutServer, type Body, properties, rewrite, withProperties } from './rewriting.ts'
 

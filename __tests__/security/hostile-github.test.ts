@@ -7,9 +7,9 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { GitHubAuthor, GitHubIssue } from '../../emulator/world.ts'
-import { commandsIn } from '../hostile.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, codesOf, giveIdentity, giveRoles, onlyService, serverOf } from '../support.ts'
+import { commandsIn } from '../support/hostile.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, codesOf, giveIdentity, giveRoles, onlyService, serverOf } from '../support/support.ts'
 import { startHostileHost } from './hostile-host.ts'
 
 const emulator = await ownEmulator({ postgres: false, databases: ['app'] })

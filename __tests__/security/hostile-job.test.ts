@@ -14,7 +14,7 @@ import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { createAuthority } from '../../emulator/certificates.ts'
 import { deployerName } from '../../emulator/default-world.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
-import { ownEmulator } from '../own-emulator.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
   begin,
@@ -27,7 +27,7 @@ import {
   settingsOf,
   usual,
   workWithKeys,
-} from '../support.ts'
+} from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const folder = mkdtempSync(join(tmpdir(), 'aipg-job-before-'))

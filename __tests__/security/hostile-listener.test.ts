@@ -1,9 +1,9 @@
 /** A listener at the address of the database that is no PostgreSQL, or one that an attacker runs. */
 import { afterEach, describe, expect, test } from 'vitest'
 import { passwordLogin } from '../../emulator/postgres.ts'
-import { hurried } from '../clock.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, codesOf, onlyService } from '../support.ts'
+import { hurried } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, begin, codesOf, onlyService } from '../support/support.ts'
 import {
   complete,
   dataRow,

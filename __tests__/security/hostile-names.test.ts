@@ -2,7 +2,7 @@
 import pg from 'pg'
 import { afterEach, beforeAll, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
-import { ownEmulator } from '../own-emulator.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
   begin,
@@ -13,7 +13,7 @@ import {
   putSettings,
   statusesOf,
   workWithKeys,
-} from '../support.ts'
+} from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const { postgres, world } = emulator

@@ -4,8 +4,8 @@ import pg from 'pg'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { deployerName } from '../../emulator/default-world.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
-import { hurried } from '../clock.ts'
-import { ownEmulator } from '../own-emulator.ts'
+import { hurried } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
   apply,
@@ -24,7 +24,7 @@ import {
   statusesOf,
   usual,
   workWithKeys,
-} from '../support.ts'
+} from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app', 'owned'] })
 const { postgres, world } = emulator

@@ -1,7 +1,7 @@
 /** An AI service, or a gateway in front of it, whose answers try to look like access, to be shown, or to fill the run's memory. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { Fault, Switches } from '../../emulator/world.ts'
-import { ownEmulator } from '../own-emulator.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
   apply,
@@ -15,7 +15,7 @@ import {
   queriesOf,
   settingsOf,
   workWithKeys,
-} from '../support.ts'
+} from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const { world } = emulator

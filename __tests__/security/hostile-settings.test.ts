@@ -7,9 +7,9 @@ import pg from 'pg'
 import { beforeAll, expect, test } from 'vitest'
 import { deployerName } from '../../emulator/default-world.ts'
 import { runJob } from '../../emulator/runner.ts'
-import { noPauses } from '../clock.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { begin, codesOf, giveIdentity, giveRoles, onlyService, settingsOf, usual, workWithKeys } from '../support.ts'
+import { noPauses } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { begin, codesOf, giveIdentity, giveRoles, onlyService, settingsOf, usual, workWithKeys } from '../support/support.ts'
 
 const hostile = ['first', 'last', 'smallest', 'largest', 'worded'] as const
 /** Databases that their owner makes useless for a session, by what does it. */

@@ -4,8 +4,8 @@ import type { AddressInfo } from 'node:net'
 import { createServer, type Server } from 'node:net'
 import { createSecureContext, TLSSocket } from 'node:tls'
 import { afterEach, describe, expect, test } from 'vitest'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, codesOf, giveIdentity, onlyService, settingsOf, workWithKeys } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, begin, codesOf, giveIdentity, onlyService, settingsOf, workWithKeys } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 const { world, postgres } = emulator

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { parseTarget } from '../../src/core/inputs.ts'
 import { postState, stateText } from '../../src/stages/post-state.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { serverOf } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { serverOf } from '../support/support.ts'
 
 const emulator = await ownEmulator({ postgres: false })
 const rule = 'gha-aipg-4000000000-0123456789ab'

@@ -3,8 +3,8 @@ import { statSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { hidden, hideSecret, withoutSecrets } from '../../src/lib/secrets.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { begin, onlyService, usual } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { begin, onlyService, usual } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const jobs: JobResult[] = []

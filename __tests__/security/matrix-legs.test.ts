@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { GitHubComment, GitHubIssue } from '../../emulator/world.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, giveIdentity, giveRoles, onlyService, remember } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { apply, begin, giveIdentity, giveRoles, onlyService, remember } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 const { github } = emulator.world

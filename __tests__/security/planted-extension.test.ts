@@ -1,6 +1,6 @@
 /** What other roles put where azure_ai has its functions, or will have them, is neither called nor taken over. */
 import { beforeAll, expect, test } from 'vitest'
-import { ownEmulator } from '../own-emulator.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
   begin,
@@ -13,7 +13,7 @@ import {
   settingsOf,
   statusesOf,
   workWithKeys,
-} from '../support.ts'
+} from '../support/support.ts'
 import { sprung } from './planted.ts'
 
 const emulator = await ownEmulator({ databases: ['sound', 'overload', 'setting', 'creator', 'before', 'lost'] })

@@ -8,8 +8,17 @@ import pg from 'pg'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { deployerName } from '../../emulator/default-world.ts'
 import { passwordLogin } from '../../emulator/postgres.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { apply, begin, logLength, logStatements, serverOf, settingsOf, statementsSince, workWithKeys } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  apply,
+  begin,
+  logLength,
+  logStatements,
+  serverOf,
+  settingsOf,
+  statementsSince,
+  workWithKeys,
+} from '../support/support.ts'
 import { plant, sprung } from './planted.ts'
 
 /**

@@ -13,7 +13,7 @@ import { deployerName } from '../../emulator/default-world.ts'
 import { oidcAudience } from '../../emulator/entra.ts'
 import { type Emulator, startEmulator } from '../../emulator/index.ts'
 import { type JobResult, startJob } from '../../emulator/runner.ts'
-import { principalNamed } from '../support.ts'
+import { principalNamed } from '../support/support.ts'
 import { type HostileHost, startHostileHost } from './hostile-host.ts'
 
 let emulator: Emulator

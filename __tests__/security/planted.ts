@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Emulator } from '../../emulator/index.ts'
-import { logSince } from '../support.ts'
+import { logSince } from '../support/support.ts'
 
 const folder = join(import.meta.dirname, '..', '..', 'src')
 const sources = readdirSync(folder, { recursive: true, encoding: 'utf8' })

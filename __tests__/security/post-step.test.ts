@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobOptions, type JobResult, type PostOptions, runJob, runPost } from '../../emulator/runner.ts'
 import { postState } from '../../src/stages/post-state.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { begin, checkWithRule, serverOf } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { begin, checkWithRule, serverOf } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const office = { startIpAddress: '203.0.113.1', endIpAddress: '203.0.113.9' }

@@ -2,8 +2,8 @@
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { notUnicast, sharedAddress } from '../../src/lib/ipv4.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { begin, checkWithRule, codesOf, serverOf } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { begin, checkWithRule, codesOf, serverOf } from '../support/support.ts'
 import { startRefusingServer } from './refusing-server.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })

@@ -8,8 +8,8 @@ import { mayMakeTemporaryTables, observeDatabase } from '../../src/postgres/azur
 import type { Connection, Connector } from '../../src/postgres/connection.ts'
 import { type Session, transactionsOn } from '../../src/postgres/transaction.ts'
 import { forget, restore, trial } from '../../src/postgres/trial.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { begin, logLength, settingsOf, workWithKeys } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { begin, logLength, settingsOf, workWithKeys } from '../support/support.ts'
 import { sprung } from './planted.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })

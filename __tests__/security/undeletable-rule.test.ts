@@ -3,8 +3,8 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import type { Fault, Lock } from '../../emulator/world.ts'
 import { postState } from '../../src/stages/post-state.ts'
-import { ownEmulator } from '../own-emulator.ts'
-import { begin, checkWithRule, codesOf, serverOf } from '../support.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import { begin, checkWithRule, codesOf, serverOf } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 beforeEach(() => begin(emulator, { shape: () => Object.assign(serverOf(emulator), { firewallRules: {} }) }))

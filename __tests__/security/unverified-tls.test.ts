@@ -7,7 +7,7 @@ import { deployerName } from '../../emulator/default-world.ts'
 import { type Emulator, startEmulator } from '../../emulator/index.ts'
 import { type JobOptions, type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import { postState } from '../../src/stages/post-state.ts'
-import { principalNamed } from '../support.ts'
+import { principalNamed } from '../support/support.ts'
 
 let emulator: Emulator
 let folder: string

@@ -1,0 +1,114 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { Emulator } from '../../emulator/index.ts'
+import { type JobResult, runJob } from '../../emulator/runner.ts'
+import { begin, codesOf, emulate, usual } from '../support/support.ts'
+
+/** Leads nowhere but through the proxy. */
+const name = 'azure.contoso.example'
+let behind: Emulator
+let local: Emulator
+let proxy: Proxy
+const ended: JobResult[] = []
+
+interface Proxy {
+  readonly url: string
+  /** `HOST:PORT` of each tunnel asked for so far. */
+  readonly tunnels: string[]
+  stop(): void
+}
+
+beforeAll(async () => {
+  ;[behind, local, proxy] = await Promise.all([
+    emulate({ host: name, databases: ['app'] }),
+    emulate({ databases: ['app'] }),
+    startProxy(),
+  ])
+})
+beforeEach(async () => {
+  await Promise.all([begin(behind), begin(local)])
+  proxy.tunnels.length = 0
+})
+afterAll(async () => {
+  proxy?.stop()
+  await Promise.all([...ended.map((job) => job.remove()), behind?.stop(), local?.stop()])
+})
+
+async function startProxy(): Promise<Proxy> {
+  const child: ChildProcess = spawn(process.execPath, [join(import.meta.dirname, '..', '..', 'emulator', 'connect-proxy.ts')], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  const tunnels: string[] = []
+  const port = await new Promise<string>((resolve) => {
+    let first = true
+    createInterface({ input: child.stdout as NonNullable<typeof child.stdout> }).on('line', (line) => {
+      if (first) resolve(line)
+      else tunnels.push(line)
+      first = false
+    })
+  })
+  return { url: `http://127.0.0.1:${port}`, tunnels, stop: () => void child.stdin?.end() }
+}
+
+const only = { cognitive: '', translator: '', 'machine-learning': '', 'machine-learning-input': '' }
+
+async function job(emulator: Emulator, env: Record<string, string>, inputs: Record<string, string> = {}): Promise<JobResult> {
+  const result = await runJob({ inputs: { ...emulator.inputs, ...usual, ...only, ...inputs }, env: { ...emulator.env, ...env } })
+  ended.push(result)
+  return result
+}
+
+describe('behind a proxy', () => {
+  test("Azure, Entra and GitHub's OIDC service are reached through it, PostgreSQL is not", async () => {
+    const result = await job(behind, { HTTPS_PROXY: proxy.url })
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+    const port = new URL(behind.url).port
+    expect(new Set(proxy.tunnels)).toEqual(new Set([`${name}:${port}`]))
+    const planes = new Set(behind.world.exchanges.map(({ plane }) => plane))
+    for (const plane of ['github', 'entra', 'resource-manager']) expect(planes).toContain(plane)
+    expect(proxy.tunnels.join()).not.toContain(String(behind.postgres.port))
+  })
+
+  test('the drift issue and the look-up of its author go through it', async () => {
+    const { github, exchanges } = behind.world
+    const issue = { 'drift-issue': 'true', 'github-token': github.token ?? '' }
+    for (let run = 0; run < 2; run++) {
+      const result = await job(behind, { HTTPS_PROXY: proxy.url }, { ...look, ...issue })
+      expect(result.code, result.log).toBe(0)
+    }
+    expect(github.issues).toMatchObject([{ state: 'open', comments: [] }])
+    expect(exchanges.map(({ url }) => url)).toEqual(expect.arrayContaining(['/github/api/user', '/github/api/graphql']))
+  })
+
+  test('in lower case it counts as well', async () => {
+    const result = await job(behind, { https_proxy: proxy.url }, { mode: 'check', part: 'azure', 'fail-on-drift': 'false' })
+    expect(result.code, result.log).toBe(0)
+    expect(proxy.tunnels.length).toBeGreaterThan(0)
+  })
+
+  const look = { mode: 'check', part: 'azure', 'fail-on-drift': 'false' }
+
+  test('a host that NO_PROXY names is reached directly, another is not', async () => {
+    const direct = await job(local, { HTTPS_PROXY: proxy.url, NO_PROXY: 'example.org,localhost' }, look)
+    expect(direct.code, direct.log).toBe(0)
+    expect(proxy.tunnels).toEqual([])
+    const proxied = await job(local, { HTTPS_PROXY: proxy.url, NO_PROXY: 'example.org' }, look)
+    expect(proxied.code, proxied.log).toBe(0)
+    expect(new Set(proxy.tunnels)).toEqual(new Set([new URL(local.url).host]))
+  })
+
+  test.each([
+    ['whose name cannot be resolved', { 'database-host': 'pg-contoso.invalid' }, 'dns'],
+    ['where nothing listens', { 'database-port': '1' }, 'connection-refused'],
+  ])('a database %s: the failure says that PostgreSQL does not go through the proxy', async (_, inputs, code) => {
+    const through = await job(behind, { HTTPS_PROXY: proxy.url }, { mode: 'check', ...inputs })
+    const failure = through.report.findings.find((each: { code: string }) => each.code === code)
+    expect(codesOf(through), through.log).toContain(code)
+    expect(failure.detail).toContain('PostgreSQL does not go through the proxy of this job')
+    expect(through.outputs['failure-reason']).toBe('network')
+    const without = await job(local, {}, { mode: 'check', ...inputs })
+    expect(JSON.stringify(without.report.findings)).not.toContain('proxy')
+  })
+})

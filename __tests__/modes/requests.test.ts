@@ -1,0 +1,78 @@
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Emulator } from '../../emulator/index.ts'
+import { apply, begin, emulate, logLength, logStatements, removeJobs, statementsSince } from '../support/support.ts'
+
+/**
+ * How much a run asks, for `s` services in `d` databases, so that it cannot creep: the formulas of docs/performance.md. Each
+ * of the statements that open a transaction counts. In a cloud of the table, Entra is asked once less (for its
+ * configuration), and so is Resource Manager.
+ */
+
+let emulator: Emulator
+const databases = ['one', 'two', 'three']
+const services = ['openai', 'cognitive', 'translator', 'machine-learning']
+/** Language and Translator are one family. */
+const familiesOf = (count: number): number => [1, 2, 2, 3][count - 1] ?? 0
+
+beforeAll(async () => {
+  emulator = await emulate({ databases })
+  await logStatements(emulator)
+})
+
+afterAll(async () => {
+  await emulator?.stop()
+  await removeJobs()
+})
+
+interface Asked {
+  github: number
+  entra: number
+  resourceManager: number
+  connections: number
+  statements: number
+}
+
+async function asked(mode: string, s: number, d: number, expected: string): Promise<Asked> {
+  const none = Object.fromEntries([...services, 'machine-learning-input'].map((name) => [name, '']))
+  const own = Object.fromEntries(
+    Object.entries(emulator.inputs).filter(([name]) => services.slice(0, s).some((each) => name.startsWith(each))),
+  )
+  emulator.world.exchanges.length = 0
+  const from = logLength(emulator)
+  const result = await apply(emulator, { ...none, ...own, mode, databases: databases.slice(0, d).join('\n') })
+  expect(result.outputs['result'], result.log).toBe(expected)
+  // How often an operation is asked about depends on how long it takes.
+  const isPoll = (url: string): boolean => /\/locations\/[^/]+\/(azureAsyncOperation|operation)\w*\//i.test(url)
+  const count = (plane: string): number =>
+    emulator.world.exchanges.filter((each) => each.plane === plane && !isPoll(each.url)).length
+  const statements = statementsSince(emulator, from)
+  return {
+    github: count('github'),
+    entra: count('entra'),
+    resourceManager: count('resource-manager'),
+    connections: new Set(statements.map(({ pid }) => pid)).size,
+    statements: statements.length,
+  }
+}
+
+test.each([
+  [1, 1],
+  [4, 1],
+  [2, 2],
+  [4, 3],
+])('%i services in %i databases', async (s, d) => {
+  await begin(emulator)
+  const f = familiesOf(s)
+  // A restart is asked of Resource Manager, and who is connected before it; an extension is made, and each family is switched.
+  expect(await asked('apply', s, d, 'changed')).toEqual({
+    github: 1,
+    entra: 3,
+    resourceManager: 15 + 3 * s,
+    connections: 1 + d * (2 + 3 * f),
+    statements: 13 + d * (62 + 34 * f + 24 * s),
+  })
+  const nothing = { github: 1, entra: 3, resourceManager: 6 + 2 * s, connections: d * (1 + f), statements: d * (29 + 16 * s) }
+  expect(await asked('apply', s, d, 'in-sync')).toEqual(nothing)
+  expect(await asked('check', s, d, 'in-sync')).toEqual(nothing)
+  expect(await asked('verify', s, d, 'in-sync')).toEqual({ ...nothing, resourceManager: 3 })
+})

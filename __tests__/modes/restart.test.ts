@@ -1,0 +1,210 @@
+/** The restart that a new identity needs: only when nothing but a token is missing, once in all, and told before it happens. */
+import { randomUUID } from 'node:crypto'
+import { describe, expect, test } from 'vitest'
+import type { Delays, Fault, World } from '../../emulator/world.ts'
+import { noPauses } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  accountNamed,
+  apply,
+  begin,
+  codesOf,
+  giveIdentity,
+  giveRoles,
+  onlyService,
+  rolesOfServer,
+  serverOf,
+  settingsOf,
+  start,
+  statusesOf,
+  until,
+  workWithKeys,
+} from '../support/support.ts'
+import { httpFaults } from '../support/sweep/sweep.ts'
+
+const emulator = await ownEmulator({ databases: ['app'] })
+
+/** The identity was turned on earlier, and the server has not been restarted since. `loaded`: what it runs with. */
+async function turnedOnEarlier(delays: Partial<Delays> = {}, loaded?: string): Promise<void> {
+  await begin(emulator, { delays })
+  giveIdentity(emulator)
+  const server = serverOf(emulator)
+  delete server.loadedPrincipalId
+  if (loaded !== undefined) server.loadedPrincipalId = loaded
+  await emulator.refresh()
+}
+
+const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
+
+describe('an identity that was turned on earlier, on a server that was never restarted', () => {
+  test('allowed: one restart after failures for want of a token, told with what it interrupts, then success', async () => {
+    await turnedOnEarlier({ identityPropagation: 100 })
+    const server = serverOf(emulator)
+    server.highAvailability = { mode: 'ZoneRedundant', state: 'Healthy' }
+    emulator.world.servers.push({
+      ...structuredClone(server),
+      id: `${server.id}-replica`,
+      name: 'pg-contoso-replica',
+      replicationRole: 'AsyncReplica',
+      sourceServerResourceId: server.id,
+    })
+    const report = emulator.postgres.query('postgres', 'SELECT pg_sleep(120)').catch(() => undefined)
+    const longest = `SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)%' AND pid <> pg_backend_pid() AND clock_timestamp() - xact_start > '1 s'`
+    await until(async () => (await emulator.postgres.query('postgres', longest)).length > 0)
+    const result = await apply(emulator, openai(), undefined, noPauses())
+    await report
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'failure-reason': 'none' })
+    expect(server.restarts).toBe(1)
+    expect(statusesOf(result)['restart']).toBe('created')
+    const lines = result.log.split('\n')
+    const at = (text: string): number => lines.findIndex((line) => line.includes(text))
+    expect(at("The server's identity gives no token yet")).toBeGreaterThan(-1)
+    expect(at('The identity gives no token, and the server has run since')).toBeGreaterThan(
+      at("The server's identity gives no token yet"),
+    )
+    expect(lines[at('connections: ')]).toMatch(
+      /connections: [1-9]\d*, of which [1-9]\d* are busy; longest open transaction: [1-9]\d* s/,
+    )
+    expect(lines[at('high availability')]).toContain('high availability: ZoneRedundant (Healthy); read replicas: 1')
+    expect(at('high availability')).toBeLessThan(at('pg-contoso is back'))
+  })
+
+  test('the server says that it runs with another identity: no need to wait first, and enough time after it', async () => {
+    await turnedOnEarlier({ identityPropagation: 2_500 }, randomUUID())
+    const result = await apply(emulator, openai())
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(serverOf(emulator).restarts).toBe(1)
+    expect(result.log).toContain('the server still runs with identity')
+  })
+
+  test('a restart that does not help is not repeated', async () => {
+    await turnedOnEarlier({ identityPropagation: Number.POSITIVE_INFINITY }, randomUUID())
+    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.05' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
+    expect(serverOf(emulator).restarts).toBe(1)
+    const again = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.02' })
+    expect(again.outputs['result']).toBe('failed')
+    expect(serverOf(emulator).restarts).toBe(1)
+  })
+
+  test('a page that answers in place of Azure is not taken for a restart, and the next run restarts', async () => {
+    await turnedOnEarlier({}, randomUUID())
+    emulator.world.fault = ({ method, url }) =>
+      method === 'POST' && url.includes('/restart?') ? httpFaults['html-200'] : undefined
+    const result = await apply(emulator, openai())
+    delete emulator.world.fault
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'network' })
+    expect(codesOf(result)).toContain('azure-not-json')
+    expect(result.log).toContain('Sign in to the network')
+    expect(statusesOf(result)['restart']).toBe('failed')
+    expect(serverOf(emulator).restarts).toBe(0)
+    const next = await apply(emulator, openai())
+    expect(next.outputs, next.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(serverOf(emulator).restarts).toBe(1)
+  })
+
+  test('not allowed: restart-required, with the exact command, and what worked is left alone', async () => {
+    await turnedOnEarlier()
+    const before = await workWithKeys(emulator, 'app')
+    const result = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '0.02' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
+    expect(result.report.findings.find(({ code }: { code: string }) => code === 'restart-required').fix).toMatch(
+      /^az postgres flexible-server restart --resource-group rg-contoso-ai --name pg-contoso( |$)/,
+    )
+    expect(serverOf(emulator).restarts).toBe(0)
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+  })
+})
+
+describe('an answer of the AI service proves a token, and restarts nothing', () => {
+  const answers: [string, (url: string) => Fault | undefined, string][] = [
+    ['401 PermissionDenied', () => undefined, 'role-not-effective'],
+    [
+      '403',
+      () => ({
+        kind: 'answer',
+        status: 403,
+        body: '{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}',
+      }),
+      'ai-firewall',
+    ],
+    [
+      '404',
+      () => ({
+        kind: 'answer',
+        status: 404,
+        body: '{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}',
+      }),
+      'deployment-not-found',
+    ],
+    ['429', () => ({ kind: 'answer', status: 429, body: '{"error":{"code":"429","message":"Too many requests"}}' }), 'throttled'],
+  ]
+  test.each(answers)('%s', async (_, answer, code) => {
+    await turnedOnEarlier({ rolePropagation: Number.POSITIVE_INFINITY })
+    // It does give tokens: there are servers that need no restart.
+    emulator.world.switches.restartNeeded = false
+    emulator.world.fault = ({ plane, url }) => (plane === 'ai' ? answer(url) : undefined)
+    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.02' })
+    delete emulator.world.fault
+    expect(codesOf(result), result.log).toEqual([code, ...codesOf(result).slice(1)])
+    expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
+    expect(serverOf(emulator).restarts).toBe(0)
+  })
+
+  test('also when another family still fails for want of one', async () => {
+    await turnedOnEarlier()
+    emulator.world.switches.restartNeeded = false
+    emulator.world.fault = ({ plane, url }) =>
+      plane === 'identity' && url.includes('ml.azure.com')
+        ? { kind: 'answer', status: 400, body: '{"error":{"message":"no token for this one"}}' }
+        : undefined
+    const result = await apply(emulator, { cognitive: '', translator: '', databases: 'app', 'verify-timeout-minutes': '0.03' })
+    delete emulator.world.fault
+    expect(codesOf(result), result.log).toContain('no-token')
+    expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
+    expect(serverOf(emulator).restarts).toBe(0)
+  })
+
+  test('a server that was started after its identity had a role is not restarted either', async () => {
+    await turnedOnEarlier()
+    giveRoles(emulator)
+    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.02' })
+    expect(codesOf(result), result.log).toContain('no-token')
+    expect(serverOf(emulator).restarts).toBe(0)
+  })
+})
+
+describe('interrupted at any point and run again', () => {
+  type Asked = Parameters<NonNullable<World['fault']>>[0]
+  const moments: [string, (request: Asked) => boolean][] = [
+    ['the identity is turned on', ({ method }) => method === 'PATCH'],
+    ['a role is given', ({ method, url }) => method === 'PUT' && /roleAssignments/i.test(url)],
+    ['the allow-list is written', ({ method, url }) => method === 'PUT' && /configurations/i.test(url)],
+    ['the restart is asked for', ({ method, url }) => method === 'POST' && /\/restart\?/i.test(url)],
+    ['the identity is asked for a token', ({ plane }) => plane === 'identity'],
+    ['the service is asked', ({ plane }) => plane === 'ai'],
+  ]
+  test.each(moments)('(when %s): the same end, one restart in all', async (_, moment) => {
+    await begin(emulator, { delays: { operation: 200, identityPropagation: 50 } })
+    let job: Awaited<ReturnType<typeof start>> | undefined
+    emulator.world.fault = (request) => {
+      if (moment(request)) job?.child.kill('SIGKILL')
+      return undefined
+    }
+    job = await start(emulator, openai())
+    const killed = await job.done
+    delete emulator.world.fault
+    expect(killed.signal, killed.log).toBe('SIGKILL')
+    expect(killed.outputs).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'internal' })
+    // An operation of Azure goes on without its caller.
+    const result = await apply(emulator, openai(), undefined, noPauses())
+    expect(result.outputs, result.log).toMatchObject({ verified: 'true', 'failure-reason': 'none', drift: 'false' })
+    expect(serverOf(emulator).restarts).toBe(1)
+    expect(rolesOfServer(emulator)).toHaveLength(1)
+    expect(await settingsOf(emulator, 'app')).toEqual({
+      'azure_openai.auth_type': 'managed-identity',
+      'azure_openai.endpoint': 'https://contoso-openai.openai.azure.com',
+    })
+    expect(accountNamed(emulator.world, 'contoso-openai').disableLocalAuth).toBe(false)
+  })
+})

@@ -1,0 +1,267 @@
+/** From the identity back to keys: tried before anyone sees it, told beforehand where it cannot be, identity and roles left alone. */
+import { describe, expect, test } from 'vitest'
+import type { Switches } from '../../emulator/world.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  accountNamed,
+  addKeyedEndpoint,
+  admitReader,
+  application,
+  apply,
+  asReader,
+  begin,
+  callersOfServices,
+  codesOf,
+  giveIdentity,
+  giveRoles,
+  identitySettings,
+  onlyService,
+  putSettings,
+  queriesOf,
+  questions,
+  rolesOfServer,
+  seeded,
+  serverOf,
+  settingsOf,
+  start,
+  statusesOf,
+} from '../support/support.ts'
+
+const emulator = await ownEmulator({ databases: ['app', 'crm'] })
+
+const wrongKey = 'wrong0key1wrong2key3wrong4key5wrong6key7wrong8'
+const back = { 'auth-type': 'subscription-key' }
+
+/** Every family works with the identity, in both databases. */
+async function onIdentity(switches: Partial<Switches> = {}): Promise<Record<string, string>> {
+  await begin(emulator, {
+    shape: (world) => {
+      addKeyedEndpoint(world)
+      Object.assign(world.servers[0]?.configurations['azure.extensions'] ?? {}, { value: 'pg_trgm,vector,azure_ai' })
+    },
+  })
+  giveIdentity(emulator)
+  giveRoles(emulator)
+  for (const database of ['app', 'crm']) await putSettings(emulator, database, identitySettings(emulator.world))
+  Object.assign(emulator.world.switches, switches)
+  await emulator.refresh()
+  emulator.world.exchanges.length = 0
+  return settingsOf(emulator, 'app')
+}
+
+const openai = (database = 'app'): Record<string, string> => ({ ...onlyService(emulator, 'openai', database), ...back })
+const keysOf = (name: string) => accountNamed(emulator.world, name).keys
+const byKey = () => emulator.world.workspaces[0]?.onlineEndpoints[1]
+
+async function filled(database: string): Promise<Record<string, string>> {
+  return Object.fromEntries(Object.entries(await settingsOf(emulator, database)).filter(([, value]) => value !== ''))
+}
+
+describe('back to keys', () => {
+  test('read from the resources: every family, an application that notices nothing, identity and roles as they were', async () => {
+    await onIdentity()
+    const roles = rolesOfServer(emulator)
+    const identity = structuredClone(serverOf(emulator).identity)
+    const stop = application(emulator, 'app', 'azure_openai')
+    const result = await apply(emulator, {
+      ...back,
+      translator: '',
+      'machine-learning': byKey()?.id ?? '',
+      databases: 'app\ncrm',
+    })
+    expect((await stop()).failed).toEqual([])
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', drift: 'false' })
+    expect(emulator.writes()).toEqual([])
+    expect(rolesOfServer(emulator)).toEqual(roles)
+    expect(serverOf(emulator).identity).toEqual(identity)
+    for (const database of ['app', 'crm']) {
+      expect(await settingsOf(emulator, database)).toEqual({
+        'azure_openai.auth_type': 'subscription-key',
+        'azure_openai.endpoint': 'https://contoso-openai.openai.azure.com',
+        'azure_openai.subscription_key': keysOf('contoso-openai').key1,
+        'azure_cognitive.auth_type': 'subscription-key',
+        'azure_cognitive.endpoint': 'https://contoso-language.cognitiveservices.azure.com',
+        'azure_cognitive.subscription_key': keysOf('contoso-language').key1,
+        'azure_ml.auth_type': 'subscription-key',
+        'azure_ml.scoring_endpoint': byKey()?.scoringUri,
+        'azure_ml.endpoint_key': byKey()?.keys.primaryKey,
+      })
+    }
+    expect(Object.values(queriesOf(result))).toEqual(new Array(6).fill('passed: key'))
+    expect(callersOfServices(emulator.world.exchanges)).toContain(undefined)
+    // Masked as soon as they are known, both of each.
+    for (const key of [...Object.values(keysOf('contoso-openai')), ...Object.values(byKey()?.keys ?? {})])
+      expect(result.masked).toContain(key)
+    expect(Object.keys(statusesOf(result)).some((id) => id === 'identity' || id.startsWith('role/'))).toBe(false)
+
+    const again = await apply(emulator, { ...back, translator: '', 'machine-learning': byKey()?.id ?? '', databases: 'app\ncrm' })
+    expect(again.outputs, again.log).toMatchObject({ result: 'in-sync', changed: 'false', verified: 'true' })
+  })
+
+  test('given as inputs: none is read; the translator alone has region and the key of cognitive-key', async () => {
+    await begin(emulator)
+    giveIdentity(emulator)
+    const result = await apply(emulator, {
+      ...onlyService(emulator, 'translator', 'app'),
+      openai: emulator.inputs['openai'] ?? '',
+      ...back,
+      'openai-key': keysOf('contoso-openai').key2,
+      'cognitive-key': keysOf('contoso-translator').key1,
+    })
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(emulator.keyReads()).toEqual([])
+    expect(await settingsOf(emulator, 'app')).toMatchObject({
+      'azure_openai.subscription_key': keysOf('contoso-openai').key2,
+      'azure_cognitive.auth_type': 'subscription-key',
+      'azure_cognitive.region': 'westeurope',
+      'azure_cognitive.subscription_key': keysOf('contoso-translator').key1,
+    })
+    expect(result.masked).toContain(keysOf('contoso-translator').key1)
+  })
+
+  test('a wrong key is found out in the trial: nothing is committed, and the identity goes on answering', async () => {
+    const before = await onIdentity()
+    const stop = application(emulator, 'app', 'azure_openai')
+    const result = await apply(emulator, { ...openai(), 'openai-key': wrongKey })
+    expect((await stop()).failed).toEqual([])
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification', changed: 'false' })
+    const finding = result.report.findings.find(({ code }: { code: string }) => code === 'key-refused')
+    expect(finding.detail).toContain('The key or the endpoint is wrong')
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+  })
+})
+
+describe('what stands in the way is told before anything is changed', () => {
+  test('an account that refuses keys and an online endpoint that takes tokens only, together', async () => {
+    const before = await onIdentity()
+    accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = true
+    const result = await apply(emulator, { ...back, translator: '', databases: 'app' })
+    expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'azure', changed: 'false' })
+    expect(codesOf(result), result.log).toEqual(expect.arrayContaining(['key-login-disabled', 'endpoint-auth-mode']))
+    expect(emulator.writes()).toEqual([])
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+  })
+
+  test('an online endpoint with tokens of its own', async () => {
+    await onIdentity()
+    const endpoint = byKey()
+    if (endpoint !== undefined) endpoint.authMode = 'AMLToken'
+    const result = await apply(emulator, {
+      ...onlyService(emulator, 'machine-learning', 'app'),
+      ...back,
+      'machine-learning': endpoint?.id ?? '',
+    })
+    expect(codesOf(result), result.log).toEqual(['endpoint-auth-mode'])
+  })
+
+  test('a caller that may not list keys: which action is missing, where, and the role that has it', async () => {
+    const before = await onIdentity()
+    await admitReader(emulator)
+    const result = await apply(emulator, { ...openai(), ...asReader(emulator) })
+    expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'permission', changed: 'false' })
+    const [finding] = result.report.findings
+    expect(finding.detail, result.log).toMatch(/Microsoft\.CognitiveServices\/accounts\/listKeys\/action/i)
+    expect(finding.fix).toContain('--role "Cognitive Services User"')
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+    // With the key as input there is nothing to list.
+    const given = await apply(emulator, { ...openai(), ...asReader(emulator), 'openai-key': keysOf('contoso-openai').key1 })
+    expect(given.outputs, given.log).toMatchObject({ result: 'changed', verified: 'true' })
+  })
+
+  test('two accounts for the one key of azure_cognitive: before any request', async () => {
+    await onIdentity()
+    const result = await apply(emulator, { ...back, openai: '', 'machine-learning': '', 'machine-learning-input': '' })
+    expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'input' })
+    expect(result.log).toContain('azure_cognitive has one key')
+    expect(emulator.world.exchanges).toEqual([])
+  })
+})
+
+describe('a stored key is compared by its salted hash', () => {
+  test('a rotated one is drift, the second of a resource is in sync with a notice, and neither is shown', async () => {
+    await onIdentity()
+    const { key1, key2 } = keysOf('contoso-openai')
+    await putSettings(emulator, 'app', {
+      ...identitySettings(emulator.world),
+      'azure_openai.auth_type': 'subscription-key',
+      'azure_openai.subscription_key': key2,
+    })
+    const second = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(second.outputs, second.log).toMatchObject({ result: 'in-sync', verified: 'true' })
+    expect(codesOf(second)).toContain('second-key-stored')
+
+    Object.assign(keysOf('contoso-openai'), { key1: `rotated-${key1}`, key2: `rotated-${key2}` })
+    const rotated = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(rotated.outputs, rotated.log).toMatchObject({ result: 'drift' })
+    expect(rotated.report.steps.find(({ id }: { id: string }) => id === 'app/azure_openai.subscription_key')).toMatchObject({
+      status: 'different',
+      current: 'set',
+      desired: 'set',
+      detail: 'another key than that of the resource',
+    })
+    for (const result of [second, rotated]) {
+      const shown = `${result.summary}${JSON.stringify(result.report)}${result.log}`
+      for (const key of [key1, key2]) expect(shown).not.toContain(key)
+    }
+
+    const mended = await apply(emulator, openai())
+    expect(mended.outputs, mended.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe(`rotated-${key1}`)
+  })
+})
+
+describe('where only committed rows are read', () => {
+  test.each<[string, Partial<Switches>]>([
+    ['as it is', { committedRowsOnly: true }],
+    ['and a key cannot be blanked', { committedRowsOnly: true, blankingRefused: true }],
+  ])('%s: a wrong key is committed, found out at once and taken back; the right one stays', async (_, switches) => {
+    const before = await onIdentity(switches)
+    const { key1 } = keysOf('contoso-openai')
+    const wrong = await apply(emulator, { ...openai(), 'openai-key': wrongKey, 'verify-timeout-minutes': '0' })
+    expect(wrong.outputs, wrong.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
+    expect(wrong.log).toContain('putting the previous settings back')
+    const after = await filled('app')
+    // Where blanking is refused the new key may stay; nothing uses it.
+    if (switches.blankingRefused === true) delete after['azure_openai.subscription_key']
+    expect(after).toEqual(before)
+    await emulator.postgres.query('app', questions.azure_openai)
+
+    const right = await apply(emulator, openai())
+    expect(right.outputs, right.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect((await filled('app'))['azure_openai.subscription_key']).toBe(key1)
+
+    // From one key to another: the previous one, which no client sees, is put back by the server itself.
+    const worse = await apply(emulator, { ...openai(), 'openai-key': wrongKey, 'verify-timeout-minutes': '0' })
+    expect(worse.outputs['result'], worse.log).toBe('failed')
+    expect((await filled('app'))['azure_openai.subscription_key']).toBe(key1)
+    await emulator.postgres.query('app', questions.azure_openai)
+  })
+
+  test('from nothing: keys work at the first go', async () => {
+    await onIdentity({ committedRowsOnly: true })
+    await emulator.postgres.query('app', 'DELETE FROM azure_ai.settings')
+    const result = await apply(emulator, openai())
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+  })
+})
+
+describe('killed in the middle of the way back', () => {
+  test.each([11, 12, 13])('(moment %i): a second run comes to the same end', async (seed) => {
+    await onIdentity()
+    emulator.world.delays.inference = 60
+    const random = seeded(seed)
+    const job = await start(emulator, openai('app\ncrm'), (line) => {
+      if (line.includes('Settings and test queries')) setTimeout(() => job.child.kill('SIGKILL'), random() * 700)
+    })
+    await job.done
+    for (const database of ['app', 'crm']) await emulator.postgres.query(database, questions.azure_openai)
+    const again = await apply(emulator, openai('app\ncrm'))
+    expect(again.outputs, again.log).toMatchObject({ verified: 'true', 'failure-reason': 'none', drift: 'false' })
+    for (const database of ['app', 'crm']) {
+      expect(await settingsOf(emulator, database)).toMatchObject({
+        'azure_openai.auth_type': 'subscription-key',
+        'azure_openai.subscription_key': keysOf('contoso-openai').key1,
+      })
+    }
+  })
+})

@@ -1,0 +1,320 @@
+import { describe, expect, test } from 'vitest'
+import { keyValues } from '../../emulator/runner.ts'
+import { coverageOf } from '../../src/core/coverage.ts'
+import type { Inputs } from '../../src/core/inputs.ts'
+import { createJournal, type Journal, type QueryResult } from '../../src/core/journal.ts'
+import { plan } from '../../src/core/plan.ts'
+import { fails, type Report, report } from '../../src/core/report.ts'
+import { Failure, type FailureFacts } from '../../src/errors/errors.ts'
+import { plain } from '../../src/github/runner.ts'
+import { changedComment, driftIssue, driftOf, driftState, planComment } from '../../src/report/drift-issue.ts'
+import { code, summary, text } from '../../src/report/summary.ts'
+import { observed, observedDatabase, parsed, tablesOf } from '../support/support.ts'
+
+const hostile = 'a|b<script>alert(1)</script>`{{x}}`\r\n::error::x @team #1 [l](javascript:x) <!-- \u202e'
+
+function journalOf(inputs: Inputs, names: readonly string[]): Journal {
+  const journal = createJournal(() => undefined)
+  journal.expect(names)
+  journal.plan(plan(inputs, observed({ databases: names.map((name) => observedDatabase(name)) })), 'fingerprint')
+  return journal
+}
+
+function reportOf(inputs: Inputs | undefined, journal: Journal, thrown: Failure[] = []): Report {
+  return report({ inputs, journal, thrown, startedAt: new Date(0), durationMs: 1_234, host: 'h', principalId: 'p' })
+}
+
+function query(database: string, given: Partial<QueryResult> = {}): QueryResult {
+  return {
+    database,
+    service: 'openai',
+    sql: `SELECT '${database}'`,
+    status: 'passed',
+    proof: 'keyless',
+    attempts: 1,
+    durationMs: 20,
+    answer: '1536 dimensions',
+    error: '',
+    ...given,
+  }
+}
+
+const failing = (reason: FailureFacts['reason'], code = reason as string): Failure =>
+  new Failure({ reason, code, title: `title of ${code}`, detail: `detail of ${code}`, fix: 'do something' })
+
+/** All four services of `app` answered without a key, every step done. */
+function good(inputs = parsed()): Journal {
+  const journal = journalOf(inputs, ['app'])
+  journal.writing()
+  for (const step of [...journal.steps]) journal.mark(step.id, 'created')
+  for (const { service } of inputs.given) journal.query(query('app', { service }))
+  return journal
+}
+
+describe('the result', () => {
+  test('everything done and proven: changed and verified', () => {
+    expect(reportOf(parsed(), good())).toMatchObject({
+      result: 'changed',
+      failureReason: 'none',
+      changed: true,
+      drift: false,
+      verified: true,
+    })
+  })
+
+  test('verified wants every service in every database, passed, and no stored key that may have answered', () => {
+    const skipped = good()
+    skipped.query(query('app', { service: 'machine-learning', status: 'skipped', proof: 'none' }))
+    expect(reportOf(parsed(), skipped)).toMatchObject({ result: 'changed', verified: false })
+
+    const withKey = good()
+    withKey.query(query('app', { proof: 'key-present' }))
+    expect(reportOf(parsed(), withKey).verified).toBe(false)
+
+    const other = good()
+    other.expect(['app', 'other'])
+    expect(reportOf(parsed({ databases: 'app,other' }), other).verified).toBe(false)
+    expect(reportOf(parsed(), journalOf(parsed(), ['app'])).verified).toBe(false)
+  })
+
+  test('cancelled outranks a restart, a restart outranks errors, errors outrank what the queries said', () => {
+    const order = ['cancelled', 'restart-required', 'azure', 'verification'] as const
+    for (let from = 0; from < order.length; from++) {
+      const journal = good()
+      for (const reason of order.slice(from).toReversed()) journal.fail(failing(reason))
+      expect(reportOf(parsed(), journal).failureReason).toBe(order[from])
+    }
+  })
+
+  test('a failure makes the step red, drift only when it is to', () => {
+    const journal = good()
+    const { steps } = journal
+    journal.mark(steps[0]?.id ?? '', 'different')
+    const drifted = reportOf(parsed(), journal)
+    expect(drifted).toMatchObject({ result: 'drift', failureReason: 'drift', drift: true })
+    expect([fails(drifted, true), fails(drifted, false)]).toEqual([true, false])
+    const failed = reportOf(parsed(), journal, [failing('azure')])
+    expect([fails(failed, true), fails(failed, false)]).toEqual([true, true])
+  })
+
+  test('a run that never came to its inputs fails closed', () => {
+    const journal = createJournal(() => undefined)
+    expect(reportOf(undefined, journal, [failing('input')])).toMatchObject({
+      result: 'failed',
+      drift: true,
+      verified: false,
+      mode: '',
+      server: { id: '', name: '' },
+    })
+  })
+
+  test('findings are told once, errors first, and steps carry no change', () => {
+    const journal = good()
+    journal.finding({ severity: 'notice', code: 'n', title: 't', detail: 'd', fix: '' })
+    journal.finding({ severity: 'warning', code: 'w', title: 't', detail: 'd', fix: '' })
+    journal.fail(failing('azure'))
+    const made = reportOf(parsed(), journal, [failing('azure')])
+    expect(made.findings.map(({ severity }) => severity)).toEqual(['error', 'warning', 'notice'])
+    for (const step of made.steps)
+      expect(Object.keys(step).sort()).toEqual(['current', 'desired', 'detail', 'id', 'kind', 'status', 'target'])
+  })
+
+  test('changed is told before the first write, once', () => {
+    const calls: string[] = []
+    const journal = createJournal(() => calls.push('changed'))
+    expect(journal.changed).toBe(false)
+    journal.writing()
+    journal.writing()
+    expect([journal.changed, calls]).toEqual([true, ['changed']])
+  })
+})
+
+describe('the summary', () => {
+  test('says in its first line how it stands', () => {
+    expect(summary(reportOf(parsed(), good())).split('\n')[0]).toBe(
+      '## ✅ <code>pg&#45;one</code> needs no secrets now: 16 steps done, all 4 test queries passed',
+    )
+    const failed = summary(reportOf(parsed(), good(), [failing('permission', 'authorization-failed')]))
+    expect(failed.split('\n')[0]).toBe(
+      '## ❌ <code>pg&#45;one</code>: title of authorization&#45;failed (<code>permission</code>)',
+    )
+  })
+
+  test('does not claim that no key was in reach when one was', () => {
+    const journal = good()
+    journal.query(query('app', { proof: 'key-present' }))
+    const shown = summary(reportOf(parsed(), journal))
+    expect(shown).not.toContain('No key was in reach')
+    expect(shown).not.toContain('needs no secrets now')
+  })
+
+  test('no value can break its tables, open markup or begin a command', () => {
+    const name = hostile.replaceAll(/[\r\n]/g, ' ').slice(0, 60)
+    const inputs = parsed({ databases: name.replaceAll(',', '') })
+    const [database = ''] = inputs.databases
+    const journal = journalOf(inputs, [database])
+    for (const service of ['openai', 'cognitive', 'translator', 'machine-learning'] as const) {
+      journal.query(query(database, { service, answer: hostile, sql: hostile }))
+    }
+    journal.query(query(database, { status: 'failed', error: hostile, proof: 'none' }))
+    journal.finding({ severity: 'warning', code: hostile, title: hostile, detail: hostile, fix: `\`\`\`\n${hostile}\n\`\`\`\`` })
+    const shown = summary(reportOf(inputs, journal, [new Failure({ ...failing('azure'), title: hostile, detail: hostile })]))
+    for (const table of tablesOf(shown)) {
+      const columns = table[0]?.length
+      for (const row of table) expect([row.length, row.join('|')]).toEqual([columns, row.join('|')])
+    }
+    const outsideFences = shown.replaceAll(/^(`{3,})\w*\n[\s\S]*?\n\1$/gm, '')
+    expect(outsideFences).not.toMatch(/<script/i)
+    expect(outsideFences).not.toContain('<!--')
+    expect(outsideFences).not.toContain('](')
+    expect(outsideFences).not.toMatch(/(^|\s)@team/m)
+    expect(shown).not.toContain('\u202e')
+    expect(shown).not.toContain('\r')
+    expect(shown.match(/<details>/g)?.length ?? 0).toBe(shown.match(/<\/details>/g)?.length ?? 0)
+  })
+
+  test('a fix that holds a fence stands in a longer one', () => {
+    const journal = good()
+    journal.finding({ severity: 'notice', code: 'c', title: 't', detail: 'd', fix: 'a\n````\nb' })
+    expect(summary(reportOf(parsed(), journal))).toContain('\n`````\na\n````\nb\n`````\n')
+  })
+
+  test('the picture holds letters, digits and a few signs only', () => {
+    const shown = summary(reportOf(parsed(), good()))
+    const [, picture = ''] = /```mermaid\n([\s\S]*?)```/.exec(shown) ?? []
+    expect(picture).toContain('flowchart LR')
+    expect(picture.match(/:::proven/g)).toHaveLength(4)
+    expect(picture).not.toMatch(/[`#;]{2}/)
+  })
+
+  test('stays below 1 MiB with hundreds of databases, tables whole, what is left out said', () => {
+    const names = Array.from({ length: 300 }, (_, index) => `database number ${index} ${'|<&'.repeat(10)}`)
+    const inputs = parsed({ databases: names.join('\n') })
+    const journal = journalOf(inputs, names)
+    for (const database of names) {
+      for (const { service } of inputs.given) {
+        journal.query(
+          query(database, {
+            service,
+            status: 'failed',
+            proof: 'none',
+            error: `${database.slice(0, 20)} ${`<&>|`.repeat(2_000)}`,
+            sql: `${database}${'|'.repeat(3_000)}`,
+          }),
+        )
+      }
+      journal.fail(new Failure({ ...failing('database'), detail: database }))
+    }
+    const shown = summary(reportOf(inputs, journal))
+    expect(Buffer.byteLength(shown)).toBeLessThan(1024 * 1024)
+    expect(shown).toContain('is left out here')
+    expect(shown.split('\n')[0]).toContain('❌')
+    for (const table of tablesOf(shown)) expect(new Set(table.map((row) => row.length)).size).toBe(1)
+  })
+
+  /** 200 databases with long names of signs that grow when they are escaped; all four services answered in each. */
+  function manyDatabases() {
+    const names = Array.from({ length: 200 }, (_, index) => `${String(index).padStart(3, '0')}${'|<@#`&*"'.repeat(7)}`)
+    const inputs = parsed({ databases: names.join('\n') })
+    const journal = journalOf(inputs, names)
+    journal.writing()
+    for (const step of [...journal.steps]) journal.mark(step.id, 'created')
+    for (const [index, database] of names.entries())
+      for (const { service } of inputs.given) journal.query(query(database, { service, sql: 'SELECT 1', durationMs: 20 + index }))
+    return { names, inputs, journal }
+  }
+
+  test('200 databases that are alike take a few rows, and one that differs stands first', () => {
+    const { names, inputs, journal } = manyDatabases()
+    const good = summary(reportOf(inputs, journal))
+    expect(good).toContain('**all 200 databases**')
+    expect(good).toContain('20 to 219 ms')
+    expect(good).toContain('in all 200 databases')
+    expect(Buffer.byteLength(good)).toBeLessThan(10_000)
+
+    const [, , other = ''] = names
+    journal.query(query(other, { status: 'failed', proof: 'none', error: 'refused', sql: 'SELECT 1' }))
+    for (const database of names.slice(3, 53))
+      journal.fail(
+        new Failure({ ...failing('database', 'lock'), detail: `Database "${database}": taken`, fix: `see "${database}"` }),
+      )
+    const bad = summary(reportOf(inputs, journal))
+    const answers = tablesOf(bad).find((rows) => rows[0]?.[0] === ' Database ')
+    expect(answers?.length).toBe(4)
+    expect(answers?.[2]?.[0]).toContain(code(other))
+    expect(answers?.[3]?.[0]).toContain('**199 databases**')
+    expect(bad.match(/\(<code>lock<\/code>\)/g)).toHaveLength(1)
+    expect(bad).toContain('The same in 49 other databases')
+    expect(bad.match(/<details>/g)?.length).toBe(bad.match(/<\/details>/g)?.length)
+    expect(Buffer.byteLength(bad)).toBeLessThan(60_000)
+  })
+
+  test('200 databases of which each differs stay below the limits of summary, issue and comment', () => {
+    const { names, inputs, journal } = manyDatabases()
+    for (const [index, step] of [...journal.steps.entries()]) journal.mark(step.id, 'different', `${index} ${'<&>|'.repeat(500)}`)
+    for (const [index, database] of names.entries())
+      journal.fail(new Failure({ ...failing('database', `code-${index}`), detail: `"${database}" ${'<&>|'.repeat(500)}` }))
+    const made = reportOf(inputs, journal)
+    expect(Buffer.byteLength(summary(made))).toBeLessThan(1024 * 1024)
+    for (const namesOnly of [true, false]) {
+      const writing = { namesOnly, runUrl: 'https://github.com/contoso/shop/actions/runs/1' }
+      const coverage = coverageOf(inputs)
+      const { body, state } = driftIssue(made, coverage, driftOf(made, []), writing)
+      expect(body.length).toBeLessThan(65_536)
+      expect(driftState(body, made.server.id)).toEqual(state)
+      expect(planComment(made, coverage, writing).length).toBeLessThan(65_536)
+      expect(changedComment(driftOf(made, []), { steps: [] }, writing).length).toBeLessThan(65_536)
+    }
+  })
+
+  test('an issue shows what is the same in many databases in one row', () => {
+    const { inputs, journal } = manyDatabases()
+    for (const step of journal.steps.filter(({ kind }) => kind === 'setting')) journal.mark(step.id, 'different')
+    const made = reportOf(inputs, journal)
+    const { body } = driftIssue(made, coverageOf(inputs), driftOf(made, []), { namesOnly: false, runUrl: '' })
+    expect(body).toContain('in 200 databases: ')
+    expect(body).not.toContain('left out here')
+  })
+
+  test('a byte counts as a byte: signs of several bytes do not push it over the limit', () => {
+    const names = Array.from({ length: 400 }, (_, index) => `${'漢'.repeat(18)}${index}`)
+    const inputs = parsed({ databases: names.join('\n') })
+    const journal = createJournal(() => undefined)
+    for (const database of names)
+      journal.query(query(database, { status: 'failed', proof: 'none', error: '漢'.repeat(1_000), sql: '' }))
+    expect(Buffer.byteLength(summary(reportOf(inputs, journal)))).toBeLessThan(1024 * 1024)
+  })
+
+  test('code and text show every sign and none as markup', () => {
+    expect(code('')).toBe('')
+    expect(code('a|b\n<c>')).toBe('<code>a&#124;b &#60;c&#62;</code>')
+    expect(text('one\r\ntwo')).toBe('one<br/>two')
+    expect(code('\u0000\ud800')).toBe('<code>&#92;u0000\ufffd</code>')
+    expect(code('x'.repeat(2_000)).length).toBeLessThan(1_100)
+  })
+})
+
+describe('the log', () => {
+  test.each([
+    '::error::boom',
+    '  ::set-output name=a::b',
+    'x\n::add-mask::y',
+    'a\r::stop-commands::x',
+    '##[error]boom',
+    'x ##[group]y',
+  ])('a value cannot be a workflow command: %j', (value) => {
+    for (const line of plain(value).split('\n')) {
+      expect(line).not.toMatch(/^\s*::/)
+      expect(line).not.toContain('##[')
+    }
+  })
+
+  test('other text stays as it is', () => {
+    const line = 'SELECT a::text, b -- see https://x ::not at the start'
+    expect(plain(line)).toBe(line)
+  })
+})
+
+test('files of keys and values are read as the runner does: blocks, several lines, the last one wins', () => {
+  expect(keyValues('a=1\nb<<END\none\ntwo=2\nEND\na=x=y\n')).toEqual({ a: 'x=y', b: 'one\ntwo=2' })
+})

@@ -1,0 +1,192 @@
+/** Bad moments in the middle of a switch: what is not proven is not committed, or is put back, and nobody else's change is lost. */
+import { expect, test } from 'vitest'
+import type { Fault } from '../../emulator/world.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  addKeyedEndpoint,
+  apply,
+  begin,
+  codesOf,
+  giveIdentity,
+  onlyService,
+  serverOf,
+  settingsOf,
+  statusesOf,
+  workWithKeys,
+} from '../support/support.ts'
+
+const emulator = await ownEmulator({ databases: ['app'] })
+
+const openai = () => onlyService(emulator, 'openai', 'app')
+
+/** Answers the n-th questions to the AI services otherwise, or does something when they come. */
+function whenAsked(which: readonly number[], what: () => Fault | undefined): void {
+  let asked = 0
+  emulator.world.fault = ({ plane }) => (plane === 'ai' && which.includes(++asked) ? what() : undefined)
+}
+
+let throttles = 0
+/** Each in words of its own. */
+const throttle = (): Fault => ({
+  kind: 'answer',
+  status: 429,
+  body: JSON.stringify({ error: { code: '429', message: `Rate limit is exceeded. Try again in ${++throttles} seconds.` } }),
+})
+
+test.each([1, 2, 3])('a throttled control (question %i) never lets the stored key pass for the identity', async (question) => {
+  await begin(emulator, { switches: { committedRowsOnly: true, keyWins: true } })
+  giveIdentity(emulator)
+  await workWithKeys(emulator, 'app')
+  whenAsked([question], throttle)
+  const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.05' })
+  expect(result.report.queries[0].proof, result.log).not.toBe('keyless')
+  expect(result.outputs['verified']).toBe('false')
+})
+
+test('a lock in the way of the placeholder never lets the stored key pass for the identity', async () => {
+  await begin(emulator, { switches: { keyWins: true } })
+  giveIdentity(emulator)
+  await workWithKeys(emulator, 'app')
+  let isNext = false
+  let met = 0
+  emulator.world.sqlFault = ({ text }) => {
+    if (isNext && text.includes('set_setting')) {
+      isNext = false
+      met++
+      return { kind: 'error', code: '55P03', message: 'canceling statement due to lock timeout' }
+    }
+    isNext ||= met === 0 && text.startsWith('SAVEPOINT key_within_reach')
+    return undefined
+  }
+  try {
+    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.05' })
+    expect(met, result.log).toBe(1)
+    expect(result.report.queries[0].proof, result.log).not.toBe('keyless')
+    expect(result.outputs['verified']).toBe('false')
+  } finally {
+    delete emulator.world.sqlFault
+  }
+})
+
+test('a throttled control commits nothing where a key works and the role never takes effect', async () => {
+  await begin(emulator, { switches: { committedRowsOnly: true }, delays: { rolePropagation: Number.POSITIVE_INFINITY } })
+  giveIdentity(emulator)
+  const before = await workWithKeys(emulator, 'app')
+  whenAsked([1], throttle)
+  const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0' })
+  expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
+  expect(await settingsOf(emulator, 'app')).toEqual(before)
+})
+
+test('a check after COMMIT that loses its line is asked once more, and what was is put back when it cannot be', async () => {
+  await begin(emulator, { switches: { committedRowsOnly: true } })
+  giveIdentity(emulator)
+  const before = await workWithKeys(emulator, 'app')
+  // The control is answered; then every question of the check is cut off.
+  whenAsked([2, 3, 4, 5, 6, 7, 8], () => {
+    void emulator.postgres.terminateClients()
+    return { kind: 'hang' }
+  })
+  const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0' })
+  expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
+  expect(result.outputs['failure-reason']).not.toBe('internal')
+  expect(await settingsOf(emulator, 'app')).toEqual(before)
+})
+
+test('a key that is not proven and cannot be put back is told', async () => {
+  await begin(emulator, { switches: { committedRowsOnly: true } })
+  giveIdentity(emulator)
+  await workWithKeys(emulator, 'app')
+  whenAsked([2, 3, 4, 5, 6, 7, 8], () => {
+    void emulator.postgres.terminateClients()
+    return { kind: 'hang' }
+  })
+  const inputs = {
+    ...openai(),
+    'auth-type': 'subscription-key',
+    'openai-key': 'another-key-entirely',
+    'verify-timeout-minutes': '0',
+  }
+  const result = await apply(emulator, inputs)
+  expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
+  expect(codesOf(result)).toContain('key-not-put-back')
+})
+
+test('a database that only ranks is not switched without proof', async () => {
+  await begin(emulator)
+  giveIdentity(emulator)
+  await emulator.postgres.query('app', 'CREATE EXTENSION azure_ai')
+  const endpoint = 'https://rank.swedencentral.models.ai.azure.com'
+  await emulator.postgres.query('app', 'SELECT azure_ai.set_setting($1, $2)', ['azure_ml.serverless_ranking_endpoint', endpoint])
+  const before = await settingsOf(emulator, 'app')
+  const result = await apply(emulator, onlyService(emulator, 'machine-learning', 'app'))
+  expect(codesOf(result)).toContain('not-switched-unproven')
+  expect(await settingsOf(emulator, 'app')).toEqual(before)
+})
+
+test('an extension that somebody else allows meanwhile, and an identity that somebody else gives, are kept', async () => {
+  await begin(emulator)
+  const server = serverOf(emulator)
+  const other = `${server.id.split('/providers/')[0]}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id-of-somebody-else`
+  emulator.world.fault = ({ plane, method, url }) => {
+    if (plane !== 'resource-manager') return undefined
+    // Right after the plan, before the first write.
+    if (method === 'PUT' && url.includes('roleAssignments')) {
+      const list = server.configurations['azure.extensions']
+      if (list !== undefined && !list.value.includes('postgis')) list.value += ',postgis'
+    }
+    if (method === 'GET' && url.includes('/replicas') && server.identity?.userAssignedIdentities !== undefined) {
+      server.identity.userAssignedIdentities[other] ??= {
+        principalId: '11111111-2222-4333-8444-555555555555',
+        clientId: '66666666-7777-4888-8999-aaaaaaaaaaaa',
+      }
+    }
+    return undefined
+  }
+  const result = await apply(emulator, openai())
+  expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+  expect(server.configurations['azure.extensions']?.value.split(',')).toEqual(
+    expect.arrayContaining(['pg_trgm', 'vector', 'postgis', 'azure_ai']),
+  )
+  expect(Object.keys(server.identity?.userAssignedIdentities ?? {})).toContain(other)
+})
+
+test('every database without azure_ai is none: that is told, not green', async () => {
+  await begin(emulator)
+  giveIdentity(emulator)
+  for (const mode of ['check', 'verify']) {
+    const result = await apply(emulator, { ...openai(), mode, databases: '*' })
+    expect(result.outputs, mode).toMatchObject({ result: 'failed', verified: 'false' })
+    expect(codesOf(result), mode).toContain('no-database')
+  }
+})
+
+test('a check tells of the rest when one thing cannot be read', async () => {
+  await begin(emulator)
+  emulator.world.fault = ({ method, url }) =>
+    method === 'GET' && url.includes('azure.extensions')
+      ? {
+          kind: 'answer',
+          status: 403,
+          body: JSON.stringify({
+            error: {
+              code: 'AuthorizationFailed',
+              message:
+                "The client 'x' with object id 'y' does not have authorization to perform action 'Microsoft.DBforPostgreSQL/flexibleServers/configurations/read' over scope 'z'.",
+            },
+          }),
+        }
+      : undefined
+  const result = await apply(emulator, { ...openai(), mode: 'check' })
+  expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'permission' })
+  expect(statusesOf(result)).toMatchObject({ identity: 'missing', 'allow-list': 'failed' })
+})
+
+test('an endpoint with a key is no way for the identity: the run says which other way there is', async () => {
+  await begin(emulator)
+  giveIdentity(emulator)
+  const endpoint = addKeyedEndpoint(emulator.world)
+  const result = await apply(emulator, { ...onlyService(emulator, 'machine-learning', 'app'), 'machine-learning': endpoint.id })
+  expect(codesOf(result)).toContain('endpoint-auth-mode')
+  expect(emulator.writes()).toEqual([])
+})
