@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
- * src/errors/errors.ts, the retries in docs/reliability.md from their tables, the workflows of examples/ from the recipes in README.md, and its
+ * src/errors/known/, the retries in docs/reliability.md from their tables, the workflows of examples/ from the recipes in README.md, and its
  * SQL from docs/permissions.md.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
@@ -77,7 +77,7 @@ if (import.meta.main) {
   const root = dirname(import.meta.dirname)
   const actionFile = await readFile(join(root, 'action.yml'), 'utf8')
   const readme = await keep('README.md', 'action.yml', (text) => withTables(text, actionFile))
-  await keep('docs/troubleshooting.md', 'src/errors/errors.ts', troubleshooting, ': write the causes that are empty')
+  await keep('docs/troubleshooting.md', 'src/errors/known/', troubleshooting, ': write the causes that are empty')
   const examples = join(root, 'examples')
   for (const file of await readdir(join(examples, '.github', 'workflows'))) {
     const text = workflows(readme).get(`.github/workflows/${file}`)

@@ -1,5 +1,7 @@
 /** docs/troubleshooting.md: everything but the causes comes from the table of errors, the causes are written there by hand. */
-import { type Circumstances, known, type Origin } from '../src/errors/errors.ts'
+
+import { known } from '../src/errors/explain.ts'
+import type { Circumstances, Origin } from '../src/errors/message.ts'
 
 const groups: Readonly<Record<Origin, string>> = {
   azure: 'What Resource Manager says',

@@ -1,7 +1,7 @@
 /** What the job's environment says. The two entries pass it on: no other part of the action reads a variable. */
 import { readFileSync, statSync } from 'node:fs'
 import type { AmbientLogin } from './azure/credential.ts'
-import type { Finding } from './errors/errors.ts'
+import type { Finding } from './errors/failure.ts'
 import { idToken } from './github/runner.ts'
 import type { Log } from './lib/log.ts'
 import type { SignInContext } from './stages/sign-in.ts'

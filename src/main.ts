@@ -16,10 +16,10 @@ import {
   signInContext,
   unverifiedTls,
 } from './environment.ts'
-import { describe, Failure, Failures, type Finding, failuresOf } from './errors/errors.ts'
+import { Failure, Failures, type Finding, failuresOf } from './errors/failure.ts'
 import type { Place } from './github/rest.ts'
 import { annotate, appendSummary, createLog, endProcess, fail, setOutput, writeReport } from './github/runner.ts'
-import { bounded } from './lib/bounded.ts'
+import { bounded, describe } from './lib/bounded.ts'
 import { withoutCredentials, withoutSecrets } from './lib/secrets.ts'
 import { postState, stateText } from './stages/post-state.ts'
 import type { Outside } from './stages/sign-in.ts'

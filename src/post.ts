@@ -1,8 +1,8 @@
 /** The post step: takes back what the main step left open. Never fails the job: what it cannot do is a warning with the command. */
 import * as core from '@actions/core'
 import { ambientSecrets, inActions, removeUnsafeVariables, signInContext, unverifiedTls } from './environment.ts'
-import { describe } from './errors/errors.ts'
 import { appendSummary, createLog, endProcess, warn } from './github/runner.ts'
+import { describe } from './lib/bounded.ts'
 import { deleteCommand, messagesOf, nowhere } from './stages/firewall-rules.ts'
 import { type PostState, parseState, postState } from './stages/post-state.ts'
 

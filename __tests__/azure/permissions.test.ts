@@ -12,7 +12,7 @@ import type { Emulator } from '../../emulator/index.ts'
 import { passwordLogin } from '../../emulator/postgres.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { families, services } from '../../src/core/services.ts'
-import { explain } from '../../src/errors/errors.ts'
+import { explain } from '../../src/errors/explain.ts'
 import {
   accountNamed,
   assignRole,

@@ -1,14 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import {
-  type Circumstances,
-  explain,
-  Failure,
-  Failures,
-  failuresOf,
-  type Message,
-  outlook,
-  describe as told,
-} from '../../src/errors/errors.ts'
+import { explain, outlook } from '../../src/errors/explain.ts'
+import { Failure, Failures, failuresOf } from '../../src/errors/failure.ts'
+import type { Circumstances, Message } from '../../src/errors/message.ts'
+import { describe as told } from '../../src/lib/bounded.ts'
 
 const at: Circumstances = {
   doing: 'testing',

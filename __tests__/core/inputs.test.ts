@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
 import { type InputName, parseInputs, parseResourceId, unusedInputs } from '../../src/core/inputs.ts'
-import { Failure } from '../../src/errors/errors.ts'
+import { Failure } from '../../src/errors/failure.ts'
 import { apply, emulate, ids, parsed, rawInputs, removeJobs, settingsOf } from '../support/support.ts'
 
 /** The problems told of these inputs, one line each; empty when they are accepted. */

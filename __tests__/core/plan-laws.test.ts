@@ -25,7 +25,7 @@ import {
 } from '../../src/core/plan.ts'
 import { preconditions } from '../../src/core/preconditions.ts'
 import { families, type Resource, type ServiceName, sameValue } from '../../src/core/services.ts'
-import { Failure } from '../../src/errors/errors.ts'
+import { Failure } from '../../src/errors/failure.ts'
 import { cheap } from '../support/law.ts'
 import { ids, observed, observedDatabase, observedServer, parsed } from '../support/support.ts'
 

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { causes, troubleshooting } from '../../scripts/troubleshooting.ts'
-import { explain, known } from '../../src/errors/errors.ts'
+import { explain, known } from '../../src/errors/explain.ts'
 
 const docs = join(import.meta.dirname, '..', '..', 'docs')
 const page = readFileSync(join(docs, 'troubleshooting.md'), 'utf8')

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
 import type { JobResult } from '../../emulator/runner.ts'
 import { type InputName, type Inputs, inputNames, parseInputs } from '../../src/core/inputs.ts'
-import { Failure } from '../../src/errors/errors.ts'
+import { Failure } from '../../src/errors/failure.ts'
 import { commandsIn, expectOwnPicture, hostileInput, hostileText, read, runs, seed, texts } from '../support/hostile.ts'
 import {
   accountNamed,

@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from 'vitest'
 import { type InputName, parseInputs, parseResourceId } from '../../src/core/inputs.ts'
-import { Failure } from '../../src/errors/errors.ts'
+import { Failure } from '../../src/errors/failure.ts'
 import { ids, rawInputs } from '../support/support.ts'
 
 const { server, openai } = ids

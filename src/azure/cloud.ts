@@ -1,6 +1,6 @@
 /** The clouds: where their Resource Manager, Entra and PostgreSQL are. One table, or the cloud's own metadata. */
 
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { withoutEndSlashes, withoutTrailing } from '../lib/bounded.ts'
 import type { Http } from './pipeline.ts'
 

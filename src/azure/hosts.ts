@@ -1,6 +1,6 @@
 /** Hosts that answers of Azure name: where a token or a key would be sent decides nothing but this table. Pure. */
 
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { bounded, longestName } from '../lib/bounded.ts'
 import type { Cloud } from './cloud.ts'
 

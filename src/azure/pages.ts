@@ -1,5 +1,5 @@
 /** Lists of Azure, page by page, with bounds: a list that leads back to itself, or never ends, ends here. */
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 
 /** Most items of a list: a subscription has room for 8,000 role assignments, and no other list here comes near. */
 const mostItems = 20_000

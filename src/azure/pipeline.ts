@@ -18,8 +18,10 @@ import {
   redirectPolicyName,
   type SendRequest,
 } from '@azure/core-rest-pipeline'
-import { type Circumstances, describe, explain, Failure } from '../errors/errors.ts'
-import { bounded, boundedJson, longestName } from '../lib/bounded.ts'
+import { explain } from '../errors/explain.ts'
+import { Failure } from '../errors/failure.ts'
+import type { Circumstances } from '../errors/message.ts'
+import { bounded, boundedJson, describe, longestName } from '../lib/bounded.ts'
 import { answerLimit, isRedirect, type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
 import type { Log } from '../lib/log.ts'
 import { pause, retrying, spread, type Verdict } from '../lib/retry.ts'

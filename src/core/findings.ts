@@ -1,5 +1,5 @@
 /** What is worth knowing although it is no drift; pure. Codes are documented in docs/findings.md, which a test holds against this file. */
-import type { Finding } from '../errors/errors.ts'
+import type { Finding } from '../errors/failure.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { Journal } from './journal.ts'

@@ -4,7 +4,7 @@
  */
 
 import { isAudienceOfKnownCloud, knownCloud } from '../azure/cloud.ts'
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
 import { notUnicast } from '../lib/ipv4.ts'
 import { accessRoles } from './access-roles.ts'

@@ -1,5 +1,5 @@
 /** What a run knows so far: kept current while it works, so that an interrupted run reports the truth. */
-import type { Failure, Finding } from '../errors/errors.ts'
+import type { Failure, Finding } from '../errors/failure.ts'
 import type { Step, StepStatus } from './plan.ts'
 import type { ServiceName } from './services.ts'
 

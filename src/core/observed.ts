@@ -1,6 +1,6 @@
 /** What was found: the state of the server, its surroundings and its databases, as the plan reads it. Plain data. */
 
-import type { Failure } from '../errors/errors.ts'
+import type { Failure } from '../errors/failure.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
 import type { Resource, ServiceName } from './services.ts'
 

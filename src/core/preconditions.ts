@@ -1,6 +1,6 @@
 /** What must hold before the first write, checked on what was observed; pure. All problems are told together, each with its fix. */
 
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'

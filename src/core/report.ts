@@ -1,6 +1,6 @@
 /** What a run came to: result, outputs and the JSON report, all derived from the journal; pure. */
 
-import type { Failure, FailureReason, Finding } from '../errors/errors.ts'
+import type { Failure, FailureReason, Finding } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Inputs, Mode, Part } from './inputs.ts'
 import type { Journal, QueryResult } from './journal.ts'

@@ -2,6 +2,7 @@
  * The services the action knows, one row each: role, resource, settings and test query. Observation, plan, application,
  * proof and report all read this table, so they cannot disagree.
  */
+import { azureRoles, type BuiltInRole } from '../lib/azure-roles.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
 
 export type ServiceName = 'openai' | 'cognitive' | 'translator' | 'machine-learning'
@@ -116,7 +117,7 @@ export interface Service {
   readonly name: ServiceName
   readonly title: string
   readonly family: FamilyName
-  readonly role: { readonly id: string; readonly name: string }
+  readonly role: BuiltInRole
   readonly resourceTypes: readonly string[]
   /** Account kinds that serve it; undefined: any. */
   readonly kinds: readonly string[] | undefined
@@ -171,7 +172,7 @@ export const services: readonly Service[] = [
     name: 'openai',
     title: 'Azure OpenAI',
     family: 'azure_openai',
-    role: { id: '5e0bd9bd-7b93-4f28-af87-19fc36ad61bd', name: 'Cognitive Services OpenAI User' },
+    role: azureRoles.openai,
     resourceTypes: [accountType],
     kinds: ['OpenAI', 'AIServices'],
     settings: [
@@ -196,7 +197,7 @@ export const services: readonly Service[] = [
     name: 'cognitive',
     title: 'Azure AI Language',
     family: 'azure_cognitive',
-    role: { id: 'a97b65f3-24c7-4388-baec-2e87135dc908', name: 'Cognitive Services User' },
+    role: azureRoles.cognitive,
     resourceTypes: [accountType],
     kinds: ['TextAnalytics', 'CognitiveServices', 'AIServices'],
     settings: [
@@ -219,7 +220,7 @@ export const services: readonly Service[] = [
     name: 'translator',
     title: 'Azure AI Translator',
     family: 'azure_cognitive',
-    role: { id: 'a97b65f3-24c7-4388-baec-2e87135dc908', name: 'Cognitive Services User' },
+    role: azureRoles.cognitive,
     resourceTypes: [accountType],
     kinds: ['TextTranslation', 'CognitiveServices', 'AIServices'],
     settings: [
@@ -245,7 +246,7 @@ export const services: readonly Service[] = [
     name: 'machine-learning',
     title: 'Azure Machine Learning',
     family: 'azure_ml',
-    role: { id: 'f6c7c914-8db3-469d-8ca1-694a8f32e121', name: 'AzureML Data Scientist' },
+    role: azureRoles.machineLearning,
     resourceTypes: [
       'Microsoft.MachineLearningServices/workspaces',
       'Microsoft.MachineLearningServices/workspaces/onlineEndpoints',

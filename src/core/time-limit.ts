@@ -1,5 +1,5 @@
 /** How long a whole run may take: a sum that follows from the inputs. Its end is that of a cancel: what is not proven is put back. */
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { duration } from '../lib/timeout.ts'
 import type { Inputs } from './inputs.ts'
 

@@ -3,7 +3,8 @@
 import type { Coverage, Mark } from '../core/coverage.ts'
 import { covers, isSame, markOf } from '../core/coverage.ts'
 import type { Report } from '../core/report.ts'
-import { describe, type Finding } from '../errors/errors.ts'
+import type { Finding } from '../errors/failure.ts'
+import { describe } from '../lib/bounded.ts'
 import {
   changedComment,
   type Drift,

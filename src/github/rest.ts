@@ -1,7 +1,6 @@
 /** GitHub's REST API for one repository: requests with the token, and what of the answers the token's own author wrote. */
 
-import { describe } from '../errors/errors.ts'
-import { withoutEndSlashes } from '../lib/bounded.ts'
+import { describe, withoutEndSlashes } from '../lib/bounded.ts'
 import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
 import type { Log } from '../lib/log.ts'
 import { retrying, type Verdict } from '../lib/retry.ts'

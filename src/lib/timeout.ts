@@ -1,5 +1,5 @@
 /** Waits that are bounded, visible and cancellable. */
-import { Failure, type FailureFacts } from '../errors/errors.ts'
+import { Failure, type FailureFacts } from '../errors/failure.ts'
 import type { Log } from './log.ts'
 
 /** How often a wait says that it is still there, in milliseconds. */

@@ -7,7 +7,7 @@ import type { Observed, ObservedDatabase, ObservedServer } from '../core/observe
 import { databaseNames, differs, plan, planId, type Step, sinceThen, withWaits } from '../core/plan.ts'
 import { preconditions } from '../core/preconditions.ts'
 import type { Deployment, Resource, ServiceName } from '../core/services.ts'
-import { Failure, Failures, failuresOf } from '../errors/errors.ts'
+import { Failure, Failures, failuresOf } from '../errors/failure.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import type { KeyCandidates } from '../postgres/azure-ai.ts'
 import type { Connector } from '../postgres/connection.ts'

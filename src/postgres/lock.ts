@@ -2,7 +2,7 @@
  * The advisory lock of this action: one run at a time writes settings in a database. Everybody who may connect can take it, so
  * waiting for it has an end, and names the session that holds it.
  */
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { duration } from '../lib/timeout.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Connection, sqlState } from './connection.ts'

@@ -4,7 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto'
 import type { ObservedDatabase } from '../core/observed.ts'
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 import { withoutCredentials } from '../lib/secrets.ts'

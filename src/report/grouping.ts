@@ -1,5 +1,5 @@
 /** What is the same in many databases is told once, with their names: a summary of hundreds of them stays readable. Pure. */
-import type { Finding } from '../errors/errors.ts'
+import type { Finding } from '../errors/failure.ts'
 
 /** Findings that say the same of different databases. */
 export interface AlikeFindings {

@@ -2,7 +2,7 @@
 
 import type { Report } from '../core/report.ts'
 import { families, services } from '../core/services.ts'
-import type { Finding } from '../errors/errors.ts'
+import type { Finding } from '../errors/failure.ts'
 import { grouped, likeness, withoutName } from './grouping.ts'
 import { code } from './summary.ts'
 

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import type { FirewallRule, ResourceManager } from '../azure/resource-manager.ts'
 import type { ResourceId } from '../core/inputs.ts'
-import { type Failure, failuresOf } from '../errors/errors.ts'
+import { type Failure, failuresOf } from '../errors/failure.ts'
 
 /** The time in a name, in seconds since 1970, is when another run may remove the rule. */
 const temporaryRule = /^gha-aipg-(\d{10,12})-[0-9a-f]{12}$/

@@ -4,7 +4,7 @@ import type { FirewallRule, ResourceManager } from '../azure/resource-manager.ts
 import type { Inputs } from '../core/inputs.ts'
 import type { ObservedServer } from '../core/observed.ts'
 import type { Step } from '../core/plan.ts'
-import { Failure, type Finding } from '../errors/errors.ts'
+import { Failure, type Finding } from '../errors/failure.ts'
 import { notUnicast, numberOf, sharedAddress } from '../lib/ipv4.ts'
 import type { Log } from '../lib/log.ts'
 import { retrying } from '../lib/retry.ts'

@@ -11,7 +11,7 @@ import {
 } from '../core/observed.ts'
 import { givenFamilies } from '../core/plan.ts'
 import { type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
-import { Failure, Failures, failuresOf } from '../errors/errors.ts'
+import { Failure, Failures, failuresOf } from '../errors/failure.ts'
 import { mapLimited, retrying } from '../lib/retry.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '../postgres/azure-ai.ts'

@@ -1,6 +1,6 @@
 /** Removes the temporary firewall rule of the main step, whatever became of that step. */
 import type { ResourceManager } from '../azure/resource-manager.ts'
-import { Failures, failuresOf } from '../errors/errors.ts'
+import { Failures, failuresOf } from '../errors/failure.ts'
 import { pause, retrying, type Schedule } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { isRefused, messagesOf, overwriteRule } from './firewall-rules.ts'

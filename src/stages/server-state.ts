@@ -1,6 +1,6 @@
 /** Waiting for the server itself: for somebody's operation that is under way, and for its return after a restart. */
 import type { ResourceManager } from '../azure/resource-manager.ts'
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
 import { retrying, type Schedule } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'

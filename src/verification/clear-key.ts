@@ -1,7 +1,7 @@
 /** Blanking a stored key once the identity is proven. */
 
 import type { Step } from '../core/plan.ts'
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { backoff, pause, transient } from '../lib/retry.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { verdictOnSql } from '../postgres/again.ts'

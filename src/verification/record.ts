@@ -3,7 +3,7 @@
 import type { Journal, Proof } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
 import { type ServiceName, serviceNamed } from '../core/services.ts'
-import { Failure } from '../errors/errors.ts'
+import { Failure } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'

@@ -4,7 +4,8 @@
  */
 
 import type { Proof } from '../core/journal.ts'
-import { Failure, outlook } from '../errors/errors.ts'
+import { outlook } from '../errors/explain.ts'
+import { Failure } from '../errors/failure.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { mayMakeTemporaryTables } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'

@@ -2,7 +2,9 @@
 
 import { titleOf } from '../core/inputs.ts'
 import type { ServiceName } from '../core/services.ts'
-import { type Circumstances, explain, Failure, outlook } from '../errors/errors.ts'
+import { explain, outlook } from '../errors/explain.ts'
+import { Failure } from '../errors/failure.ts'
+import type { Circumstances } from '../errors/message.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
 import type { ProveOptions, Task } from './jobs.ts'
 

@@ -3,7 +3,8 @@
  * are worth before anybody has them; where it does not, only what is committed can be asked.
  */
 import { randomUUID } from 'node:crypto'
-import { Failure, outlook } from '../errors/errors.ts'
+import { outlook } from '../errors/explain.ts'
+import { Failure } from '../errors/failure.ts'
 import { type CallOutcome, type CallOutcomes, type Setting, trial } from '../postgres/trial.ts'
 import { differing, type ProveOptions, type Task, type Visibility } from './jobs.ts'
 import { askFreshly, freshly, patiently } from './session.ts'

@@ -1,0 +1,59 @@
+/** Builds the commands that fixes show. */
+import { azureRoles } from '../lib/azure-roles.ts'
+
+export const accessAdministrator = 'Role Based Access Control Administrator'
+
+/** The least built-in role that holds an action: who lacks the action is told the role. */
+export const leastRole: readonly [RegExp, string][] = [
+  [/^microsoft\.authorization\/roleassignments\/write$/i, accessAdministrator],
+  [/^microsoft\.authorization\/.*read$/i, 'Reader'],
+  [/^microsoft\.dbforpostgresql\/.*\/read$/i, 'Reader'],
+  [/^microsoft\.dbforpostgresql\//i, 'Contributor'],
+  [/^microsoft\.cognitiveservices\/.*\/listkeys\/action$/i, 'Cognitive Services User'],
+  [/^microsoft\.cognitiveservices\/.*\/read$/i, 'Reader'],
+  [/^microsoft\.machinelearningservices\/.*\/listkeys\/action$/i, 'AzureML Data Scientist'],
+  [/^microsoft\.machinelearningservices\/.*\/read$/i, 'Reader'],
+  [/^microsoft\.managedidentity\/userassignedidentities\/assign\/action$/i, 'Managed Identity Operator'],
+]
+
+/** The action and scope that an AuthorizationFailed message names. */
+export function denied(text: string): { action: string; scope: string; principal: string } {
+  // A linked resource's refusal first says what the caller may do.
+  const linked = /not have permission to perform action\(s\) '([^']+)' on the linked scope\(s\) '([^'"`$\\\n]+)'/i.exec(text)
+  return {
+    action: linked?.[1] ?? /perform action '([^']+)'/i.exec(text)?.[1] ?? 'the action that Azure names',
+    scope: linked?.[2] ?? /over scope '([^'"`$\\\n]+)'/i.exec(text)?.[1] ?? 'the scope that Azure names',
+    principal: /object id '([\w-]+)'/i.exec(text)?.[1] ?? 'OBJECT-ID-OF-THE-CALLER',
+  }
+}
+
+/**
+ * The condition that lets a principal assign the roles of azure_ai to other service principals, and nothing else.
+ * Without it the role would let its holder make everybody owner, itself included.
+ */
+export function assignmentCondition(principal: string): string {
+  const attribute = (name: string): string => `@Request[Microsoft.Authorization/roleAssignments:${name}]`
+  const roles = Object.values(azureRoles)
+    .map(({ id }) => id)
+    .sort()
+    .join(', ')
+  const unless = (action: string): string => `!(ActionMatches{'Microsoft.Authorization/roleAssignments/${action}'})`
+  return [
+    `((${unless('write')}) OR (${attribute('RoleDefinitionId')} ForAnyOfAnyValues:GuidEquals {${roles}} AND`,
+    `(${attribute('PrincipalType')} ForAnyOfAnyValues:StringEqualsIgnoreCase {'ServicePrincipal'} AND`,
+    `${attribute('PrincipalId')} ForAnyOfAllValues:GuidNotEquals {${principal}}))) AND`,
+    `((${unless('delete')}) OR (${attribute('RoleDefinitionId').replace('Request', 'Resource')} ForAnyOfAnyValues:GuidEquals {${roles}}))`,
+  ].join(' ')
+}
+
+/** One argument of a POSIX shell, whatever the text contains. */
+export function quotedForShell(text: string): string {
+  return `'${text.replaceAll("'", `'"'"'`)}'`
+}
+
+/** `--name N --resource-group G` of a resource id, as az wants it. */
+export function named(resource: string | undefined): string {
+  const group = /\/resourceGroups\/([^/]+)/i.exec(resource ?? '')?.[1] ?? 'GROUP'
+  const name = /\/accounts\/([^/]+)/i.exec(resource ?? '')?.[1] ?? 'NAME'
+  return `--name ${name} --resource-group ${group}`
+}

@@ -1,0 +1,84 @@
+/** Turns a message of the outside into a failure with a reason, a cause and a fix. What no row knows is passed on word for word. */
+
+import { bounded, longestName } from '../lib/bounded.ts'
+import { Failure } from './failure.ts'
+import { ai } from './known/ai.ts'
+import { azure } from './known/azure.ts'
+import { entra } from './known/entra.ts'
+import { postgres } from './known/postgres.ts'
+import type { Circumstances, Known, Message, Outlook } from './message.ts'
+
+/** Each code has a section in docs/troubleshooting.md. */
+export const known: readonly Known[] = [...azure, ...entra, ...postgres, ...ai]
+
+/** A message with its texts cut, whoever made it. */
+function boundedMessage({ code, text, requestId, ...rest }: Message): Message {
+  return {
+    ...rest,
+    code: bounded(code, longestName),
+    text: bounded(text),
+    requestId: requestId === undefined ? undefined : bounded(requestId, longestName),
+  }
+}
+
+/** The circumstances with their texts cut: what a token claims is written by others as well. */
+function boundedCircumstances({ assertion, ...rest }: Circumstances): Circumstances {
+  const cut = <T extends object>(values: T): T =>
+    Object.fromEntries(
+      Object.entries(values).map(([name, value]) => [name, typeof value === 'string' ? bounded(value) : value]),
+    ) as T
+  return { ...cut(rest), assertion: assertion && cut(assertion) }
+}
+
+/** What the table knows of a bounded message; undefined when it does not know it. */
+function lookUp(message: Message): Known | undefined {
+  return known.find(
+    (row) =>
+      row.origin === message.origin &&
+      (row.codes === undefined || row.codes.includes(message.code)) &&
+      (row.text === undefined || row.text.test(message.text)) &&
+      (row.status === undefined || statusFits(row.status, message)),
+  )
+}
+
+/** The first status in the text of azure_ai is its own: what the service says follows behind it. */
+function statusFits(statuses: readonly number[], { origin, status, text }: Message): boolean {
+  if (origin !== 'ai') return status !== undefined && statuses.includes(status)
+  const named = /\b[1-5]\d\d\b/.exec(text)?.[0]
+  return named === undefined || statuses.includes(Number(named))
+}
+
+const fallbackReason = { azure: 'azure', entra: 'credentials', postgres: 'database', ai: 'verification' } as const
+
+/**
+ * Turns a message of the outside into a failure a reader can act on. A message the table does not know is passed on
+ * word for word, up to a bounded length, with its code and request id.
+ */
+export function explain(received: Message, circumstances: Circumstances, cause?: unknown): Failure {
+  const message = boundedMessage(received)
+  const at = boundedCircumstances(circumstances)
+  const row = lookUp(message)
+  const id = message.requestId === undefined ? '' : ` (request id ${message.requestId})`
+  if (row !== undefined) {
+    return new Failure(
+      { reason: row.reason, code: row.code, title: row.title, detail: row.cause(message, at) + id, fix: row.fix(message, at) },
+      cause,
+    )
+  }
+  const code = [message.status, message.code].filter((part) => part !== undefined && part !== '').join(' ')
+  return new Failure(
+    {
+      reason: fallbackReason[message.origin],
+      code: `${message.origin}-error`,
+      title: `Unexpected answer while ${at.doing}`,
+      detail: `${code === '' ? '' : `${code}: `}${message.text}${id}`,
+      fix: 'The message above is what the service said, word for word. Run again; if it stays, search for it or ask the support of the service with the request id.',
+    },
+    cause,
+  )
+}
+
+/** Whether waiting can help after this answer of a test query. */
+export function outlook(message: Message): Outlook {
+  return lookUp(boundedMessage(message))?.outlook ?? 'unknown'
+}
