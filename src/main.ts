@@ -18,7 +18,7 @@ import {
 } from './environment.ts'
 import { Failure, Failures, type Finding, failuresOf } from './errors/failure.ts'
 import type { Place } from './github/rest.ts'
-import { annotate, appendSummary, createLog, endProcess, fail, setOutput, writeReport } from './github/runner.ts'
+import { annotate, appendSummary, createLog, endProcess, fail, setOutput, warn, writeReport } from './github/runner.ts'
 import { bounded, describe } from './lib/bounded.ts'
 import { withoutCredentials, withoutSecrets } from './lib/secrets.ts'
 import { postState, stateText } from './stages/post-state.ts'
@@ -58,7 +58,23 @@ async function failClosed(): Promise<void> {
     detail: 'The action was ended from outside before it could report.',
     fix: 'Run the job again; it goes on where it stopped.',
   })
-  setOutput('report-path', await writeReport(current([unfinished]), reportFolder, reportName))
+  await keepReport(current([unfinished]))
+}
+
+/** Writes the report. A folder that cannot be written to costs the report, not the run. */
+async function keepReport(of: Report): Promise<void> {
+  try {
+    setOutput('report-path', await writeReport(of, reportFolder, reportName))
+  } catch (error) {
+    setOutput('report-path', '')
+    journal.finding({
+      severity: 'warning',
+      code: 'report-not-written',
+      title: 'The report could not be written',
+      detail: `${reportFolder}: ${describe(error)}`,
+      fix: 'Set RUNNER_TEMP to a folder that this job can write to.',
+    })
+  }
 }
 
 function current(thrown: readonly Failure[]): Report {
@@ -70,6 +86,7 @@ function finish(thrown: readonly Failure[]): Promise<void> {
   finishing ??= (async () => {
     for (const failure of [...thrown, ...journal.failures]) debugCauses(failure)
     for (const finding of await converse(current(thrown))) journal.finding(finding)
+    await keepReport(fitted(current(thrown)))
     const final = current(thrown)
     setOutput('changed', String(final.changed))
     setOutput('drift', String(final.drift))
@@ -80,8 +97,12 @@ function finish(thrown: readonly Failure[]): Promise<void> {
       import('./report/summary.ts'),
     ])
     annotate(alikeFindings(final.findings, databasesOf(final)))
-    await writeReport(fitted(final), reportFolder, reportName)
-    await appendSummary(summary(final), env.GITHUB_STEP_SUMMARY)
+    await appendSummary(summary(final), env.GITHUB_STEP_SUMMARY).catch((error: unknown) =>
+      warn(
+        `${describe(error)}\nFix: make the file that GITHUB_STEP_SUMMARY names writable for this job.`,
+        'The job summary could not be written',
+      ),
+    )
     // What gates read comes last: by now everything else is written.
     setOutput('failure-reason', final.failureReason)
     setOutput('verified', String(final.verified))

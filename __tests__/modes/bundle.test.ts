@@ -62,6 +62,17 @@ test('identity, roles, allow-list and restart, then nothing more to do', async (
   expect(emulator.writes()).toHaveLength(written)
 })
 
+test('a summary file and a RUNNER_TEMP that cannot be written to are warnings, and the result stays', async () => {
+  const file = join(folder, 'a file')
+  await writeFile(file, '')
+  const env = { RUNNER_TEMP: join(file, 'temp'), GITHUB_STEP_SUMMARY: join(file, 'summary') }
+  const result = await run({ part: 'azure', mode: 'check' }, env)
+  expect([result.code, result.outputs.result], result.log).toEqual([0, 'in-sync'])
+  expect(result.outputs['report-path']).toBe('')
+  expect(result.raw).toMatch(/^::warning title=The report could not be written::.*RUNNER_TEMP/m)
+  expect(result.raw).toMatch(/^::warning title=The job summary could not be written::.*GITHUB_STEP_SUMMARY/m)
+})
+
 test('lists with the line ends of Windows, and the drift issue', async () => {
   emulator.world.roleAssignments.pop()
   const result = await run({

@@ -22,7 +22,16 @@ import { explain } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Circumstances } from '../errors/message.ts'
 import { bounded, boundedJson, describe, longestName } from '../lib/bounded.ts'
-import { answerLimit, isRedirect, type Peer, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
+import {
+  answerLimit,
+  busyCodes,
+  isRedirect,
+  type Peer,
+  requestTimeoutMs,
+  retryAfterMs,
+  type Sign,
+  verdictOn,
+} from '../lib/http-retries.ts'
 import type { Log } from '../lib/log.ts'
 import { pause, retrying, spread, type Verdict } from '../lib/retry.ts'
 import { withoutCredentials } from '../lib/secrets.ts'
@@ -353,9 +362,12 @@ function verdictOnBreak(request: PipelineRequest, error: unknown, from: Peer): V
 
 /** What a failed long-running operation deserves, by its code or its text. */
 export function verdictOnOperation(error: unknown): Verdict {
-  const told = `${String((error as { code?: unknown }).code)} ${describe(error)}`
+  const text = `${String((error as { code?: unknown }).code)} ${describe(error)}`
   const code =
-    /\b(ServerIsBusy|AnotherOperationInProgress)\b/i.exec(told)?.[1] ?? /operation has failed\.\s*(\w+)/i.exec(told)?.[1] ?? ''
+    busyCodes.find((each) => text.toLowerCase().includes(each.toLowerCase())) ??
+    (/operationfailed/i.test(text) && text.includes('{0}') ? 'OperationFailed {0}' : undefined) ??
+    /operation has failed\.\s*(\w+)/i.exec(text)?.[1] ??
+    ''
   return verdictOn({ stage: 'operation', from: 'Resource Manager', code }, true)
 }
 

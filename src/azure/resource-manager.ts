@@ -10,7 +10,7 @@ import type { Circumstances } from '../errors/message.ts'
 import { bounded, describe, isCut, longestName, withoutEndSlashes } from '../lib/bounded.ts'
 import { verdictOn } from '../lib/http-retries.ts'
 import type { Log } from '../lib/log.ts'
-import { retrying, spread } from '../lib/retry.ts'
+import { busy, replication, retrying, spread, type Verdict } from '../lib/retry.ts'
 import { duration, waiting } from '../lib/timeout.ts'
 import type { ReadyAgent } from './agent.ts'
 import type { Cloud } from './cloud.ts'
@@ -177,15 +177,30 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
 
   const once = { requestOptions: { customHeaders: { [readAgainWhenBusy]: 'true' } } }
   /** A read and the write that follows from it, both again when another operation came in between or Azure failed inside. */
-  const mending = <T>(body: () => Promise<T>): Promise<T> =>
+  const mending = <T>(body: () => Promise<T>, verdict = verdictOnOperation): Promise<T> =>
     retrying(body, {
       signal,
-      verdict: verdictOnOperation,
+      verdict,
       onWait: (_, waitMs, leftMs) =>
         log.info(
           `… the server is busy with another operation; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`,
         ),
     })
+  /** The operation has made the identity, and reads may show it a little later: read again for a bounded while. */
+  const shownPrincipalId = (again: () => Promise<ObservedServer>): Promise<string> =>
+    retrying(
+      async () => {
+        const { principalId } = await again()
+        if (principalId === undefined) throw principalNotShown(name)
+        return principalId
+      },
+      {
+        signal,
+        verdict: (error) =>
+          error instanceof Failure && error.code === 'principal-not-shown' ? { schedule: replication } : false,
+        onWait: (_, waitMs) => log.info(`… ${name} does not show its new identity yet; reading it again in ${duration(waitMs)}`),
+      },
+    )
   let directoryToldAt = Number.NEGATIVE_INFINITY
   const listAssignments = (scope: string, filter: string): Promise<readonly RoleAssignment[]> =>
     call(
@@ -296,10 +311,8 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
             { identity },
             { ...once, abortSignal, updateIntervalInMs: spread(pollMs) },
           )
-          // The operation's own answer may be the operation: the server itself is what counts.
-          const after = await readServer(abortSignal)
-          if (after.principalId === undefined) throw new Error('the operation succeeded, and the server shows no principal id')
-          return after.principalId
+          // The answer of the operation may be the operation itself, so the server is read.
+          return shownPrincipalId(() => readServer(abortSignal))
         }),
       ),
 
@@ -321,7 +334,9 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
     restart: () =>
       operation('the server to restart', minutes(20), async (abortSignal) => {
         const client = await servers()
-        await client.servers.beginRestartAndWait(resourceGroup, name, { abortSignal, updateIntervalInMs: spread(pollMs) })
+        const options = { ...once, abortSignal, updateIntervalInMs: spread(pollMs) }
+        // A server that was busy did not restart. After any other error it may have, and a second restart would be one too many.
+        await mending(() => client.servers.beginRestartAndWait(resourceGroup, name, options), busyOperation)
       }),
 
     roleAssignments: (scope) => listAssignments(scope, 'atScope()'),
@@ -364,10 +379,8 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
       operation('the temporary firewall rule to be made', minutes(6), async (abortSignal) => {
         const parameters = { startIpAddress: address, endIpAddress: address }
         const client = await servers()
-        await client.firewallRules.beginCreateOrUpdateAndWait(resourceGroup, name, rule, parameters, {
-          abortSignal,
-          updateIntervalInMs: spread(pollMs),
-        })
+        const options = { ...once, abortSignal, updateIntervalInMs: spread(pollMs) }
+        await mending(() => client.firewallRules.beginCreateOrUpdateAndWait(resourceGroup, name, rule, parameters, options))
       }),
 
     deleteFirewallRule: (rule) =>
@@ -378,10 +391,10 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
         }
         const client = await servers()
         try {
-          await client.firewallRules.beginDeleteAndWait(resourceGroup, name, rule, {
-            abortSignal,
-            updateIntervalInMs: spread(pollMs),
-            onResponse,
+          await mending(() => {
+            status = 0
+            const options = { ...once, abortSignal, updateIntervalInMs: spread(pollMs), onResponse }
+            return client.firewallRules.beginDeleteAndWait(resourceGroup, name, rule, options)
           })
         } catch (error) {
           if ((error as { statusCode?: unknown }).statusCode === 404) return false
@@ -680,4 +693,20 @@ function lateOperation(what: string, limitMs: number, at: Circumstances): Failur
     detail: `Waited ${limitMs / 60_000} minutes for ${what}.`,
     fix: `az postgres flexible-server show --resource-group ${at.resourceGroup ?? 'GROUP'} --name ${at.server ?? 'SERVER'} --query state   # when it is Ready, run this job again; it goes on where it stopped`,
   }
+}
+
+/** Whether a write met another operation of the server, and so did nothing. */
+function busyOperation(error: unknown): Verdict {
+  const verdict = verdictOnOperation(error)
+  return verdict !== false && verdict.schedule === busy ? verdict : false
+}
+
+function principalNotShown(server: string): Failure {
+  return new Failure({
+    reason: 'azure',
+    code: 'principal-not-shown',
+    title: 'Azure does not show the new identity',
+    detail: `Turning on the identity of ${server} succeeded, and the server still shows no principal id.`,
+    fix: 'Run this job again in a few minutes; it goes on where it stopped.',
+  })
 }

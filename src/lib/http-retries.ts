@@ -10,6 +10,15 @@ export const answerLimit = 16 * 1024 * 1024
 /** Whether a status sends the request elsewhere. No redirect is followed: the token would go along. */
 export const isRedirect = (status: number): boolean => [300, 301, 302, 303, 307, 308].includes(status)
 
+/** The codes by which Resource Manager says that a server is busy: as a 409, or as the end of an operation that it accepted. */
+export const busyCodes = [
+  'ServerIsBusy',
+  'ServerBusy',
+  'AnotherOperationInProgress',
+  'ServerIsNotReady',
+  'AadAuthOperationCannotBePerformedWhenServerIsNotAccessible',
+] as const
+
 export type Peer = 'Resource Manager' | 'Entra' | 'GitHub'
 /** An answer came; the line broke before there was one; a long-running operation ended badly. */
 export type Stage = 'answer' | 'line' | 'operation'
@@ -44,7 +53,7 @@ export const httpRows: readonly HttpRow[] = [
     stage: 'answer',
     from: 'Resource Manager',
     statuses: [409],
-    codes: ['ServerIsBusy', 'AnotherOperationInProgress'],
+    codes: busyCodes,
     schedule: busy,
     unsafe: true,
     reason:
@@ -131,7 +140,7 @@ export const httpRows: readonly HttpRow[] = [
   {
     stage: 'operation',
     from: 'Resource Manager',
-    codes: ['ServerIsBusy', 'AnotherOperationInProgress'],
+    codes: busyCodes,
     schedule: busy,
     unsafe: false,
     reason: 'Accepted, then refused for somebody else’s operation: read again, written anew',
@@ -139,10 +148,10 @@ export const httpRows: readonly HttpRow[] = [
   {
     stage: 'operation',
     from: 'Resource Manager',
-    codes: ['InternalServerError'],
+    codes: ['InternalServerError', 'OperationFailed {0}'],
     schedule: transient,
     unsafe: false,
-    reason: 'The operation failed inside Azure: what is there is read, what is missing written anew',
+    reason: 'The operation failed inside Azure, which may leave the text of the error as `{0}`: read again, write again',
   },
 ]
 

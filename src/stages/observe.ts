@@ -35,6 +35,13 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
       return undefined
     }
   }
+  // A server that is not Ready refuses some reads: it is judged by its state then, not by these refusals.
+  const refusedByServer: Failure[] = []
+  const ofServer = <T>(promise: Promise<T>): Promise<T | undefined> =>
+    promise.catch((error: unknown) => {
+      refusedByServer.push(...failuresOf(error))
+      return undefined
+    })
   const withRoles = inputs.part !== 'database' && inputs.authType === 'managed-identity'
   const withSql = inputs.part !== 'azure'
   // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
@@ -52,11 +59,12 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
   })
   const [server, administrators, allowList, replicas, ...services] = await Promise.all([
     collected(azure.server()),
-    withSql && inputs.database.user === undefined ? collected(azure.administrators()) : ([] as readonly Administrator[]),
-    collected(azure.allowList()),
+    withSql && inputs.database.user === undefined ? ofServer(azure.administrators()) : ([] as readonly Administrator[]),
+    ofServer(azure.allowList()),
     collected(azure.replicas()),
     ...perService,
   ])
+  if (server === undefined || server.state === 'Ready') failures.push(...refusedByServer)
   // A check tells of everything else, too, as long as there is a server to tell of.
   const goesOn = inputs.mode === 'check' && server !== undefined
   if (server === undefined || (failures.length > 0 && !goesOn)) throw new Failures(failures)

@@ -1,4 +1,6 @@
 /** What Resource Manager says. */
+
+import { busyCodes } from '../../lib/http-retries.ts'
 import { accessAdministrator, assignmentCondition, denied, leastRole, quotedForShell } from '../az.ts'
 import type { Known } from '../message.ts'
 
@@ -62,7 +64,7 @@ export const azure: readonly Known[] = [
   },
   {
     origin: 'azure',
-    codes: ['ServerIsBusy', 'AnotherOperationInProgress', 'Conflict', 'OperationNotAllowed'],
+    codes: [...busyCodes, 'Conflict', 'OperationNotAllowed'],
     reason: 'azure',
     code: 'server-busy',
     title: 'The server is busy with another operation',
