@@ -1,12 +1,13 @@
 /** The main step. Outputs fail closed from the first moment. */
 import { randomUUID } from 'node:crypto'
+import { setDefaultAutoSelectFamilyAttemptTimeout } from 'node:net'
 import { join } from 'node:path'
 import * as core from '@actions/core'
 import { coverageOf } from './core/coverage.ts'
 import { type InputName, type Inputs, inputNames, parseInputs, secretInputs } from './core/inputs.ts'
 import { createJournal } from './core/journal.ts'
 import { fails, fitted, type Report, report } from './core/report.ts'
-import { lastWordMs, outOfTime, runBudgetMs } from './core/time-limit.ts'
+import { addressTimeoutMs, lastWordMs, outOfTime, runBudgetMs } from './core/time-limit.ts'
 import {
   ambientSecrets,
   fromFork,
@@ -189,6 +190,8 @@ function outside(given: Inputs): Outside {
 }
 
 async function act(): Promise<void> {
+  // Node gives each address of a host 250 ms, which is too little for a far one that has IPv6 and IPv4.
+  setDefaultAutoSelectFamilyAttemptTimeout(addressTimeoutMs)
   // First of all: from here on the runner itself sets this state for the post step, whatever another step wrote into GITHUB_ENV.
   core.saveState(postState, '')
   if (removeUnsafeVariables(env)) journal.finding(unverifiedTls)

@@ -1,5 +1,7 @@
 /** The post step: takes back what the main step left open. Never fails the job: what it cannot do is a warning with the command. */
+import { setDefaultAutoSelectFamilyAttemptTimeout } from 'node:net'
 import * as core from '@actions/core'
+import { addressTimeoutMs } from './core/time-limit.ts'
 import { ambientSecrets, inActions, removeUnsafeVariables, signInContext, unverifiedTls } from './environment.ts'
 import { appendSummary, createLog, endProcess, warn } from './github/runner.ts'
 import { describe } from './lib/bounded.ts'
@@ -16,6 +18,7 @@ export async function post(): Promise<void> {
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => warn(describe(error), 'An unexpected error in the post step'))
   }
+  setDefaultAutoSelectFamilyAttemptTimeout(addressTimeoutMs)
   try {
     if (removeUnsafeVariables(process.env)) warn(`${unverifiedTls.detail}\nFix: ${unverifiedTls.fix}`, unverifiedTls.title)
     const state = parseState(core.getState(postState))

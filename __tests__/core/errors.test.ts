@@ -48,6 +48,7 @@ describe('documented texts lead to their row', () => {
       'proves-access',
       400,
     ],
+    ['The embeddings operation does not work with the specified model, gpt-4o.', 'operation-not-supported', 'proves-access', 400],
     ['Access denied due to invalid subscription key or wrong API endpoint.', 'key-refused', 'final'],
     ['429 Too Many Requests', 'throttled', 'throttled', 429],
     ['failed to get an access token for the managed identity: none', 'no-token', 'no-token'],
@@ -177,4 +178,37 @@ describe('what a failure says', () => {
       expect(only?.detail).not.toBe('')
     }
   })
+})
+
+test.each([
+  ['azure_openai.create_embeddings: 429: You exceeded your current quota, please check your plan.', 'throttled'],
+  ['azure_openai.create_embeddings: 403: You exceeded your current quota after 429 calls.', 'ai-error'],
+])('the status behind the name of the function decides, and no other number: %s', (text, code) => {
+  expect(explain({ origin: 'ai', code: 'XX000', text }, at).code).toBe(code)
+})
+
+test.each([
+  ['53300', 'too many connections for database "app"', 'connection-limit'],
+  ['53300', 'too many connections for role "checker"', 'connection-limit'],
+  ['53300', 'sorry, too many clients already', 'too-many-connections'],
+  ['2BP01', 'cannot drop function azure_openai.create_embeddings because other objects depend on it', 'extension-has-dependants'],
+  ['55000', 'database "app" is not currently accepting connections', 'database-closed'],
+])('%s %s', (code, text, finding) => {
+  const failure = explain({ origin: 'postgres', code, text }, at)
+  expect([failure.code, failure.reason]).toEqual([finding, 'database'])
+  expect(failure.fix).not.toContain('CASCADE;')
+})
+
+test('the fix for a missing right to assign roles names the resource, not the role assignment', () => {
+  const scope = '/subscriptions/S/resourceGroups/G/providers/Microsoft.CognitiveServices/accounts/a'
+  const text = `The client 'c' with object id 'o' does not have authorization to perform action 'Microsoft.Authorization/roleAssignments/write' over scope '${scope}/providers/Microsoft.Authorization/roleAssignments/0f0e0d0c'`
+  const { fix, detail } = explain({ origin: 'azure', code: 'AuthorizationFailed', status: 403, text }, at)
+  expect(fix).toContain(`--scope "${scope}"`)
+  expect(detail).toContain(`over ${scope}.`)
+})
+
+test('no fix asks for an input that is set', () => {
+  const text = 'failed to get an access token for the managed identity'
+  expect(explain({ origin: 'ai', code: '', text }, at).fix).toContain('allow-restart')
+  expect(explain({ origin: 'ai', code: '', text }, { ...at, mayRestart: true }).fix).not.toContain('allow-restart')
 })

@@ -123,7 +123,6 @@ function wanted(inputs: Inputs, resources: ReadonlyMap<ServiceName, Resource>): 
 /** Written otherwise and meaning the same. */
 function respelt(setting: string, value: string): string {
   if (setting.endsWith('endpoint')) return value.replace(/\/\/[^/]+/, (host) => host.toUpperCase()).replace(/\/?$/, '/')
-  if (setting.endsWith('region')) return value.replace('sweden', 'Sweden ')
   if (setting.endsWith('resource_id')) return `${value.toUpperCase()}/`
   return value
 }

@@ -84,7 +84,7 @@ describe('the plan', () => {
       ['azure_openai.endpoint', 'https://AI-one.openai.azure.com/'],
       ['azure_cognitive.auth_type', 'managed-identity'],
       ['azure_cognitive.endpoint', 'https://language-one.cognitiveservices.azure.com'],
-      ['azure_cognitive.region', 'West Europe'],
+      ['azure_cognitive.region', 'westeurope'],
       ['azure_cognitive.translator_resource_id', `${ids.translator.toUpperCase()}/`],
       ['azure_ml.auth_type', 'managed-identity'],
       ['azure_ml.scoring_endpoint', 'https://score-one.swedencentral.inference.ml.azure.com/score'],
@@ -219,9 +219,10 @@ describe('values', () => {
     expect(sameValue('azure_openai.endpoint', 'nonsense', 'nonsense')).toBe(true)
   })
 
-  test('resource ids and regions are the same without case; anything else only when it is equal', () => {
+  test('resource ids are the same without case; anything else only when it is equal, and as a service takes it', () => {
     expect(sameValue('azure_cognitive.translator_resource_id', '/Subscriptions/X/', '/subscriptions/x')).toBe(true)
-    expect(sameValue('azure_cognitive.region', 'West Europe', 'westeurope')).toBe(true)
+    expect(sameValue('azure_cognitive.region', 'West Europe', 'westeurope')).toBe(false)
+    expect(sameValue('azure_openai.endpoint', 'https://a.openai.azure.com\n', 'https://a.openai.azure.com')).toBe(false)
     expect(sameValue('azure_openai.auth_type', 'Managed-Identity', 'managed-identity')).toBe(false)
   })
 

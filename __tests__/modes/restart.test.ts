@@ -74,7 +74,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     const result = await apply(emulator, openai())
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
     expect(serverOf(emulator).restarts).toBe(1)
-    expect(result.log).toContain('the server still runs with identity')
+    expect(result.log).toContain('restart: the server runs with identity')
   })
 
   test('a restart that does not help is not repeated', async () => {

@@ -120,6 +120,12 @@ export interface Observed {
   readonly databases: readonly ObservedDatabase[]
 }
 
+/** Another identity than the server's own, which the running server still uses; undefined when its databases show none. */
+export function formerIdentity({ server, databases }: Pick<Observed, 'server' | 'databases'>): string | undefined {
+  const own = server.principalId?.toLowerCase()
+  return databases.map(({ runningIdentity }) => runningIdentity ?? '').find((each) => each !== '' && each.toLowerCase() !== own)
+}
+
 /** Whether an assignment gives the role to the principal at the scope or an ancestor of it. */
 export function holds(assignment: RoleAssignment, principalId: string, roleId: string, scope: string): boolean {
   const holder = (assignment.reaches ?? assignment.principalId).toLowerCase()

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { type Inputs, titleOf } from './inputs.ts'
-import { allowsAzureAi, formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import { allowsAzureAi, formerAssignment, formerIdentity, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import {
   type FamilyName,
   families,
@@ -310,15 +310,19 @@ function replicaSteps(inputs: Inputs, observed: Observed): Step[] {
 function restartStep(inputs: Inputs, observed: Observed): Step {
   const step = { id: 'restart', kind: 'restart', target: observed.server.name } as const
   if (observed.server.principalId !== undefined) {
-    return { ...step, current: 'not needed', desired: 'not needed', status: 'in-sync', detail: '' }
+    const former = formerIdentity(observed)
+    if (former === undefined) return { ...step, current: 'not needed', desired: 'not needed', status: 'in-sync', detail: '' }
+    return { ...step, current: `the server runs with identity ${former}`, ...restartWanted(inputs) }
   }
+  return { ...step, current: 'not yet', ...restartWanted(inputs) }
+}
+
+function restartWanted({ allowRestart }: Inputs): Pick<Step, 'desired' | 'status' | 'detail' | 'change'> {
   return {
-    ...step,
-    current: 'not yet',
     desired: 'restarted after the identity was turned on',
     status: 'missing',
-    detail: inputs.allowRestart ? '' : '`allow-restart` is false',
-    ...(inputs.allowRestart ? { change: { kind: 'restart' } as const } : {}),
+    detail: allowRestart ? '' : '`allow-restart` is false',
+    ...(allowRestart ? { change: { kind: 'restart' } as const } : {}),
   }
 }
 

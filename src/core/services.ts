@@ -276,6 +276,8 @@ export const services: readonly Service[] = [
 /** Arguments that every test query gets when the installed version has them. */
 export const commonArguments: readonly Argument[] = [
   { name: 'disable_service_logs', type: 'boolean', value: 'true' },
+  // Where its default is false, a refusal would come as NULL and without its reason.
+  { name: 'throw_on_error', type: 'boolean', value: 'true' },
   { name: 'timeout_ms', type: 'integer', value: String(queryTimeoutMs) },
 ]
 
@@ -307,19 +309,21 @@ function hasText(value: unknown): boolean {
 }
 
 /**
- * Whether two values of a setting mean the same: endpoints without trailing slash and case of the host, resource ids and
- * regions without case.
+ * Whether two values of a setting mean the same to the service: endpoints without trailing slash and case of the host,
+ * resource ids without case, a region only in its canonical form.
  */
 export function sameValue(setting: string, a: string, b: string): boolean {
   return canonical(setting, a) === canonical(setting, b)
 }
 
 function canonical(setting: string, value: string): string {
+  // A service takes none of these, and azure_ai passes on what is stored: it is no other spelling of a value that works.
+  if (/[\s\p{Cc}]/u.test(value)) return value
   if (setting.endsWith('endpoint') && URL.canParse(value)) {
     const url = new URL(value)
+    if (url.username !== '' || url.password !== '' || value.includes('#')) return value
     return `${url.origin}${withoutEndSlashes(url.pathname)}${url.search}`
   }
   if (setting.endsWith('resource_id')) return withoutEndSlashes(value.toLowerCase())
-  if (setting.endsWith('region')) return value.toLowerCase().replaceAll(' ', '')
   return value
 }

@@ -69,3 +69,6 @@ export function outOfTime(budgetMs: number): Failure {
     fix: 'Look at the last lines of the log for what it was waiting for, and run the job again: it goes on where it stopped. Where roles take long, raise `verify-timeout-minutes`, which lengthens the run as well.',
   })
 }
+
+/** How long one address of a host with several may take before the next is tried, in milliseconds. */
+export const addressTimeoutMs = 3_000

@@ -32,6 +32,9 @@ function boundedCircumstances({ assertion, ...rest }: Circumstances): Circumstan
 
 /** What the table knows of a bounded message; undefined when it does not know it. */
 function lookUp(message: Message): Known | undefined {
+  const wrapped = message.origin === 'ai' ? wrappedStatus(message.text) : undefined
+  const decided = wrapped === undefined ? undefined : known.find((row) => row.wrapped === wrapped)
+  if (decided !== undefined) return decided
   return known.find(
     (row) =>
       row.origin === message.origin &&
@@ -41,10 +44,16 @@ function lookUp(message: Message): Known | undefined {
   )
 }
 
+/** The status that azure_ai puts between the name of its function and the text of the service; a number elsewhere is none. */
+function wrappedStatus(text: string): number | undefined {
+  const status = /^(?:ERROR: {1,3})?azure_[a-z]{1,20}\.[a-z_]{1,60}: ([1-5]\d\d)\b/.exec(text)?.[1]
+  return status === undefined ? undefined : Number(status)
+}
+
 /** The first status in the text of azure_ai is its own: what the service says follows behind it. */
 function statusFits(statuses: readonly number[], { origin, status, text }: Message): boolean {
   if (origin !== 'ai') return status !== undefined && statuses.includes(status)
-  const named = /\b[1-5]\d\d\b/.exec(text)?.[0]
+  const named = wrappedStatus(text) ?? /\b[1-5]\d\d\b/.exec(text)?.[0]
   return named === undefined || statuses.includes(Number(named))
 }
 

@@ -17,6 +17,8 @@ export interface Circumstances {
   resource?: string | undefined
   deployment?: string | undefined
   clientId?: string | undefined
+  /** Whether `allow-restart` is set, so that no fix asks for it. */
+  mayRestart?: boolean | undefined
   /** What the workflow's OIDC token claims. */
   assertion?: { readonly issuer: string; readonly subject: string; readonly audience: string } | undefined
   /** Whether the query is to be answered by key, not by identity. */
@@ -50,6 +52,8 @@ export interface Known {
   text?: RegExp
   /** The answer's status. That of an AI service is looked for in the text, and a text that names none fits. */
   status?: readonly number[]
+  /** A status in azure_ai's own wrapper (`SCHEMA.FUNCTION: STATUS: text`) that decides alone, whatever the text says. */
+  wrapped?: number
   reason: FailureFacts['reason']
   code: string
   title: string

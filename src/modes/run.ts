@@ -305,7 +305,10 @@ async function apply(
   if (connector !== undefined) {
     await log.group('Settings and test queries', async () => {
       await prove({
-        ...proving(inputs, journal, outside, databases, observed.resources, connector),
+        ...proving(
+          restart.triesOnce === true ? { ...inputs, verifyTimeoutMs: 0 } : inputs,
+          ...([journal, outside, databases, observed.resources, connector] as const),
+        ),
         without,
         since,
         keys,

@@ -6,7 +6,7 @@ import { type Argument, commonArguments, families, type Service, services } from
 import { Failure } from '../errors/failure.ts'
 import { bounded, longestName } from '../lib/bounded.ts'
 import { onOneLine } from '../lib/unicode.ts'
-import { type Connection, type Connector, messageOf } from './connection.ts'
+import { type Connection, type Connector, messageOf, sqlState } from './connection.ts'
 import { factsSql, foreignSql, functionsSql, schemasSql, wrapper } from './facts.ts'
 import { withNames } from './names.ts'
 import { quoteLiteral } from './transaction.ts'
@@ -224,14 +224,20 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${want
   try {
     await read(all)
   } catch (error) {
-    if (!isUnknownSetting(error)) throw error
+    if (!isRefusedSetting(error)) throw error
+    // What a version says of a name that no version has, it says of every setting that it does not know.
+    const control = await read([noSuchSetting]).then(
+      () => undefined,
+      (refusal: unknown) => refusalOf(refusal, noSuchSetting),
+    )
     await Promise.all(
       all.map(async (key) => {
         try {
           await read([key])
         } catch (single) {
-          if (!isUnknownSetting(single)) throw single
-          found.unknown.add(key)
+          if (!isRefusedSetting(single)) throw single
+          // Anything else that is refused for this name alone is not set.
+          if (refusalOf(single, key) === control || isUnknownSetting(single)) found.unknown.add(key)
         }
       }),
     )
@@ -261,6 +267,20 @@ async function wrappedSettings(connection: Connection): Promise<Readable> {
   }
   return found
 }
+
+/** A name that no version of azure_ai has. */
+const noSuchSetting = 'azure_ai_identity.no_such_setting'
+/** Classes of SQLSTATE that say something about the connection, the rights, the locks or the server, and nothing about a setting. */
+const otherClasses: ReadonlySet<string> = new Set(['08', '25', '28', '40', '42', '53', '54', '55', '57', '58'])
+
+/** Whether `get_setting` itself refused a name: PostgreSQL answered, and nothing else was wrong. */
+function isRefusedSetting(error: unknown): boolean {
+  const code = sqlState(error)
+  return isUnknownSetting(error) || (/^[0-9A-Z]{5}$/.test(code) && !otherClasses.has(code.slice(0, 2)))
+}
+
+/** A refusal without the name that it is about, for comparing it with that of another name. */
+const refusalOf = (error: unknown, key: string): string => `${sqlState(error)} ${messageOf(error).text.replaceAll(key, 'KEY')}`
 
 export function isUnknownSetting(error: unknown): boolean {
   return /is not a valid configuration key/i.test(messageOf(error).text)

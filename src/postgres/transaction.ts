@@ -102,7 +102,8 @@ function opening(access: 'READ ONLY' | 'READ WRITE', { serverVersion, schemas = 
     `SET LOCAL search_path = ${['pg_catalog', ...schemas.map(quoteIdentifier), 'pg_temp'].join(', ')}`,
     // `ALTER DATABASE .. SET role` would have the session act as another role than the one that signed in.
     'SET LOCAL ROLE NONE',
-    // How literals are read: with `off`, a backslash in a value would be an escape.
+    // With `off`, a backslash in a literal would be an escape. What is sent together with this line was read before it takes effect,
+    // so quoteLiteral writes literals that mean the same either way.
     'SET LOCAL standard_conforming_strings = on',
     // An error of a test query would end the session, and with it the transaction that tries another way.
     'SET LOCAL exit_on_error = off',

@@ -2,7 +2,7 @@
 
 import type { Inputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
-import type { Observed, ObservedDatabase, ObservedServer } from '../core/observed.ts'
+import { formerIdentity, type Observed, type ObservedDatabase, type ObservedServer } from '../core/observed.ts'
 import type { Step } from '../core/plan.ts'
 import { Failure } from '../errors/failure.ts'
 import { retrying } from '../lib/retry.ts'
@@ -89,6 +89,10 @@ export function restartPolicy(options: ApplyOptions, connector: Connector | unde
   const limitMs = Math.min(noTokenPatienceMs, inputs.verifyTimeoutMs)
   if (step === undefined || step.status === 'created')
     return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
+  const former = formerIdentity(observed)
+  // Waiting changes nothing: one try tells whether the identity works after all.
+  if (step.status === 'missing' && former !== undefined)
+    return { patience: { noTokenLimitMs: undefined }, triesOnce: true, conclude: () => formerOutcome(inputs, journal, former) }
   if (step.status === 'missing') return { patience: { noTokenLimitMs: limitMs }, conclude: () => restartOutcome(inputs, journal) }
   const evidence = notStartedSince(observed, databases, journal)
   if (evidence === undefined) return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
@@ -167,10 +171,21 @@ function notStartedSince(
   }
 }
 
+/** The running server uses a former identity, and the restart was not allowed: the step is needed unless everything passed. */
+function formerOutcome(inputs: Inputs, journal: Journal, former: string): void {
+  if (allPassed(journal)) journal.mark('restart', 'skipped', 'not needed: the test queries passed without it')
+  else if (!inputs.allowRestart)
+    journal.fail(restartRequired(inputs, `The server still runs with identity ${former}, and \`allow-restart\` is false.`))
+}
+
+function allPassed({ queries }: Journal): boolean {
+  const asked = queries.filter((query) => query.status !== 'skipped')
+  return asked.length > 0 && asked.every((query) => query.status === 'passed')
+}
+
 /** The identity was turned on and the restart it needs was not allowed: what the queries say decides. */
 function restartOutcome(inputs: Inputs, journal: Journal): void {
-  const asked = journal.queries.filter((query) => query.status !== 'skipped')
-  if (asked.length > 0 && asked.every((query) => query.status === 'passed')) {
+  if (allPassed(journal)) {
     journal.mark('restart', 'skipped', 'not needed: the test queries passed without it')
     return
   }
@@ -190,6 +205,6 @@ function restartRequired(inputs: Inputs, detail: string): Failure {
     code: 'restart-required',
     title: 'The server has to be restarted before its identity works',
     detail,
-    fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # then run this job again; or give \`allow-restart: true\``,
+    fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # then run this job again${inputs.allowRestart ? '' : '; or set `allow-restart: true`'}`,
   })
 }

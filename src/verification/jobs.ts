@@ -92,6 +92,11 @@ export function taskOf(
   const extension = journal.step(`${database.name}/extension`)
   if (extension?.status === 'failed' || extension?.status === 'skipped') return skipAll(`waits for ${database.name}/extension`)
 
+  if (inputs.mode === 'verify' && database.mayRead && !database.settings.has(family.endpoint)) {
+    journal.fail(endpointNotSet(family, database.name))
+    return skipAll(`${family.endpoint} is not set`)
+  }
+
   const keyStored = database.keysSet.has(family.key) || !database.mayRead
   const changes = steps.flatMap((step) => (step.change?.kind === 'setting' ? [step.change] : []))
   const calls: Call[] = []
@@ -173,6 +178,16 @@ export function taskOf(
     })
   }
   return steps.length === 0 && blank === undefined && calls.length === 0 ? undefined : task
+}
+
+function endpointNotSet(family: Family, database: string): Failure {
+  return new Failure({
+    reason: 'verification',
+    code: 'endpoint-not-set',
+    title: 'A family has no endpoint',
+    detail: `${family.endpoint} is not set in "${database}", so none of its test queries can pass.`,
+    fix: 'Run this action with `mode: apply`, this database and the service.',
+  })
 }
 
 /** Whether there is anything to set; a key to blank is none, that comes after the proof. */

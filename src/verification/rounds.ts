@@ -10,12 +10,11 @@ import type { Family, Service } from '../core/services.ts'
 import { backoff, mapLimited, pause } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { most } from '../postgres/slots.ts'
-import type { CallOutcomes } from '../postgres/trial.ts'
 import { type Attempt, type ProveOptions, skipQuery, type Task, taskOf } from './jobs.ts'
 import { databaseFailed, giveUp, readOnlyProof, record } from './record.ts'
 import { askFreshly, patiently } from './session.ts'
 import { attempt } from './switch.ts'
-import { judge, throttled } from './verdict.ts'
+import { judge } from './verdict.ts'
 
 /** Failures of the server, its identity or the services, which every database meets alike. */
 const meetsAll: ReadonlySet<string> = new Set([
@@ -120,8 +119,7 @@ function passedKeyless({ queries }: Journal, { database, calls }: Task): boolean
 }
 
 /**
- * Asks the test queries once, read-only, where the steps that they depend on are in sync; for checks. A throttled query is
- * asked a few times more: it says nothing about the state.
+ * Asks the test queries once, read-only, where the steps that they depend on are in sync; for checks.
  */
 export async function askOnce(options: ProveOptions): Promise<void> {
   const { inputs, journal, signal } = options
@@ -136,7 +134,8 @@ export async function askOnce(options: ProveOptions): Promise<void> {
       return ready.length === 0 ? [] : (taskOf(options, family, ready, database) ?? [])
     })
     const asked = tasks.map((task) => {
-      const outcomes = askPatiently(options, task)
+      task.attempts = 1
+      const outcomes = patiently(options, task.database.name, () => askFreshly(options, task))
       outcomes.catch(() => undefined)
       return { task, outcomes }
     })
@@ -153,22 +152,6 @@ export async function askOnce(options: ProveOptions): Promise<void> {
       }
     }
   })
-}
-
-/** The answers of a family, a few times more while it is throttled. */
-async function askPatiently(options: ProveOptions, task: Task): Promise<CallOutcomes> {
-  const { log, signal } = options
-  const { name } = task.database
-  task.attempts = 1
-  const ask = () => askFreshly(options, task)
-  let outcomes = await patiently(options, name, ask)
-  for (let again = 0; again < 3 && throttled(outcomes); again++) {
-    log.info(`… ${task.family.name} in "${name}" is throttled; again in a moment`)
-    await pause(backoff({ ...rounds, baseMs: 2_000 }, again + 1), signal)
-    task.attempts++
-    outcomes = await patiently(options, name, ask)
-  }
-  return outcomes
 }
 
 /** The first step that a query depends on and that is not as it should be; undefined when the answer will mean something. */

@@ -43,6 +43,7 @@ function refusal(
   const at: Circumstances = {
     doing: `asking ${title} in "${task.database.name}"`,
     database: task.database.name,
+    mayRestart: options.inputs.allowRestart,
     byKey: options.inputs.authType === 'subscription-key',
     resource: options.resources.get(name)?.id ?? given?.resource.id,
     server: options.inputs.server.name,
@@ -85,13 +86,6 @@ function oneEndpoint(options: ProveOptions, text: string): boolean {
     /\b404\b|resource not found|does not map to a resource|not supported.{0,100}kind|api.{0,60}not.{0,40}(available|supported)|endpoint/i.test(
       text,
     ) && !/PermissionDenied|data action/i.test(text)
-  )
-}
-
-/** Whether the services let us in and have no capacity just now. */
-export function throttled(outcomes: CallOutcomes): boolean {
-  return [...outcomes.values()].some(
-    (each) => !each.ok && outlook({ origin: 'ai', code: each.code, text: each.text }) === 'throttled',
   )
 }
 

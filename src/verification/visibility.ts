@@ -4,13 +4,16 @@
  */
 import { randomUUID } from 'node:crypto'
 import { outlook } from '../errors/explain.ts'
-import { Failure } from '../errors/failure.ts'
+import { Failure, type Finding } from '../errors/failure.ts'
 import { type CallOutcome, type CallOutcomes, type Setting, trial } from '../postgres/trial.ts'
 import { differing, type ProveOptions, type Task, type Visibility } from './jobs.ts'
 import { askFreshly, freshly, patiently } from './session.ts'
 
 /** Leads nowhere, by RFC 2606. No service can guess the name, so a text that names it comes from who was sent there. */
 const nowhere = `https://trial-${randomUUID()}.invalid`
+
+/** How often the control has to fail, and the committed configuration to answer, in turn: a service that fails now and then does not look like this. */
+const controls = 3
 
 /** Finds it out, with the database's own faults tried again; undefined when these stay. */
 export async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibility | undefined> {
@@ -53,35 +56,42 @@ async function lookOnce(options: ProveOptions, task: Task): Promise<Visibility> 
         )
       ).outcomes,
     )
-  const answered = await control()
-  if (isAnswer(answered)) {
-    options.journal.finding({
-      severity: 'notice',
-      code: 'uncommitted-settings-not-seen',
-      title: 'The extension does not see uncommitted settings',
-      detail: `${task.family.name}: a query succeeded although the endpoint led nowhere in its transaction. What is set can be proven only once it is committed: it is checked at once then, and put back when it fails.`,
-      fix: '',
-    })
-    return 'hidden'
+  let answered: CallOutcome | undefined
+  let before: CallOutcome | undefined
+  for (let round = 1; round <= controls; round++) {
+    answered = await control()
+    if (isAnswer(answered)) {
+      options.journal.finding(notSeen(task))
+      return 'hidden'
+    }
+    if (namesNowhere(answered)) return 'visible'
+    // What it said is told when it stays unclear.
+    if (answered !== undefined) task.lastOutcomes = new Map([[call.name, answered]])
+    before = first(await askFreshly(options, task, [call]))
+    if (!isAnswer(before)) {
+      if (round > 1) return 'unclear'
+      break
+    }
   }
-  if (namesNowhere(answered)) return 'visible'
-  // What it said is told when it stays unclear.
-  if (answered !== undefined) task.lastOutcomes = new Map([[call.name, answered]])
-  const before = first(await askFreshly(options, task, [call]))
-  // A service that is throttling, failing or refusing answers for the committed endpoint just as well: that shows nothing.
-  const telling = (outcome: CallOutcome | undefined): boolean =>
-    outcome?.ok === false && (outlookOf(outcome) === 'no-token' || (outlookOf(outcome) === 'unknown' && !isServiceText(outcome)))
-  if (!telling(answered)) return 'unclear'
-  if (isAnswer(before)) {
-    // Not in turn: a service that fails every second time would look the same.
-    const again = first(await askFreshly(options, task, [call]))
-    return isAnswer(again) && telling(await control()) ? 'visible' : 'unclear'
-  }
+  // No words are needed: what is committed answered each time, and nothing did with the endpoint that leads nowhere.
+  if (isAnswer(before)) return 'visible'
+  // Nothing works yet. A service that is throttling or refusing answers for the committed endpoint just as well: that shows nothing.
+  if (outlookOf(answered) !== 'no-token' && (outlookOf(answered) !== 'unknown' || isServiceText(answered))) return 'unclear'
   return outlookOf(answered) === 'no-token' && outlookOf(before) !== 'no-token'
     ? 'visible'
     : differ(before, answered) && !isServiceText(answered)
       ? 'visible'
       : 'unclear'
+}
+
+function notSeen({ family }: Task): Finding {
+  return {
+    severity: 'notice',
+    code: 'uncommitted-settings-not-seen',
+    title: 'The extension does not see uncommitted settings',
+    detail: `${family.name}: a query succeeded although the endpoint led nowhere in its transaction. What is set can be verified only once it is committed: it is checked at once then, and put back when it fails.`,
+    fix: '',
+  }
 }
 
 export function unclearTrial({ family, database, lastOutcomes }: Task): Failure {

@@ -94,7 +94,7 @@ export const ai: readonly Known[] = [
   },
   {
     origin: 'ai',
-    text: /OperationNotSupported/i,
+    text: /OperationNotSupported|does not work with the specified model/i,
     // The service writes the text, and the extension the status in front of it.
     status: [400],
     reason: 'verification',
@@ -122,6 +122,7 @@ export const ai: readonly Known[] = [
     origin: 'ai',
     text: /(?:status|code|http)\D{0,12}429\b|too many requests|rate limit/i,
     status: [429],
+    wrapped: 429,
     reason: 'verification',
     code: 'throttled',
     title: 'The service is throttling: access is granted, capacity is not',
@@ -138,7 +139,7 @@ export const ai: readonly Known[] = [
     outlook: 'no-token',
     cause: ({ text }) => text,
     fix: (_, at) =>
-      `A newly enabled identity needs a restart of the server, then two or three minutes: az postgres flexible-server restart --resource-group ${at.resourceGroup ?? 'GROUP'} --name ${at.server ?? 'SERVER'}   # or give \`allow-restart: true\``,
+      `A newly enabled identity needs a restart of the server, then two or three minutes: az postgres flexible-server restart --resource-group ${at.resourceGroup ?? 'GROUP'} --name ${at.server ?? 'SERVER'}${at.mayRestart === true ? '' : '   # or set `allow-restart: true`'}`,
   },
   {
     origin: 'ai',

@@ -60,6 +60,38 @@ export const postgres: readonly Known[] = [
   {
     origin: 'postgres',
     codes: ['53300'],
+    text: /too many connections for (?:database|role)/i,
+    reason: 'database',
+    code: 'connection-limit',
+    title: 'The CONNECTION LIMIT of a database or a role is reached',
+    cause: ({ text }) => text,
+    fix: (_, at) =>
+      `SELECT datname, datconnlimit FROM pg_database WHERE datconnlimit >= 0; SELECT rolname, rolconnlimit FROM pg_roles WHERE rolconnlimit >= 0;   -- then raise it: ALTER DATABASE "${(at.database ?? 'DATABASE').replaceAll('"', '""')}" CONNECTION LIMIT -1;`,
+  },
+  {
+    origin: 'postgres',
+    codes: ['2BP01'],
+    reason: 'database',
+    code: 'extension-has-dependants',
+    title: 'Other objects depend on azure_ai',
+    cause: ({ text }, at) => `Database "${at.database}", ${at.doing}: ${text}`,
+    fix: () =>
+      "SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend AS d JOIN pg_depend AS e ON e.classid = d.refclassid AND e.objid = d.refobjid WHERE d.deptype = 'n' AND e.deptype = 'e' AND e.refclassid = 'pg_extension'::regclass AND e.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'azure_ai');   -- change or remove these first; CASCADE would drop them",
+  },
+  {
+    origin: 'postgres',
+    codes: ['55000'],
+    text: /not currently accepting connections/i,
+    reason: 'database',
+    code: 'database-closed',
+    title: 'The database takes no connections',
+    cause: ({ text }) => text,
+    fix: (_, at) =>
+      `ALTER DATABASE "${(at.database ?? 'DATABASE').replaceAll('"', '""')}" ALLOW_CONNECTIONS true;   -- in another database; or leave it out of \`databases\``,
+  },
+  {
+    origin: 'postgres',
+    codes: ['53300'],
     reason: 'database',
     code: 'too-many-connections',
     title: 'The server has no connection left',

@@ -1,0 +1,140 @@
+/** What azure_ai answers in the field, met by the built action: decided by what happens again and again, not by words. */
+import { randomUUID } from 'node:crypto'
+import { describe, expect, test } from 'vitest'
+import type { Switches } from '../../emulator/world.ts'
+import { noPauses } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  apply,
+  begin,
+  codesOf,
+  differingSteps,
+  giveIdentity,
+  giveRoles,
+  identitySettings,
+  onlyService,
+  putSettings,
+  queriesOf,
+  serverOf,
+  settingsOf,
+  statusesOf,
+  workWithKeys,
+} from '../support/support.ts'
+
+const emulator = await ownEmulator({ databases: ['app'] })
+const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
+
+async function turn(switches: Partial<Switches>): Promise<void> {
+  Object.assign(emulator.world.switches, switches)
+  await emulator.refresh()
+}
+
+describe('a working family is switched, however an endpoint that leads nowhere is answered', () => {
+  test.each(['dns', 'proxy', 'wildcard', 'unfamiliar'] as const)('%s', async (deadHost) => {
+    await begin(emulator)
+    await workWithKeys(emulator, 'app')
+    await turn({ deadHost, wording: 'unfamiliar-numbers' })
+    const result = await apply(emulator, openai(), undefined, noPauses())
+    expect(codesOf(result), result.log).not.toContain('trial-unclear')
+    expect(result.outputs).toMatchObject({ result: 'changed' })
+    expect((await settingsOf(emulator, 'app'))['azure_openai.auth_type']).toBe('managed-identity')
+  })
+})
+
+describe('what get_setting does for a setting that is not set, or that nobody knows', () => {
+  const ways = (['null', 'empty', 'raises'] as const).flatMap((unset) =>
+    (['not-valid-key', 'invalid-name'] as const).map((unknownSetting) => ({ unset, unknownSetting })),
+  )
+
+  test.each(ways)('%j: a setting that is not named costs nothing', async (switches) => {
+    await begin(emulator)
+    await turn({ ...switches, lackedSettings: ['azure_cognitive.translator_resource_id'] })
+    const result = await apply(emulator, openai(), undefined, noPauses())
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+  })
+
+  test.each(ways)('%j: a named setting that the version lacks is named', async (switches) => {
+    await begin(emulator)
+    await putSettings(emulator, 'app', {})
+    await turn({ ...switches, lackedSettings: ['azure_cognitive.translator_resource_id'] })
+    const result = await apply(emulator, onlyService(emulator, 'translator', 'app'), undefined, noPauses())
+    const found = result.report.findings.find(({ code }: { code: string }) => code === 'extension-too-old')
+    expect(found?.detail, result.log).toContain('does not know azure_cognitive.translator_resource_id.')
+  })
+})
+
+describe('a stored endpoint that no service takes differs', () => {
+  const endpoint = 'https://contoso-openai.openai.azure.com'
+  test.each([` ${endpoint}`, `${endpoint}\n`, 'https://user:pw@contoso-openai.openai.azure.com', `${endpoint}#x`])(
+    '%j',
+    async (stored) => {
+      await begin(emulator)
+      giveIdentity(emulator)
+      giveRoles(emulator)
+      await putSettings(emulator, 'app', { ...identitySettings(emulator.world), 'azure_openai.endpoint': stored })
+      const result = await apply(emulator, { ...openai(), mode: 'check' })
+      expect(differingSteps(result)['app/azure_openai.endpoint']?.[0], result.log).toBe('different')
+    },
+  )
+})
+
+test('a refusal is shown although the default of throw_on_error is false', async () => {
+  await begin(emulator, { switches: { throwOnErrorDefault: false } })
+  giveIdentity(emulator)
+  await putSettings(emulator, 'app', identitySettings(emulator.world))
+  giveRoles(emulator)
+  emulator.world.fault = ({ plane }) =>
+    plane === 'ai' ? { kind: 'answer', status: 404, body: '{"error":{"code":"DeploymentNotFound","message":"gone"}}' } : undefined
+  const result = await apply(emulator, { ...openai(), mode: 'check' })
+  expect(codesOf(result), result.log).toContain('deployment-not-found')
+})
+
+test('verify says at once that a family has no endpoint', async () => {
+  await begin(emulator)
+  giveIdentity(emulator)
+  await putSettings(emulator, 'app', {})
+  const inputs = { ...openai(), mode: 'verify', 'verify-timeout-minutes': '60', 'embedding-deployment': 'embed' }
+  const result = await apply(emulator, inputs)
+  expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification', verified: 'false' })
+  expect(codesOf(result)).toContain('endpoint-not-set')
+  expect(queriesOf(result)['app/openai']).toContain('azure_openai.endpoint is not set')
+})
+
+describe('a server that runs with a former identity', () => {
+  async function former(): Promise<string> {
+    await begin(emulator, { switches: { formerIdentityWorks: true } })
+    giveIdentity(emulator)
+    giveRoles(emulator)
+    await putSettings(emulator, 'app', identitySettings(emulator.world))
+    const before = randomUUID()
+    serverOf(emulator).loadedPrincipalId = before
+    await emulator.refresh()
+    return before
+  }
+
+  test('check shows the restart as a step that is missing', async () => {
+    const before = await former()
+    const result = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(differingSteps(result)['restart']?.slice(0, 2), result.log).toEqual([
+      'missing',
+      `the server runs with identity ${before}`,
+    ])
+    expect(result.outputs['drift']).toBe('true')
+  })
+
+  test('apply restarts it at once where that is allowed', async () => {
+    await former()
+    const { restarts } = serverOf(emulator)
+    const result = await apply(emulator, openai(), undefined, noPauses())
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(serverOf(emulator).restarts).toBe(restarts + 1)
+  })
+
+  test('apply says at once that a restart is required where it is not allowed', async () => {
+    await former()
+    const result = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '60' })
+    expect(result.outputs['failure-reason'], result.log).toBe('restart-required')
+    expect(statusesOf(result)['restart']).toBe('missing')
+    expect(result.report.queries[0].attempts).toBe(1)
+  })
+})
