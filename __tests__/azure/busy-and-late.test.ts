@@ -67,6 +67,7 @@ describe('a busy server is waited for', () => {
     expect(result.code).toBe(1)
     expect(codesOf(result)).toContain('refused-by-governance')
     expect(statusesOf(result)['identity']).toBe('failed')
+    expect(result.outputs['changed']).toBe('false')
   })
 })
 

@@ -165,6 +165,16 @@ describe('each way of signing in, through the SDK', () => {
     expect(result.log).toContain(`as "${deployerName}"`)
   })
 
+  test("az's session that is ten minutes old: the cause, and the inputs that need no session", async () => {
+    const bin = mkdtempSync(join(folder, 'bin-'))
+    const tokens = { [emulator.url]: await emulator.issueToken(deployer().objectId, emulator.url) }
+    const signedInAt = Date.now() - 600_000
+    installAz(bin, { tenantId: emulator.world.tenantId, tokens, signedInAt, cached: [] })
+    const failure = onlyFailure(await job(withoutOidc, { PATH: bin }))
+    expect(failure.code).toBe('az-session-too-old')
+    expect(failure.fix).toMatch(/`tenant-id` and `client-id`.*azure\/login/)
+  })
+
   test("the managed identity of the runner's machine", async () => {
     const header = randomUUID()
     const asked: string[] = []

@@ -212,3 +212,13 @@ test('no fix asks for an input that is set', () => {
   expect(explain({ origin: 'ai', code: '', text }, at).fix).toContain('allow-restart')
   expect(explain({ origin: 'ai', code: '', text }, { ...at, mayRestart: true }).fix).not.toContain('allow-restart')
 })
+
+test.each([
+  'Service principal oid mismatch for role "contoso deployer"',
+  'token for role "x" is neither an AAD_AUTH_TOKENTYPE_APP_USER or an AAD_AUTH_TOKENTYPE_APP_OBO token',
+  'Could not validate AAD user 7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974',
+])('a role of another principal: %s', (text) => {
+  const failure = explain({ origin: 'postgres', code: '28000', text }, at)
+  expect([failure.code, failure.reason]).toEqual(['principal-mismatch', 'credentials'])
+  expect(failure.fix).toContain('--type ServicePrincipal')
+})

@@ -17,6 +17,11 @@ function problems(given: Partial<Record<InputName, string>>): string[] {
 }
 
 describe('resource ids', () => {
+  test('of HorizonDB are refused as those of another product', () => {
+    const server = '/subscriptions/3c0b9a52-6d1f-4f7e-a1f4-8e5d70b6c219/resourceGroups/g/providers/Microsoft.HorizonDB/clusters/c'
+    expect(problems({ server }).join()).toContain('HorizonDB is another product')
+  })
+
   test('are taken apart without case and with a trailing slash', () => {
     expect(parseResourceId(`${ids.server.toUpperCase()}/`)).toMatchObject({
       resourceGroup: 'RG',

@@ -168,14 +168,14 @@ describe('each way in which a connection fails has its own code and its own fix'
       `az postgres flexible-server firewall-rule create ${inGroupOf} --server-name pg-contoso --name runner --start-ip-address 127.0.0.1 --end-ip-address 127.0.0.1`,
     ],
     [
-      'no connection is left',
-      'too-many-connections',
+      'the role may have no more connections',
+      'connection-limit',
       'database',
       async () => {
         await emulator.postgres.query('postgres', `ALTER ROLE ${passwordLogin.user} CONNECTION LIMIT 0`)
         return {}
       },
-      'pg_stat_activity',
+      'CONNECTION LIMIT',
     ],
   ])('%s', async (_, code, reason, arrange, fix) => {
     try {

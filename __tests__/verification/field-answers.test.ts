@@ -89,6 +89,13 @@ test('a refusal is shown although the default of throw_on_error is false', async
   expect(codesOf(result), result.log).toContain('deployment-not-found')
 })
 
+test('a deployment that Resource Manager lists and the service does not know yet is waited for', async () => {
+  await begin(emulator, { delays: { deploymentPropagation: 3_000 } })
+  for (const { deployments } of emulator.world.accounts) for (const each of deployments ?? []) each.createdAt = Date.now()
+  const result = await apply(emulator, openai())
+  expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+})
+
 test('verify says at once that a family has no endpoint', async () => {
   await begin(emulator)
   giveIdentity(emulator)

@@ -85,7 +85,7 @@ export function signIn(options: SignInOptions): Tokens {
     chosen ??= choose(options, assertion, (failure) => {
       ended = failure
     })
-    const { credential, way: by, local } = await chosen
+    const { credential, way: by, local, isAz } = await chosen
     try {
       const limit = AbortSignal.any([signal, AbortSignal.timeout(local === true ? localTokenLimitMs : tokenLimitMs)])
       const token = await orAborted(credential.getToken(scope, { abortSignal: limit }), limit)
@@ -100,7 +100,9 @@ export function signIn(options: SignInOptions): Tokens {
       if (signal.aborted) throw signal.reason
       // What kept the assertion away is the reason, whatever the SDK makes of it.
       const presented = presenting === undefined ? undefined : claimsOf(await presenting)
-      throw credentialFailure(ended ?? (await reasonOf(error, options)), {
+      const reason = ended ?? (await reasonOf(error, options))
+      if (isAz === true && !isUnreachable(reason)) throw azSessionTooOld(scope, reason)
+      throw credentialFailure(reason, {
         doing: `signing in by ${by} for ${scope}`,
         clientId: options.oidc?.clientId ?? options.ambient.clientId,
         assertion:
@@ -172,6 +174,7 @@ interface Way {
   readonly way: string
   /** Answered on the runner, not by Entra. */
   readonly local?: true
+  readonly isAz?: true
 }
 
 /** Chooses one way, in a fixed order, by what is there; no chain that tries them all. */
@@ -237,7 +240,12 @@ async function choose(
   }
   if (await azIsSignedIn(options.signal)) {
     const { AzureCliCredential } = await import('@azure/identity')
-    return { credential: new AzureCliCredential({ processTimeoutInMs: 30_000 }), way: "az's session (azure/login)", local: true }
+    return {
+      credential: new AzureCliCredential({ processTimeoutInMs: 30_000 }),
+      way: "az's session (azure/login)",
+      local: true,
+      isAz: true,
+    }
   }
   if (ambient.managedIdentity || (await metadataServiceAnswers())) {
     const { ManagedIdentityCredential } = await import('@azure/identity')
@@ -338,6 +346,31 @@ async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: S
   }
 }
 
+const entraCode = (text: string): string => /AADSTS\d+/.exec(text)?.[0] ?? ''
+
+/** Whether there was no response of Entra. */
+function isUnreachable(error: unknown): boolean {
+  const text = describe(error)
+  return (
+    entraCode(text) === '' &&
+    /ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|network_error|endpoints_resolution_error|aborted|timed? ?out/i.test(text)
+  )
+}
+
+/** az has a session, and it gives no token for this scope: the OIDC token that azure/login signed in with lives minutes only. */
+function azSessionTooOld(scope: string, error: unknown): Failure {
+  return new Failure(
+    {
+      reason: 'credentials',
+      code: 'az-session-too-old',
+      title: "az's session cannot get a token for another scope any more",
+      detail: `az is signed in and gives no token for ${scope}. A session that azure/login made by OIDC can do that for five to ten minutes only. ${describe(error)}`,
+      fix: 'Set `tenant-id` and `client-id`, so that this action signs in by itself; or run azure/login right before it.',
+    },
+    error,
+  )
+}
+
 function credentialFailure(error: unknown, at: Circumstances): Failure {
   if (error instanceof Failure) return error
   const text = describe(error)
@@ -348,11 +381,8 @@ function credentialFailure(error: unknown, at: Circumstances): Failure {
       : /Identity not found/i.test(text)
   )
     return noLogin(error)
-  const code = /AADSTS\d+/.exec(text)?.[0] ?? ''
-  if (
-    code === '' &&
-    /ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|network_error|endpoints_resolution_error|aborted|timed? ?out/i.test(text)
-  ) {
+  const code = entraCode(text)
+  if (isUnreachable(error)) {
     return new Failure(
       {
         reason: 'network',

@@ -246,7 +246,10 @@ function readers(raw: Raw, problem: Problem) {
     if (parsed === undefined) {
       problem(input, `${quoted(value)} is not a resource id; expected \`${example}\``)
     } else if (!types.some((type) => type.toLowerCase() === parsed.type.toLowerCase())) {
-      problem(input, `is the id of a \`${parsed.type}\`; expected ${types.map((type) => `\`${type}\``).join(' or ')}`)
+      const horizon = /^microsoft\.horizondb\//i.test(parsed.type)
+        ? ', and HorizonDB is another product, which this action does not serve'
+        : ''
+      problem(input, `is the id of a \`${parsed.type}\`${horizon}; expected ${types.map((type) => `\`${type}\``).join(' or ')}`)
       return undefined
     }
     return parsed

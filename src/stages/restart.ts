@@ -9,7 +9,7 @@ import { retrying } from '../lib/retry.ts'
 import { activity } from '../postgres/azure-ai.ts'
 import { type Connector, messageOf } from '../postgres/connection.ts'
 import { startUp, untilReady } from './server-state.ts'
-import { type ApplyOptions, due, isRefusal } from './write.ts'
+import { type ApplyOptions, due, wroteNothing } from './write.ts'
 
 /** How long to wait for a token before a restart is the likelier cure, in milliseconds. */
 const noTokenPatienceMs = 3 * 60_000
@@ -49,7 +49,7 @@ async function restartServer(options: ApplyOptions, connector: Connector | undef
     journal.mark(step, 'created', 'restarted by this run')
     log.info(`${server.name} is back`)
   } catch (error) {
-    if (isRefusal(error)) refused()
+    if (wroteNothing(error)) refused()
     journal.mark(step, 'failed')
     throw signal.aborted ? signal.reason : error
   }

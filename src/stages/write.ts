@@ -38,8 +38,12 @@ export function due<K extends Change['kind']>(journal: Journal, kind: K): { step
   return journal.steps.flatMap((step) => (step.change?.kind === kind ? [{ step, change: step.change as ChangeOf<K> }] : []))
 }
 
-/** A missing permission: nothing was written for sure. */
-export const isRefusal = (error: unknown): boolean => error instanceof Failure && error.reason === 'permission'
+/** Refusals before anything was written, beside a missing permission: a lock, a policy, a deny assignment, a limit, a busy server. */
+const refusedCodes: ReadonlySet<string> = new Set(['refused-by-governance', 'role-assignment-limit', 'server-busy'])
+
+/** Whether it is certain that a write was refused and changed nothing. */
+export const wroteNothing = (error: unknown): boolean =>
+  error instanceof Failure && (error.reason === 'permission' || refusedCodes.has(error.code))
 
 /** Identity, then role assignments and allow-list at once. A failing identity ends the run; a failing role costs its service. */
 export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
@@ -55,7 +59,7 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
       log.info(`Identity is on: ${principalId}`)
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      if (isRefusal(error)) refused()
+      if (wroteNothing(error)) refused()
       journal.mark(step.id, 'failed')
       for (const { step: role } of due(journal, 'role')) journal.mark(role.id, 'skipped', 'waits for identity')
       throw error
@@ -84,7 +88,7 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
     } catch (error) {
       if (signal.aborted) throw signal.reason
       withoutRole.add(change.service)
-      if (isRefusal(error)) refused()
+      if (wroteNothing(error)) refused()
       journal.mark(step.id, 'failed')
       for (const failure of failuresOf(error)) journal.fail(failure)
     }
@@ -97,7 +101,7 @@ export async function applyAzure(options: ApplyOptions): Promise<AzureApplied> {
       log.info(`Allow-list azure.extensions: ${entries.join(', ')}`)
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      if (isRefusal(error)) refused()
+      if (wroteNothing(error)) refused()
       journal.mark(step.id, 'failed')
       for (const failure of failuresOf(error)) journal.fail(failure)
     }

@@ -24,11 +24,19 @@ export function judge(
     const prospect = outlook(message)
     if (prospect === 'proves-access') continue
     const failure = refusal(options, task, call, message, outcome?.cause)
-    const final = prospect === 'final'
+    const final = prospect === 'final' && !isNewDeployment(options, failure, call)
     if (worst === undefined || (final && !worst.final)) worst = { failure, final }
   }
   return worst ?? 'passed'
 }
+
+/** A deployment that Resource Manager lists and the service does not know is minutes old: it is waited for. */
+function isNewDeployment({ resources }: ProveOptions, failure: Failure, call: Call): boolean {
+  const listed = resources.get(call.name as ServiceName)?.deployments ?? []
+  return failure.code === 'deployment-not-found' && listed.some(({ name }) => name === deploymentOf(call))
+}
+
+const deploymentOf = ({ sql }: Call): string | undefined => /deployment_name => '([^']*)'/.exec(sql)?.[1]
 
 function refusal(
   options: ProveOptions,
@@ -48,7 +56,7 @@ function refusal(
     resource: options.resources.get(name)?.id ?? given?.resource.id,
     server: options.inputs.server.name,
     resourceGroup: options.inputs.server.resourceGroup,
-    deployment: /deployment_name => '([^']*)'/.exec(call.sql)?.[1],
+    deployment: deploymentOf(call),
   }
   // One service is given for another: the translation needs an endpoint of its own.
   if (name === 'translator' && oneEndpoint(options, message.text)) {

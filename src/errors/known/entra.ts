@@ -4,7 +4,7 @@ import type { Known } from '../message.ts'
 export const entra: readonly Known[] = [
   {
     origin: 'entra',
-    codes: ['AADSTS700211', 'AADSTS700212', 'AADSTS700213', 'AADSTS7002138', 'AADSTS70021'],
+    codes: ['AADSTS700211', 'AADSTS700212', 'AADSTS700213', 'AADSTS7002138', 'AADSTS70021', 'AADSTS70025'],
     reason: 'credentials',
     code: 'federation-mismatch',
     title: 'No federated credential of the app matches this workflow',
@@ -31,13 +31,13 @@ export const entra: readonly Known[] = [
   },
   {
     origin: 'entra',
-    codes: ['AADSTS700016'],
+    codes: ['AADSTS700016', 'AADSTS7000229'],
     reason: 'credentials',
     code: 'app-unknown',
     title: 'The tenant does not know the app',
     cause: ({ text }) => text,
     fix: (_, at) =>
-      `Check \`client-id\` (Application (client) ID, not the object id) and \`tenant-id\`: az ad app show --id ${at.clientId ?? 'CLIENT-ID'} --query appId`,
+      `Check \`client-id\` (Application (client) ID, not the object id) and \`tenant-id\`: az ad app show --id ${at.clientId ?? 'CLIENT-ID'} --query appId   # an app of the tenant without a service principal gets one: az ad sp create --id ${at.clientId ?? 'CLIENT-ID'}`,
   },
   {
     origin: 'entra',

@@ -29,6 +29,17 @@ export const postgres: readonly Known[] = [
   {
     origin: 'postgres',
     codes: ['28000', '28P01'],
+    text: /oid mismatch|AAD_AUTH_TOKENTYPE|could not validate AAD user/i,
+    reason: 'credentials',
+    code: 'principal-mismatch',
+    title: 'The role was made for another principal, or for another type of principal',
+    cause: ({ text }, at) => `User "${at.user}" at ${at.host}: ${text}`,
+    fix: (_, at) =>
+      `Remove the administrator and add it again with its object id of today and its type (User, Group or ServicePrincipal): az postgres flexible-server microsoft-entra-admin delete --resource-group ${at.resourceGroup ?? 'GROUP'} --server-name ${at.server ?? 'SERVER'} --object-id OLD-OBJECT-ID; az postgres flexible-server microsoft-entra-admin create --resource-group ${at.resourceGroup ?? 'GROUP'} --server-name ${at.server ?? 'SERVER'} --object-id OBJECT-ID --display-name NAME --type ServicePrincipal`,
+  },
+  {
+    origin: 'postgres',
+    codes: ['28000', '28P01'],
     text: /role ".{0,200}" does not exist|not found in the tenant|principal.{0,200}not (found|registered)/i,
     reason: 'credentials',
     code: 'role-not-found',
@@ -164,7 +175,7 @@ export const postgres: readonly Known[] = [
     title: 'Another session holds a lock on the settings',
     cause: ({ text }, at) => `Database "${at.database}": ${text}`,
     fix: () =>
-      "SELECT pid, usename, state, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory');",
+      "SELECT a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start AS age, a.query FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE l.granted AND (l.locktype = 'advisory' OR l.relation = to_regclass('azure_ai.settings'));   -- wait for it, or end it: SELECT pg_terminate_backend(PID);",
   },
   {
     origin: 'postgres',
