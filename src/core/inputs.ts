@@ -153,7 +153,7 @@ const keyInputs: Readonly<Record<FamilyName, InputName>> = {
 }
 
 /** As plan.ts writes it: the fingerprint of all steps, and of each. */
-const planIdPattern = /^[0-9a-f]{16}(\.([0-9a-f]{10})*)?$/
+const planIdPattern = /^[0-9a-f]{16}\.[0-9a-f]{16}(\.([0-9a-f]{16}){1,3750})?$/
 const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const domain = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$/i
 const hostName = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?$/i

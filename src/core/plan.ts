@@ -135,58 +135,56 @@ function fingerprint({ id, change }: Step): readonly string[] {
 }
 
 const sha256 = (parts: readonly string[]): string => createHash('sha256').update(JSON.stringify(parts)).digest('hex')
-/** More steps than this, and the id holds the fingerprint of all of them only. */
-const fingerprintedSteps = 400
-/** Most changes that are told one by one. */
-const toldChanges = 20
+/** Longest list of steps in an id, in characters: that of a longer plan names no steps. */
+const longestList = 60_000
+/** Most changes that are listed one by one. */
+const listedChanges = 20
 
 /** What a plan consists of: replicas are no part of it, since apply mends them with the replica as server only. */
 function isPlanned(step: Step): boolean {
   return differs(step) && step.status !== 'failed' && step.kind !== 'replica'
 }
 
-/**
- * Fingerprint of the steps that differ: 16 hex digits over all of them, then, for naming what changed, ten for each (six
- * of its id, four of what is done). Neither order nor wording nor time is in it; `allow-restart` is not, either.
- */
-export function planId(steps: readonly Step[]): string {
-  const due = steps.filter(isPlanned).sort((a, b) => (a.id < b.id ? -1 : 1))
-  const all = sha256(due.flatMap(fingerprint)).slice(0, 16)
-  const each =
-    due.length > fingerprintedSteps
-      ? ''
-      : due.map((step) => sha256([step.id]).slice(0, 6) + sha256(fingerprint(step)).slice(0, 4)).join('')
-  return each === '' ? all : `${all}.${each}`
+/** What a plan is for: the server, and the databases in any order. */
+export function planScope(inputs: Inputs, observed: Pick<Observed, 'databases'>): readonly string[] {
+  return [inputs.server.id.toLowerCase(), ...[...databaseNames(inputs, observed)].sort()]
 }
 
-/** What came, went and changed between an earlier plan id and these steps; undefined when they are the same plan. */
-export function sinceThen(earlier: string, steps: readonly Step[]): readonly string[] | undefined {
-  const now = planId(steps)
-  if (now.split('.')[0] === earlier.split('.')[0]) return undefined
-  const parts = (id: string): Map<string, string> =>
-    new Map((id.split('.')[1]?.match(/.{10}/g) ?? []).map((part) => [part.slice(0, 6), part.slice(6)]))
-  const before = parts(earlier)
-  const after = parts(now)
-  const told: string[] = []
+const short = (parts: readonly string[], digits: number): string => sha256(parts).slice(0, digits)
+
+/**
+ * Fingerprint of the steps that differ: 16 hex digits over all of them, 16 of the scope, then 16 for each step (eight of its id,
+ * eight of what is done). Neither order nor wording nor time is in it; `allow-restart` is not, either.
+ */
+export function planId(steps: readonly Step[], scope: readonly string[] = []): string {
+  const due = steps.filter(isPlanned).sort((a, b) => (a.id < b.id ? -1 : 1))
+  const list = due.map((step) => short([step.id], 8) + short(fingerprint(step), 8)).join('')
+  const parts = [short(due.flatMap(fingerprint), 16), short(scope, 16)]
+  return [...parts, ...(list === '' || list.length > longestList ? [] : [list])].join('.')
+}
+
+/**
+ * What keeps these steps from being those of an earlier plan: a step that differs now and was not in it, or differs in another
+ * way. Steps that are done by now are no reason, so a job that was cut off can be run again. Undefined when nothing does.
+ */
+export function sinceThen(earlier: string, steps: readonly Step[], scope: readonly string[] = []): readonly string[] | undefined {
+  const now = planId(steps, scope)
+  if (now === earlier) return undefined
+  const [all = '', madeFor = '', list = ''] = earlier.split('.')
+  if (madeFor !== short(scope, 16)) return ['it was made for another server or for other databases']
+  if (list === '' && all !== short([], 16)) return ['the earlier plan was too long to tell its steps apart']
+  const before = new Map((list.match(/.{16}/g) ?? []).map((part) => [part.slice(0, 8), part.slice(8)]))
+  const changes: string[] = []
   for (const step of steps) {
-    const key = sha256([step.id]).slice(0, 6)
-    const was = before.get(key)
-    const is = after.get(key)
-    if (was === is) continue
+    const was = before.get(short([step.id], 8))
     const to = `${step.current} -> ${step.desired}`
-    told.push(
-      was === undefined
-        ? `${step.id} differs now: ${to}`
-        : is === undefined
-          ? `${step.id} ${step.status === 'failed' ? 'cannot be told' : 'no longer differs'}`
-          : `${step.id} differs in another way: ${to}`,
-    )
+    if (!isPlanned(step)) {
+      if (step.status === 'failed' && was !== undefined) changes.push(`${step.id} cannot be told`)
+    } else if (was === undefined) changes.push(`${step.id} differs now: ${to}`)
+    else if (was !== short(fingerprint(step), 8)) changes.push(`${step.id} differs in another way: ${to}`)
   }
-  const known = new Set(steps.map((step) => sha256([step.id]).slice(0, 6)))
-  const gone = [...before.keys()].filter((key) => !known.has(key)).length
-  if (gone > 0) told.push(`${gone} of the steps that differed then are not part of this plan`)
-  if (told.length > toldChanges) told.splice(toldChanges, told.length, `${told.length - toldChanges} more`)
-  return told.length > 0 ? told : ['the earlier plan was too long to tell its steps apart']
+  if (changes.length > listedChanges) changes.splice(listedChanges, changes.length, `${changes.length - listedChanges} more`)
+  return changes.length === 0 ? undefined : changes
 }
 
 function skipped(step: Step, detail: string): Step {

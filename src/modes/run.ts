@@ -4,7 +4,7 @@ import { databaseFindings, findings } from '../core/findings.ts'
 import { accountToAsk, type Inputs, unusedInputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
 import type { Observed, ObservedDatabase, ObservedServer } from '../core/observed.ts'
-import { databaseNames, differs, plan, planId, type Step, sinceThen, withWaits } from '../core/plan.ts'
+import { databaseNames, differs, plan, planId, planScope, type Step, sinceThen, withWaits } from '../core/plan.ts'
 import { preconditions } from '../core/preconditions.ts'
 import type { Deployment, Resource, ServiceName } from '../core/services.ts'
 import { Failure, Failures, failuresOf } from '../errors/failure.ts'
@@ -161,7 +161,7 @@ function tellQueries(journal: Journal, { log }: Outside): void {
 /** Changes nothing: all differences are collected, none stops the others. */
 async function check(inputs: Inputs, journal: Journal, outside: Outside, { observed, connector }: Found): Promise<void> {
   const steps = plan(inputs, observed)
-  journal.plan(withWaits(steps), planId(steps))
+  journal.plan(withWaits(steps), planId(steps, planScope(inputs, observed)))
   await tellPlan(journal, outside)
   for (const failure of observed.failures) journal.fail(failure)
   for (const problem of preconditions(inputs, observed, steps)) journal.fail(problem)
@@ -278,9 +278,10 @@ async function apply(
 ): Promise<void> {
   const { log, signal } = outside
   const steps = plan(inputs, observed)
-  journal.plan(steps, planId(steps))
+  const scope = planScope(inputs, observed)
+  journal.plan(steps, planId(steps, scope))
   await tellPlan(journal, outside)
-  if (inputs.planId !== undefined) refuseAnotherPlan(inputs.planId, steps)
+  if (inputs.planId !== undefined) refuseAnotherPlan(inputs.planId, steps, scope)
   refuse(inputs, observed, journal)
 
   const options = { inputs, observed, azure: session.azure, journal, log, signal, known: outside.known }
@@ -322,15 +323,15 @@ async function apply(
 }
 
 /** The plan was checked, perhaps approved, and is another one now. */
-function refuseAnotherPlan(earlier: string, steps: readonly Step[]): void {
-  const changes = sinceThen(earlier, steps)
+function refuseAnotherPlan(earlier: string, steps: readonly Step[], scope: readonly string[]): void {
+  const changes = sinceThen(earlier, steps, scope)
   if (changes === undefined) return
   throw new Failure({
     reason: 'drift',
     code: 'plan-changed',
     title: 'The plan is not the one that was checked',
     detail: `Since the check: ${changes.join('; ')}. Nothing was written.`,
-    fix: `Run \`mode: check\` again and look at its plan; the plan-id is now ${planId(steps)}`,
+    fix: `Run \`mode: check\` again and look at its plan; the plan-id is now ${planId(steps, scope)}`,
   })
 }
 
