@@ -101,13 +101,16 @@ function ambientLogin(env: Environment): AmbientLogin {
 }
 
 /** All that signing in takes from the job, for main and post alike. */
-export function signInContext(env: Environment, log: Log, signal: AbortSignal): SignInContext {
+export function signInContext(env: NodeJS.ProcessEnv, log: Log, signal: AbortSignal): SignInContext {
   const { ACTIONS_ID_TOKEN_REQUEST_URL: url = '', ACTIONS_ID_TOKEN_REQUEST_TOKEN: token = '' } = env
   return {
     log,
     signal,
     idToken: (audience) => idToken(audience, { url, token }, log, signal),
     ambient: ambientLogin(env),
+    removeVariables: (names) => {
+      for (const name of names) delete env[name]
+    },
     workflow: {
       event: env['GITHUB_EVENT_NAME'] ?? '',
       actor: env['GITHUB_ACTOR'] ?? '',

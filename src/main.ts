@@ -118,7 +118,7 @@ function finish(thrown: readonly Failure[]): Promise<void> {
 /** The drift issue and the pull request comment, where they were asked for; what could not be done there is a finding. */
 async function converse(so: Report): Promise<readonly Finding[]> {
   if (inputs === undefined || controller.signal.aborted || !(inputs.driftIssue || inputs.pullRequestComment)) return []
-  const { keepDriftIssue, keepPullRequestComment } = await import('./github/conversation.ts')
+  const { keepDriftIssue, keepPullRequestComment } = await import('./report/conversation.ts')
   const coverage = coverageOf(inputs)
   const options = { log, signal: AbortSignal.any([controller.signal, AbortSignal.timeout(120_000)]) }
   const place = placeOf()

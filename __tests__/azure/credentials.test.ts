@@ -13,9 +13,10 @@ import { oidcAudience, postgresAudience } from '../../emulator/entra.ts'
 import type { Emulator } from '../../emulator/index.ts'
 import { type Job, type JobResult, startJob } from '../../emulator/runner.ts'
 import type { GitHubWorld } from '../../emulator/world.ts'
-import { type Cloud, discoverCloud, knownCloud } from '../../src/azure/cloud.ts'
+import { discoverCloud } from '../../src/azure/cloud.ts'
 import { type AmbientLogin, claimsOf, signIn } from '../../src/azure/credential.ts'
 import type { Http } from '../../src/azure/pipeline.ts'
+import { type Cloud, knownCloud } from '../../src/core/clouds.ts'
 import type { Log } from '../../src/lib/log.ts'
 import { begin, codesOf, emulate, principalNamed, usual } from '../support/support.ts'
 
@@ -426,6 +427,7 @@ describe('tokens in the course of a run', () => {
         return federatedToken(url, requestToken)
       },
       ambient: nobody,
+      removeVariables: () => undefined,
       log: silent,
       signal: new AbortController().signal,
     })

@@ -47,7 +47,7 @@ interface Runner {
 }
 
 const script = `
-const { keepDriftIssue, keepPullRequestComment } = await import(${JSON.stringify(new URL('../../src/github/conversation.ts', import.meta.url).href)})
+const { keepDriftIssue, keepPullRequestComment } = await import(${JSON.stringify(new URL('../../src/report/conversation.ts', import.meta.url).href)})
 process.on('message', async ({ id, what, report, coverage, place, abortAfterMs }) => {
   const log = []
   const say = (text) => log.push(text)

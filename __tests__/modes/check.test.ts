@@ -148,7 +148,7 @@ test('a world that is in sync: nothing differs, every test query is asked once a
     'failure-reason': 'none',
     'principal-id': principalId,
   })
-  expect(result.outputs['plan-id']).toMatch(/^[0-9a-f]{16}$/)
+  expect(result.outputs['plan-id']).toMatch(/^[0-9a-f]{16}\.[0-9a-f]{16}$/)
   const queries = result.report.queries as { attempts: number; proof: string; status: string }[]
   expect(queries).toHaveLength(8)
   expect(queries.every(({ attempts, proof, status }) => attempts === 1 && proof === 'keyless' && status === 'passed')).toBe(true)

@@ -3,6 +3,7 @@ import { exec, execFile } from 'node:child_process'
 import { connect } from 'node:net'
 import { dirname } from 'node:path'
 import type { AccessToken, TokenCredential } from '@azure/core-auth'
+import { type Cloud, isSameOrigin } from '../core/clouds.ts'
 import { explain } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Circumstances } from '../errors/message.ts'
@@ -10,15 +11,7 @@ import { describe } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 import { orAborted } from '../lib/timeout.ts'
 import type { ReadyAgent } from './agent.ts'
-import { type Cloud, isSameOrigin } from './cloud.ts'
-
-/** Tokens by scope. Callers that ask at the same time share one request. */
-export interface Tokens {
-  /** @throws {Failure} `credentials` or `network` */
-  get(scope: string): Promise<string>
-  /** The token of this scope was refused: ask for a new one next time. */
-  forget(scope: string): void
-}
+import type { Tokens } from './tokens.ts'
 
 /** The variables of the environment that name a login, as the entry found them. */
 export interface AmbientLogin {
@@ -40,6 +33,8 @@ export interface SignInOptions {
   /** Gives the workflow's OIDC token. */
   readonly idToken: () => Promise<string>
   readonly ambient: AmbientLogin
+  /** Removes variables of this process, which the SDK would read. */
+  readonly removeVariables: (names: readonly string[]) => void
   readonly log: Log
   readonly signal: AbortSignal
   readonly agent?: ReadyAgent | undefined
@@ -63,7 +58,7 @@ const regionVariables = ['AZURE_REGIONAL_AUTHORITY_NAME', 'MSAL_FORCE_REGION']
 /** Prepares signing in; nothing is sent before the first token is asked for, but the OIDC token, which is asked for at once. */
 export function signIn(options: SignInOptions): Tokens {
   const { log, signal } = options
-  if (options.oidc !== undefined) for (const name of regionVariables) delete process.env[name]
+  if (options.oidc !== undefined) options.removeVariables(regionVariables)
   const remember = options.oidc === undefined ? undefined : remembered(options.idToken)
   let presenting: Promise<string> | undefined
   const assertion =

@@ -1,8 +1,8 @@
 /** Hosts that answers of Azure name: where a token or a key would be sent decides nothing but this table. Pure. */
 
+import type { Cloud } from '../core/clouds.ts'
 import { Failure } from '../errors/failure.ts'
-import { bounded, longestName } from '../lib/bounded.ts'
-import type { Cloud } from './cloud.ts'
+import { shownValue } from '../errors/malformed.ts'
 
 /** Domains of Azure's own clouds. Below some other names of theirs, like `cloudapp.azure.com`, anybody gets a host. */
 const domains = ['azure.com', 'azure.us', 'azure.cn', 'microsoft.com', 'microsoft.us']
@@ -48,7 +48,7 @@ export function databaseHost(shown: unknown, server: string, { postgresSuffix }:
   )
     return host
   throw foreignHost(
-    `Resource Manager shows ${named(shown)} as the host of the server ${server}, which is not ${server}${postgresSuffix} or a name between them; no login was sent there.`,
+    `Resource Manager shows ${shownValue(shown)} as the host of the server ${server}, which is not ${server}${postgresSuffix} or a name between them; no login was sent there.`,
   )
 }
 
@@ -61,18 +61,3 @@ export function foreignHost(detail: string): Failure {
     fix: 'Check that `environment` names the cloud you mean, and that nothing between the runner and Azure rewrites answers.',
   })
 }
-
-/** A value of an answer that nothing can be done with: of another type, or with signs that no such value has. */
-export function malformed(what: string, value: unknown): Failure {
-  return new Failure({
-    reason: 'azure',
-    code: 'answer-malformed',
-    title: 'An answer of Azure has a value that cannot be right',
-    detail: `${what} is ${named(value)}. Nothing was done with it.`,
-    fix: 'Run the job again. If it stays, look at the same resource with az: something between the runner and Azure may rewrite answers.',
-  })
-}
-
-/** A value in a message: the beginning of a text, else its type. */
-const named = (value: unknown): string =>
-  typeof value === 'string' ? JSON.stringify(bounded(value, longestName)) : `a value of type ${typeof value}`

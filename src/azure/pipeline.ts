@@ -18,6 +18,7 @@ import {
   redirectPolicyName,
   type SendRequest,
 } from '@azure/core-rest-pipeline'
+import { isSameOrigin } from '../core/clouds.ts'
 import { explain } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Circumstances } from '../errors/message.ts'
@@ -37,9 +38,8 @@ import { pause, retrying, spread, type Verdict } from '../lib/retry.ts'
 import { withoutCredentials } from '../lib/secrets.ts'
 import { duration } from '../lib/timeout.ts'
 import type { ReadyAgent } from './agent.ts'
-import { isSameOrigin } from './cloud.ts'
-import type { Tokens } from './credential.ts'
 import { foreignHost } from './hosts.ts'
+import type { Tokens } from './tokens.ts'
 
 /**
  * A header that never leaves: the request is not repeated when the server is busy, because what it says was read before and

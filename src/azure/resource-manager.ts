@@ -1,11 +1,13 @@
 /** Resource Manager as this action uses it: the server, its surroundings, role assignments and AI resources. */
 import { createHash } from 'node:crypto'
 import { canAssignRoles, type RolePermission } from '../core/access-roles.ts'
+import type { Cloud } from '../core/clouds.ts'
 import { parseResourceId, type ResourceId } from '../core/inputs.ts'
 import type { Administrator, ObservedServer, RoleAssignment } from '../core/observed.ts'
 import type { Deployment, Resource } from '../core/services.ts'
 import type { FailureFacts } from '../errors/failure.ts'
 import { Failure } from '../errors/failure.ts'
+import { malformed } from '../errors/malformed.ts'
 import type { Circumstances } from '../errors/message.ts'
 import { bounded, describe, isCut, longestName, withoutEndSlashes } from '../lib/bounded.ts'
 import { verdictOn } from '../lib/http-retries.ts'
@@ -13,12 +15,11 @@ import type { Log } from '../lib/log.ts'
 import { busy, replication, retrying, spread, type Verdict } from '../lib/retry.ts'
 import { duration, waiting } from '../lib/timeout.ts'
 import type { ReadyAgent } from './agent.ts'
-import type { Cloud } from './cloud.ts'
-import type { Tokens } from './credential.ts'
-import { foreignHost, isServiceEndpoint, isSubdomain, malformed } from './hosts.ts'
+import { foreignHost, isServiceEndpoint, isSubdomain } from './hosts.ts'
 import { type Lock, listLocks } from './locks.ts'
 import { itemsOf, type Page } from './pages.ts'
 import { azureFailure, createHttp, createPipeline, readAgainWhenBusy, verdictOnOperation } from './pipeline.ts'
+import type { Tokens } from './tokens.ts'
 
 /** How often a long-running operation is asked about when the service does not say, in milliseconds. */
 const pollMs = 1_500
@@ -147,7 +148,13 @@ export function createResourceManager(options: ResourceManagerOptions): Resource
   const operation = <T>(what: string, limitMs: number, body: (signal: AbortSignal) => Promise<T>): Promise<T> =>
     call(what, () =>
       waiting(
-        { what, limitMs, log, signal, late: lateOperation(what, limitMs, { doing: what, server: name, resourceGroup }) },
+        {
+          what,
+          limitMs,
+          log,
+          signal,
+          late: (cause) => new Failure(lateOperation(what, limitMs, { doing: what, server: name, resourceGroup }), cause),
+        },
         body,
       ),
     )

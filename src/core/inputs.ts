@@ -3,11 +3,11 @@
  * before any request is sent.
  */
 
-import { isAudienceOfKnownCloud, knownCloud } from '../azure/cloud.ts'
 import { Failure } from '../errors/failure.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
 import { notUnicast } from '../lib/ipv4.ts'
 import { accessRoles } from './access-roles.ts'
+import { isAudienceOfKnownCloud, knownCloud } from './clouds.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
 
 /** Every input of action.yml. A test holds this list against the file. */

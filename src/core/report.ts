@@ -28,6 +28,14 @@ export interface Report {
   readonly findings: readonly Finding[]
 }
 
+/** Findings that say the same of different databases. */
+export interface AlikeFindings {
+  /** The first of them, word for word. */
+  readonly finding: Finding
+  /** The databases of the others, in order. */
+  readonly others: readonly string[]
+}
+
 export interface Facts {
   readonly inputs: Inputs | undefined
   readonly journal: Journal

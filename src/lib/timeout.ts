@@ -1,5 +1,4 @@
 /** Waits that are bounded, visible and cancellable. */
-import { Failure, type FailureFacts } from '../errors/failure.ts'
 import type { Log } from './log.ts'
 
 /** How often a wait says that it is still there, in milliseconds. */
@@ -18,8 +17,8 @@ export interface Wait {
   readonly limitMs: number
   readonly log: Log
   readonly signal: AbortSignal
-  /** The failure when the limit is reached. */
-  readonly late: FailureFacts
+  /** The error when the limit is reached, from what the body threw then. */
+  readonly late: (cause: unknown) => Error
 }
 
 /** The promise, or the signal's reason as soon as it is aborted: for those who take no signal themselves. */
@@ -39,7 +38,7 @@ export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Pr
 
 /**
  * Runs `body` under a time limit and says every 15 seconds what is waited for, how long already and how much is left.
- * @throws {Failure} `late` when the limit is reached; the signal's reason when it is aborted
+ * @throws `late` when the limit is reached; the signal's reason when it is aborted
  */
 export async function waiting<T>(wait: Wait, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const start = performance.now()
@@ -54,7 +53,7 @@ export async function waiting<T>(wait: Wait, body: (signal: AbortSignal) => Prom
     return await body(AbortSignal.any([wait.signal, limit]))
   } catch (error) {
     if (wait.signal.aborted) throw wait.signal.reason
-    if (limit.aborted) throw new Failure(wait.late, error)
+    if (limit.aborted) throw wait.late(error)
     throw error
   } finally {
     clearInterval(ticker)

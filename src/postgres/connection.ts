@@ -6,9 +6,9 @@ import { type Duplex, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type ConnectionOptions, checkServerIdentity, getCACertificates } from 'node:tls'
 import type { Client, QueryConfig } from 'pg'
-import { malformed } from '../azure/hosts.ts'
 import { explain } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
+import { malformed } from '../errors/malformed.ts'
 import type { Circumstances, Message } from '../errors/message.ts'
 import { bounded, describe, longestName } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
@@ -16,7 +16,6 @@ import { retrying, transient, unreachable } from '../lib/retry.ts'
 import { withoutCredentials } from '../lib/secrets.ts'
 import { duration } from '../lib/timeout.ts'
 import type { Greeted } from './greeting.ts'
-import type { LockPatience } from './lock.ts'
 import { createSlots, type Slots } from './slots.ts'
 import { type Row, type Session, statementTimeoutMs, type Transactions, transactionsOn } from './transaction.ts'
 
@@ -28,6 +27,14 @@ export const closeTimeoutMs = 2_000
 const noSlot = '53300'
 /** The client waits this much longer than the server, so that the server's own answer is seen. */
 export const graceMs = 5_000
+
+/** How long one run waits for the lock in one database, whatever it tries meanwhile. */
+export interface LockPatience {
+  /** In milliseconds. */
+  readonly limitMs: number
+  /** Since when the lock was not to be had, by `performance.now()`; undefined once this run had it. */
+  since: number | undefined
+}
 
 export interface Address {
   readonly host: string

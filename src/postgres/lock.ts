@@ -5,16 +5,8 @@
 import { Failure } from '../errors/failure.ts'
 import { duration } from '../lib/timeout.ts'
 import { onOneLine } from '../lib/unicode.ts'
-import { type Connection, sqlState } from './connection.ts'
+import { type Connection, type LockPatience, sqlState } from './connection.ts'
 import { lockTimeoutMs, type Row, type Transaction } from './transaction.ts'
-
-/** How long one run waits for the lock in one database, whatever it tries meanwhile. */
-export interface LockPatience {
-  /** In milliseconds. */
-  readonly limitMs: number
-  /** Since when the lock was not to be had, by `performance.now()`; undefined once this run had it. */
-  since: number | undefined
-}
 
 /** As long as the run waits for its test queries, two minutes at most; another run holds the lock for some seconds at a time. */
 export const lockLimitMs = (verifyTimeoutMs: number): number => Math.min(120_000, Math.max(5_000, verifyTimeoutMs))

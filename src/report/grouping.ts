@@ -1,13 +1,6 @@
 /** What is the same in many databases is told once, with their names: a summary of hundreds of them stays readable. Pure. */
+import type { AlikeFindings } from '../core/report.ts'
 import type { Finding } from '../errors/failure.ts'
-
-/** Findings that say the same of different databases. */
-export interface AlikeFindings {
-  /** The first of them, word for word. */
-  readonly finding: Finding
-  /** The databases of the others, in order. */
-  readonly others: readonly string[]
-}
 
 /** In what is alike otherwise: ids of requests and principals, and points in time. */
 const passing = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b\d{4}-\d\d-\d\dT[\d:.]+Z?/gi

@@ -1,8 +1,10 @@
 /** Getting in: the cloud, the login, Resource Manager and the way to the databases. */
-import { type Cloud, discoverCloud, knownCloud } from '../azure/cloud.ts'
-import { type AmbientLogin, claimsOf, type Tokens } from '../azure/credential.ts'
+import { discoverCloud } from '../azure/cloud.ts'
+import { type AmbientLogin, claimsOf } from '../azure/credential.ts'
 import { databaseHost } from '../azure/hosts.ts'
 import type { ResourceManager } from '../azure/resource-manager.ts'
+import type { Tokens } from '../azure/tokens.ts'
+import { type Cloud, knownCloud } from '../core/clouds.ts'
 import { accountToAsk, type Inputs, type Target } from '../core/inputs.ts'
 import type { Administrator } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
@@ -16,6 +18,8 @@ export interface SignInContext {
   readonly log: Log
   readonly signal: AbortSignal
   readonly ambient: AmbientLogin
+  /** Removes variables of this process, which an SDK would read. */
+  readonly removeVariables: (names: readonly string[]) => void
   /** The workflow's OIDC token for an audience. */
   readonly idToken: (audience: string) => Promise<string>
   readonly workflow: Workflow
@@ -101,7 +105,7 @@ async function enterCloud(
   // One after the other, and in between a turn for what is on the line: an SDK takes longer to load than a round trip.
   const turn = (): Promise<void> => new Promise((over) => setImmediate(over))
   await turn()
-  for (const name of sdkLogVariables) delete process.env[name]
+  outside.removeVariables(sdkLogVariables)
   const { createHttp, createPipeline } = await import('../azure/pipeline.ts')
   await turn()
   const { signIn } = await import('../azure/credential.ts')
@@ -124,6 +128,7 @@ async function enterCloud(
       return token
     },
     ambient: outside.ambient,
+    removeVariables: outside.removeVariables,
     log,
     signal,
     agent,

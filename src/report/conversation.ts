@@ -4,6 +4,16 @@ import type { Coverage, Mark } from '../core/coverage.ts'
 import { covers, isSame, markOf } from '../core/coverage.ts'
 import type { Report } from '../core/report.ts'
 import type { Finding } from '../errors/failure.ts'
+import {
+  type ConversationOptions,
+  connect,
+  type GitHub,
+  isThrottled,
+  type Json,
+  type Place,
+  said,
+  statusOf,
+} from '../github/rest.ts'
 import { describe } from '../lib/bounded.ts'
 import {
   changedComment,
@@ -22,9 +32,8 @@ import {
   returnedComment,
   sameSteps,
   showsAll,
-} from '../report/drift-issue.ts'
-import type { Writing } from '../report/markdown.ts'
-import { type ConversationOptions, connect, type GitHub, isThrottled, type Json, type Place, said, statusOf } from './rest.ts'
+} from './drift-issue.ts'
+import type { Writing } from './markdown.ts'
 
 /** Keeps the listing small; author and marker decide. */
 export const driftLabel = 'azure-ai-drift'
