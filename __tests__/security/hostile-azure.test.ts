@@ -84,8 +84,9 @@ describe('a long-running operation that is to be followed elsewhere', () => {
       world.fault = ({ method, url }) =>
         method === 'GET' && /azureAsyncOperation|operationResults|asyncOperations/i.test(url) && polls++ < 1 ? waiting : undefined
       const { env } = emulator
-      // A poll is put off for half a minute at most, which need not pass here.
-      Object.assign(env, hurried([[20_000, 40_000, 20]]))
+      // A poll is put off for half a minute at most, which need not pass here. The limit of a request is as long and becomes
+      // as short: three seconds are enough for an answer on a busy machine.
+      Object.assign(env, hurried([[20_000, 40_000, 3_000]]))
       try {
         const result = await apply(emulator, { ...only, part: 'azure' })
         expect(result.outputs, result.log).toMatchObject({ result: 'changed' })
