@@ -2,6 +2,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import type { AmbientLogin } from './azure/credential.ts'
 import type { Finding } from './errors/failure.ts'
+import type { Place } from './github/rest.ts'
 import { idToken } from './github/runner.ts'
 import type { Log } from './lib/log.ts'
 import type { SignInContext } from './stages/sign-in.ts'
@@ -31,14 +32,14 @@ function pullRequestOf(env: Environment): Json | undefined {
 }
 
 /** Number of the pull request of this event; undefined when there is none. */
-export function pullRequestNumber(env: Environment): number | undefined {
+function pullRequestNumber(env: Environment): number | undefined {
   const number = pullRequestOf(env)?.['number']
   // It becomes part of a path of requests that contain the token.
   return typeof number === 'number' && Number.isSafeInteger(number) && number > 0 ? number : undefined
 }
 
 /** Whether a pull request whose head is a fork started the workflow. */
-export function fromFork(env: Environment): boolean {
+function fromFork(env: Environment): boolean {
   const pull = pullRequestOf(env)
   if (pull === undefined) return false
   const nameOf = (side: string): unknown => objectIn(objectIn(pull, side), 'repo')?.['full_name']
@@ -49,6 +50,23 @@ export function fromFork(env: Environment): boolean {
 function objectIn(value: Json | undefined, name: string): Json | undefined {
   const found = value?.[name]
   return typeof found === 'object' && found !== null ? (found as Json) : undefined
+}
+
+/** Where the issue and the comment of this job go. */
+export function placeOf(env: Environment, token: string): Place {
+  const [owner = '', repository = ''] = (env['GITHUB_REPOSITORY'] ?? '').split('/')
+  const serverUrl = env['GITHUB_SERVER_URL'] || 'https://github.com'
+  return {
+    apiUrl: env['GITHUB_API_URL'] || 'https://api.github.com',
+    graphqlUrl: env['GITHUB_GRAPHQL_URL'] || 'https://api.github.com/graphql',
+    serverUrl,
+    owner,
+    repository,
+    runUrl: `${serverUrl}/${owner}/${repository}/actions/runs/${env['GITHUB_RUN_ID'] ?? ''}`,
+    token,
+    pullRequest: pullRequestNumber(env),
+    fromFork: fromFork(env),
+  }
 }
 
 /** With the value 0 Node accepts every certificate. It reads the variable whenever it opens a connection. */

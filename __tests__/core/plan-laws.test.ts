@@ -12,19 +12,11 @@ import {
   type ObservedReplica,
   type RoleAssignment,
 } from '../../src/core/observed.ts'
-import {
-  type Change,
-  databaseNames,
-  differs,
-  givenFamilies,
-  plan,
-  planId,
-  type Step,
-  sinceThen,
-  withWaits,
-} from '../../src/core/plan.ts'
+import { databaseNames, givenFamilies, plan } from '../../src/core/plan.ts'
+import { planId, sinceThen } from '../../src/core/plan-id.ts'
 import { preconditions } from '../../src/core/preconditions.ts'
 import { families, type Resource, type ServiceName, sameValue } from '../../src/core/services.ts'
+import { type Change, differs, type Step, withWaits } from '../../src/core/steps.ts'
 import { Failure } from '../../src/errors/failure.ts'
 import { cheap } from '../support/law.ts'
 import { ids, observed, observedDatabase, observedServer, parsed } from '../support/support.ts'

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { actionFile } from '../../emulator/runner.ts'
 import { type InputName, parseInputs } from '../../src/core/inputs.ts'
-import { planId } from '../../src/core/plan.ts'
+import { planId } from '../../src/core/plan-id.ts'
 import { ids, rawInputs } from '../support/support.ts'
 import { parsedByGitHub } from '../support/workflow-file.ts'
 

@@ -198,7 +198,7 @@ describe('each drift alone is reported under its step, and nothing else differs'
         services.map((service) => [`role/${service}`, ['missing', `assigned to ${principalId}`, roleNames[service]]]),
       ),
     )
-    const detail = 'that was the identity of this server before: it was restored or made anew'
+    const detail = 'a former identity of this server, which was restored or created again'
     for (const step of result.report.steps.filter(({ kind }: { kind: string }) => kind === 'role'))
       expect(step.detail).toBe(detail)
     expect(codesOf(result).filter((each) => each === 'former-principal')).toHaveLength(4)

@@ -6,7 +6,7 @@ import { type Job, type JobResult, runJob, runPost, startJob } from '../../emula
 import type { ResourceManager } from '../../src/azure/resource-manager.ts'
 import { Failure } from '../../src/errors/failure.ts'
 import type { Connector } from '../../src/postgres/connection.ts'
-import { openDoor } from '../../src/stages/firewall.ts'
+import { openFirewall } from '../../src/stages/firewall.ts'
 import { postState } from '../../src/stages/post-state.ts'
 import { hurried, noPauses } from '../support/clock.ts'
 import { begin, codesOf, emulate, observedServer, parsed, serverOf, statusesOf, usual } from '../support/support.ts'
@@ -208,7 +208,7 @@ describe('no rule is made', () => {
       firewallRules: async () => [],
       createFirewallRule: async (rule: string, address: string) => void asked.push(`${rule} ${address}`),
     } as unknown as ResourceManager
-    const opened = openDoor({
+    const opened = openFirewall({
       inputs: parsed({ 'temporary-firewall-rule': 'true', ...inputs }),
       server: observedServer(server),
       azure,

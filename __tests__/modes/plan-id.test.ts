@@ -2,7 +2,8 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { Observed } from '../../src/core/observed.ts'
-import { plan, planId, planScope, sinceThen } from '../../src/core/plan.ts'
+import { plan } from '../../src/core/plan.ts'
+import { planId, planScope, sinceThen } from '../../src/core/plan-id.ts'
 import {
   apply,
   begin,

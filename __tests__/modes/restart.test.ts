@@ -59,7 +59,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     const lines = result.log.split('\n')
     const at = (text: string): number => lines.findIndex((line) => line.includes(text))
     expect(at("The server's identity gives no token yet")).toBeGreaterThan(-1)
-    expect(at('The identity gives no token, and the server has run since')).toBeGreaterThan(
+    expect(at('The identity cannot get a token, and the server has run since')).toBeGreaterThan(
       at("The server's identity gives no token yet"),
     )
     expect(lines[at('connections: ')]).toMatch(

@@ -199,7 +199,7 @@ describe('the tables', () => {
     expect(where(/octokit\.request/)).toEqual(['github/rest.ts'])
     expect(where(/\bnew Client\(|\bclient\.query\(/)).toEqual(['postgres/connection.ts'])
     // The last waits for two seconds, and the driver connects again after that; the two entries only set a limit of Node's.
-    expect(where(/from 'node:net'|execFile\(/)).toEqual(['azure/credential.ts', 'main.ts', 'post.ts', 'postgres/greeting.ts'])
+    expect(where(/from 'node:net'|execFile\(/)).toEqual(['action.ts', 'azure/credential.ts', 'post.ts', 'postgres/greeting.ts'])
     const connection = readFileSync(join(root, 'src', 'postgres', 'connection.ts'), 'utf8')
     expect(connection.match(/client\.query\(/g)).toHaveLength(2)
     expect(connection).toMatch(/query_timeout: timeoutMs \+ graceMs[\s\S]*client\.query\(config/)

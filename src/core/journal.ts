@@ -1,7 +1,7 @@
 /** What a run knows so far: kept current while it works, so that an interrupted run reports the truth. */
 import type { Failure, Finding } from '../errors/failure.ts'
-import type { Step, StepStatus } from './plan.ts'
 import type { ServiceName } from './services.ts'
+import { type Step, type StepId, type StepStatus, waiting } from './steps.ts'
 
 export type Proof = 'keyless' | 'key-present' | 'key' | 'none'
 
@@ -37,10 +37,12 @@ export interface Journal {
   stepsIn(database: string): readonly Step[]
   plan(steps: readonly Step[], planId: string): void
   /** The step of the temporary firewall rule: before those of the plan. */
-  door(step: Step): void
+  firewall(step: Step): void
   expect(databases: readonly string[]): void
   /** The new state of a step. */
-  mark(id: string, status: StepStatus, detail?: string): void
+  mark(id: StepId, status: StepStatus, detail?: string): void
+  /** The step is not done, because another one has to be done first. */
+  wait(id: StepId, first: StepId): void
   /**
    * Called right before a write is sent: from then on the run counts as one that changed something. What it returns is
    * called when the write was refused, so that nothing was written.
@@ -68,15 +70,20 @@ export function createJournal(onChanged: () => void): Journal {
   const arrange = (): void => {
     places.clear()
     inDatabase.clear()
-    for (const [place, { id, kind, target }] of steps.entries()) {
-      if (!places.has(id)) places.set(id, place)
-      if (kind !== 'extension' && kind !== 'setting') continue
-      const own = inDatabase.get(target)
-      if (own === undefined) inDatabase.set(target, [place])
+    for (const [place, step] of steps.entries()) {
+      if (!places.has(step.id)) places.set(step.id, place)
+      if (step.kind !== 'extension' && step.kind !== 'setting') continue
+      const own = inDatabase.get(step.database)
+      if (own === undefined) inDatabase.set(step.database, [place])
       else own.push(place)
     }
   }
   const stepAt = (place: number): Step => steps[place] as Step
+  const placeOf = (id: StepId): number => {
+    const place = places.get(id)
+    if (place === undefined) throw new Error(`no step ${id}`)
+    return place
+  }
   /** Whether this has not been told yet. */
   const isNew = (kind: 'finding' | 'failure', { code, detail }: { readonly code: string; readonly detail: string }): boolean => {
     const key = JSON.stringify([kind, code, detail])
@@ -97,12 +104,12 @@ export function createJournal(onChanged: () => void): Journal {
       return writes > 0
     },
     plan(planned, planId) {
-      const doors = steps.filter((step) => step.kind === 'firewall')
-      steps.splice(0, steps.length, ...doors, ...planned)
+      const rules = steps.filter((step) => step.kind === 'firewall')
+      steps.splice(0, steps.length, ...rules, ...planned)
       fingerprint = planId
       arrange()
     },
-    door(step) {
+    firewall(step) {
       steps.unshift(step)
       arrange()
     },
@@ -115,10 +122,11 @@ export function createJournal(onChanged: () => void): Journal {
       databases.splice(0, databases.length, ...names)
     },
     mark(id, status, detail) {
-      const place = places.get(id)
-      if (place === undefined) throw new Error(`no step ${id}`)
-      const step = stepAt(place)
-      steps[place] = { ...step, status, detail: detail ?? step.detail }
+      const { waitsFor: _, ...step } = stepAt(placeOf(id))
+      steps[placeOf(id)] = { ...step, status, detail: detail ?? step.detail }
+    },
+    wait(id, first) {
+      steps[placeOf(id)] = waiting(stepAt(placeOf(id)), first)
     },
     writing() {
       writes++

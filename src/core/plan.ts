@@ -1,10 +1,10 @@
 /**
- * The plan: what is wanted against what was found, as steps. Pure: no I/O, no clock. The same list drives apply, report
- * and summary.
+ * The plan: the desired state compared with the state that was found, as steps. Pure: no I/O, no clock. The same list drives
+ * apply, report and summary.
  */
-import { createHash } from 'node:crypto'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, formerAssignment, formerIdentity, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import { scopeOf } from './scope.ts'
 import {
   type FamilyName,
   families,
@@ -15,70 +15,23 @@ import {
   serviceNamed,
   services,
 } from './services.ts'
+import { extensionStep, inOrder, roleStep, type Step, settingStep, skipped } from './steps.ts'
 
-export type StepKind = 'identity' | 'restart' | 'firewall' | 'allow-list' | 'role' | 'replica' | 'extension' | 'setting'
-
-export type StepStatus = 'in-sync' | 'missing' | 'different' | 'created' | 'updated' | 'failed' | 'skipped'
-
-/** What apply does for a step; absent when there is nothing to do. */
-export type Change =
-  | { readonly kind: 'identity' }
-  | { readonly kind: 'restart' }
-  | { readonly kind: 'allow-list'; readonly entries: readonly string[] }
-  | { readonly kind: 'role'; readonly service: ServiceName; readonly scope: string; readonly roleId: string }
-  | { readonly kind: 'extension'; readonly database: string; readonly statement: 'create' | 'update' }
-  | {
-      readonly kind: 'setting'
-      readonly database: string
-      readonly family: FamilyName
-      readonly setting: string
-      readonly from: string | undefined
-      readonly to: string
-    }
-  | {
-      /** The value itself is no part of the plan. */
-      readonly kind: 'key'
-      readonly database: string
-      readonly family: FamilyName
-      readonly setting: string
-      readonly action: 'store' | 'blank'
-    }
-
-/** One thing that is to be in a certain state. Texts are for readers; `change` is for apply. */
-export interface Step {
-  readonly id: string
-  readonly kind: StepKind
-  readonly target: string
-  readonly current: string
-  readonly desired: string
-  readonly status: StepStatus
-  readonly detail: string
-  readonly change?: Change
-}
-
-/** A step whose state another run or person has to mend. */
-export function differs(step: Step): boolean {
-  return step.status === 'missing' || step.status === 'different' || step.status === 'failed'
-}
-
-/** The steps of all parts in the order in which they are applied. */
+/** The steps of all parts in the order in which they are done. */
 export function plan(inputs: Inputs, observed: Observed): readonly Step[] {
-  const azure = azureSteps(inputs, observed)
-  const replicas = replicaSteps(inputs, observed)
-  const restart = inputs.authType === 'managed-identity' ? [restartStep(inputs, observed)] : []
-  const found = new Map(observed.databases.map((database) => [database.name, database]))
-  const perDatabase = databaseNames(inputs, observed).flatMap((name) => databaseSteps(inputs, observed, name, found.get(name)))
-  if (inputs.part === 'database') {
-    const reason = 'part: database writes nothing in Resource Manager'
-    return [...[...azure, ...restart].map((step) => skipped(step, reason)), ...perDatabase]
-  }
-  return [
-    ...azure,
-    ...perDatabase.filter((step) => step.kind === 'extension'),
-    ...restart,
-    ...replicas,
-    ...perDatabase.filter((step) => step.kind !== 'extension'),
+  const { byIdentity } = scopeOf(inputs)
+  // The rollback to keys leaves identity and roles as they are: something else may use them.
+  const azure: readonly Step[] = [
+    ...(byIdentity ? [identityStep(observed), ...roleSteps(inputs, observed), restartStep(inputs, observed)] : []),
+    allowListStep(observed),
   ]
+  const found = new Map(observed.databases.map((database) => [database.name, database]))
+  return inOrder([
+    ...(inputs.part === 'database'
+      ? azure.map((step) => skipped(step, 'part: database writes nothing in Resource Manager'))
+      : [...azure, ...replicaSteps(inputs, observed)]),
+    ...databaseNames(inputs, observed).flatMap((name) => databaseSteps(inputs, observed, name, found.get(name))),
+  ])
 }
 
 /** The databases that take part: those that are named, or those that were found. */
@@ -86,221 +39,80 @@ export function databaseNames(inputs: Inputs, observed: Pick<Observed, 'database
   return inputs.databases === '*' ? observed.databases.map((database) => database.name) : inputs.databases
 }
 
-/**
- * The plan as a check tells it: what cannot be judged or done before another step is done is skipped and says what it
- * waits for, so that one difference is reported once.
- */
-export function withWaits(steps: readonly Step[]): readonly Step[] {
-  const open = new Set(steps.filter(differs).map((step) => step.id))
-  const waitsFor = (step: Step): string | undefined => {
-    if (step.kind === 'role' || step.kind === 'restart') return 'identity'
-    if (step.kind === 'extension')
-      return step.change?.kind === 'extension' && step.change.statement === 'create' ? 'allow-list' : undefined
-    return step.kind === 'setting' ? `${step.target}/extension` : undefined
-  }
-  const waiting = new Map<string, string>()
-  const byId = new Map(steps.map((step) => [step.id, step]))
-  return steps.map((step) => {
-    const first = waitsFor(step)
-    if (first === undefined || !differs(step) || step.status === 'failed') return step
-    const root = open.has(first) ? first : waiting.get(first)
-    const extension = byId.get(first)
-    // An extension that is only to be updated keeps no setting from being judged.
-    if (
-      root === undefined ||
-      (step.kind === 'setting' && extension?.change?.kind === 'extension' && extension.change.statement === 'update')
-    )
-      return step
-    waiting.set(step.id, first)
-    return skipped(step, `waits for ${first}`)
-  })
+function allowListStep({ allowList }: Observed): Step {
+  const step = { id: 'allow-list', kind: 'allow-list', target: 'azure.extensions' } as const
+  if (allowList === undefined)
+    return { ...step, current: 'unknown', desired: 'azure_ai', status: 'failed', detail: 'it could not be read' }
+  const current = allowList.join(', ') || 'empty'
+  if (allowsAzureAi(allowList)) return { ...step, current, desired: current, status: 'in-sync', detail: '' }
+  const entries = [...allowList, 'azure_ai']
+  const change = { kind: 'allow-list', entries } as const
+  return { ...step, current, desired: entries.join(', '), status: 'different', detail: '', change }
 }
 
-/** What of a step makes it another plan: what is done to what, not how it is worded. */
-function fingerprint({ id, change }: Step): readonly string[] {
-  switch (change?.kind) {
-    case 'allow-list':
-      return [id, ...[...change.entries].sort()]
-    case 'role':
-      return [id, change.scope.toLowerCase(), change.roleId]
-    case 'extension':
-      return [id, change.statement]
-    case 'setting':
-      return [id, change.from ?? '', change.to]
-    case 'key':
-      return [id, change.action]
-    default:
-      return [id]
+function identityStep({ server }: Observed): Step {
+  const step = { id: 'identity', kind: 'identity', target: server.name, desired: 'system-assigned identity on' } as const
+  if (server.principalId !== undefined) return { ...step, current: `on (${server.principalId})`, status: 'in-sync', detail: '' }
+  const kept = server.userAssignedIdentities.length
+  return {
+    ...step,
+    current: 'off',
+    status: 'missing',
+    detail: kept === 0 ? '' : `${kept} user-assigned ${kept === 1 ? 'identity is' : 'identities are'} kept`,
+    change: { kind: 'identity' },
   }
 }
 
-const sha256 = (parts: readonly string[]): string => createHash('sha256').update(JSON.stringify(parts)).digest('hex')
-/** Longest list of steps in an id, in characters: that of a longer plan names no steps. */
-const longestList = 60_000
-/** Most changes that are listed one by one. */
-const listedChanges = 20
-
-/** What a plan consists of: replicas are no part of it, since apply mends them with the replica as server only. */
-function isPlanned(step: Step): boolean {
-  return differs(step) && step.status !== 'failed' && step.kind !== 'replica'
-}
-
-/** What a plan is for: the server, and the databases in any order. */
-export function planScope(inputs: Inputs, observed: Pick<Observed, 'databases'>): readonly string[] {
-  return [inputs.server.id.toLowerCase(), ...[...databaseNames(inputs, observed)].sort()]
-}
-
-const short = (parts: readonly string[], digits: number): string => sha256(parts).slice(0, digits)
-
-/**
- * Fingerprint of the steps that differ: 16 hex digits over all of them, 16 of the scope, then 16 for each step (eight of its id,
- * eight of what is done). Neither order nor wording nor time is in it; `allow-restart` is not, either.
- */
-export function planId(steps: readonly Step[], scope: readonly string[] = []): string {
-  const due = steps.filter(isPlanned).sort((a, b) => (a.id < b.id ? -1 : 1))
-  const list = due.map((step) => short([step.id], 8) + short(fingerprint(step), 8)).join('')
-  const parts = [short(due.flatMap(fingerprint), 16), short(scope, 16)]
-  return [...parts, ...(list === '' || list.length > longestList ? [] : [list])].join('.')
-}
-
-/**
- * What keeps these steps from being those of an earlier plan: a step that differs now and was not in it, or differs in another
- * way. Steps that are done by now are no reason, so a job that was cut off can be run again. Undefined when nothing does.
- */
-export function sinceThen(earlier: string, steps: readonly Step[], scope: readonly string[] = []): readonly string[] | undefined {
-  const now = planId(steps, scope)
-  if (now === earlier) return undefined
-  const [all = '', madeFor = '', list = ''] = earlier.split('.')
-  if (madeFor !== short(scope, 16)) return ['it was made for another server or for other databases']
-  if (list === '' && all !== short([], 16)) return ['the earlier plan was too long to tell its steps apart']
-  const before = new Map((list.match(/.{16}/g) ?? []).map((part) => [part.slice(0, 8), part.slice(8)]))
-  const changes: string[] = []
-  for (const step of steps) {
-    const was = before.get(short([step.id], 8))
-    const to = `${step.current} -> ${step.desired}`
-    if (!isPlanned(step)) {
-      if (step.status === 'failed' && was !== undefined) changes.push(`${step.id} cannot be told`)
-    } else if (was === undefined) changes.push(`${step.id} differs now: ${to}`)
-    else if (was !== short(fingerprint(step), 8)) changes.push(`${step.id} differs in another way: ${to}`)
-  }
-  if (changes.length > listedChanges) changes.splice(listedChanges, changes.length, `${changes.length - listedChanges} more`)
-  return changes.length === 0 ? undefined : changes
-}
-
-function skipped(step: Step, detail: string): Step {
-  const { change: _, ...rest } = step
-  return { ...rest, status: 'skipped', detail }
-}
-
-function azureSteps(inputs: Inputs, observed: Observed): Step[] {
-  // The way back to keys leaves identity and roles as they are: something else may use them.
-  const steps = inputs.authType === 'managed-identity' ? identitySteps(inputs, observed) : []
-  const { allowList } = observed
-  if (allowList === undefined) {
-    const unknown = { current: 'unknown', desired: 'azure_ai', status: 'failed', detail: 'it could not be read' } as const
-    return [...steps, { id: 'allow-list', kind: 'allow-list', target: 'azure.extensions', ...unknown }]
-  }
-  const listed = allowsAzureAi(allowList)
-  const entries = listed ? allowList : [...allowList, 'azure_ai']
-  steps.push({
-    id: 'allow-list',
-    kind: 'allow-list',
-    target: 'azure.extensions',
-    current: allowList.join(', ') || 'empty',
-    desired: entries.join(', '),
-    status: listed ? 'in-sync' : 'different',
-    detail: '',
-    ...(listed ? {} : { change: { kind: 'allow-list', entries } as const }),
-  })
-  return steps
-}
-
-function identitySteps(inputs: Inputs, observed: Observed): Step[] {
-  const { server } = observed
-  const steps: Step[] = []
-  const identity = { id: 'identity', kind: 'identity', target: server.name, desired: 'system-assigned identity on' } as const
-  if (server.principalId !== undefined) {
-    steps.push({ ...identity, current: `on (${server.principalId})`, status: 'in-sync', detail: '' })
-  } else {
-    const kept = server.userAssignedIdentities.length
-    steps.push({
-      ...identity,
-      current: 'off',
-      status: 'missing',
-      detail: kept === 0 ? '' : `${kept} user-assigned ${kept === 1 ? 'identity is' : 'identities are'} kept`,
-      change: { kind: 'identity' },
-    })
-  }
-
-  for (const given of inputs.given) {
-    const service = serviceNamed(given.service)
-    const scope = given.resource.id
-    const role = given.roleId === service.role.id ? service.role.name : `role ${given.roleId}`
-    const step = { id: `role/${given.service}`, kind: 'role', target: scope, desired: role } as const
+/** The role of each named service on exactly its resource. */
+function roleSteps(inputs: Inputs, { server, roleAssignments }: Observed): readonly Step[] {
+  return inputs.given.map(({ service, resource, roleId }): Step => {
+    const scope = resource.id
+    const { role } = serviceNamed(service)
+    const desired = roleId === role.id ? role.name : `role ${roleId}`
+    const step = { id: roleStep(service), kind: 'role', service, scope, target: scope, desired } as const
+    const assignments = roleAssignments.get(service)
     const principal = server.principalId
-    const assigned =
-      principal === undefined
-        ? undefined
-        : holding(observed.roleAssignments.get(given.service) ?? [], principal, given.roleId, scope)
-    const assignments = observed.roleAssignments.get(given.service)
-    if (assignments === undefined && principal !== undefined) {
-      steps.push({ ...step, current: 'unknown', status: 'failed', detail: 'the role assignments could not be read' })
-      continue
-    }
-    const former = formerAssignment(observed.roleAssignments.get(given.service) ?? [], server, given.roleId, scope)
-    if (assigned === undefined) {
-      steps.push({
-        ...step,
-        current: former === undefined ? 'not assigned' : `assigned to ${former.principalId}`,
-        status: 'missing',
-        detail: former === undefined ? '' : 'that was the identity of this server before: it was restored or made anew',
-        change: { kind: 'role', service: given.service, scope, roleId: given.roleId },
-      })
-    } else {
+    if (assignments === undefined && principal !== undefined)
+      return { ...step, current: 'unknown', status: 'failed', detail: 'the role assignments could not be read' }
+    const assigned = principal === undefined ? undefined : holding(assignments ?? [], principal, roleId, scope)
+    if (assigned !== undefined) {
       const inherited = assigned.scope.toLowerCase() !== scope.toLowerCase()
-      steps.push({
-        ...step,
-        current: role,
-        status: 'in-sync',
-        detail: [
-          inherited ? `inherited from ${assigned.scope}` : '',
-          assigned.reaches === undefined ? '' : `through group ${assigned.principalId}`,
-        ]
-          .filter((each) => each !== '')
-          .join(', '),
-      })
+      const how = [
+        inherited ? `inherited from ${assigned.scope}` : '',
+        assigned.reaches === undefined ? '' : `through group ${assigned.principalId}`,
+      ]
+      return { ...step, current: desired, status: 'in-sync', detail: how.filter((each) => each !== '').join(', ') }
     }
-  }
-  return steps
+    const former = formerAssignment(assignments ?? [], server, roleId, scope)
+    return {
+      ...step,
+      current: former === undefined ? 'not assigned' : `assigned to ${former.principalId}`,
+      status: 'missing',
+      detail: former === undefined ? '' : 'a former identity of this server, which was restored or created again',
+      change: { kind: 'role', service, scope, roleId },
+    }
+  })
 }
 
 /**
- * Read replicas have the settings of their primary and identities of their own. They are mended by a run with the replica
- * as server, so apply tells of them and a check counts them.
+ * Read replicas have the settings of their primary and identities of their own. They are fixed by a run with the replica
+ * as server, so apply reports them and a check counts them.
  */
 function replicaSteps(inputs: Inputs, observed: Observed): Step[] {
-  if (observed.server.isReplica || inputs.part === 'database' || inputs.authType !== 'managed-identity') return []
+  if (observed.server.isReplica || !scopeOf(inputs).looksAtRoles) return []
   return observed.replicas.map(({ server, missingRoles, restarted }) => {
     const lacks = [
       ...(server.principalId === undefined ? ['no identity'] : []),
       ...(server.principalId === undefined ? [] : missingRoles.map((service) => `no role for ${titleOf(service)}`)),
       ...(server.principalId !== undefined && restarted === false ? ['not restarted since its identity was turned on'] : []),
     ]
-    const good = lacks.length === 0
-    const step: Step = {
-      id: `replica/${server.name}`,
-      kind: 'replica',
-      target: server.id,
-      current: good ? 'identity and roles of its own' : lacks.join(', '),
-      desired: 'identity and roles of its own',
-      status: good ? 'in-sync' : 'different',
-      detail: good
-        ? ''
-        : lacks.every((each) => each.startsWith('not restarted'))
-          ? 'restart this replica'
-          : 'run the action with this replica as `server`',
-    }
-    return good || inputs.mode === 'check' ? step : skipped(step, 'mended by a run with this replica as `server`')
+    const desired = 'identity and roles of its own'
+    const step = { id: `replica/${server.name}`, kind: 'replica', target: server.id, desired } as const
+    if (lacks.length === 0) return { ...step, current: desired, status: 'in-sync', detail: '' }
+    const onlyRestart = server.principalId !== undefined && missingRoles.length === 0
+    const detail = onlyRestart ? 'restart this replica' : 'run the action with this replica as `server`'
+    const found: Step = { ...step, current: lacks.join(', '), status: 'different', detail }
+    return inputs.mode === 'check' ? found : skipped(found, 'fixed by a run with this replica as `server`')
   })
 }
 
@@ -351,7 +163,7 @@ export function desiredSettings(
 
 function databaseSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
   const steps = [
-    extensionStep(inputs, name, database),
+    stepOfExtension(inputs, name, database),
     ...settingSteps(inputs, observed, name, database),
     ...keySteps(inputs, name, database),
   ]
@@ -370,8 +182,8 @@ function databaseSteps(inputs: Inputs, observed: Observed, name: string, databas
   return steps
 }
 
-function extensionStep(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step {
-  const step = { id: `${name}/extension`, kind: 'extension', target: name } as const
+function stepOfExtension(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step {
+  const step = { id: extensionStep(name), kind: 'extension', database: name, target: name } as const
   const { installed, available } = database?.extension ?? {}
   if (installed === undefined) {
     return {
@@ -396,55 +208,45 @@ function extensionStep(inputs: Inputs, name: string, database: ObservedDatabase 
   return { ...step, current: `azure_ai ${installed}`, desired: 'azure_ai', status: 'in-sync', detail: '' }
 }
 
-/** Keys show as set or not set: to be stored on the way back to keys, to be blanked with `clear-keys`. */
+/** Keys show as set or not set: to be stored on the rollback to keys, to be cleared with `clear-keys`. */
 function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step[] {
-  const store = inputs.authType === 'subscription-key'
+  const store = !scopeOf(inputs).byIdentity
   if (!store && !inputs.clearKeys) return []
-  return givenFamilies(inputs).map(({ family }) => {
-    const isSet = database?.keysSet.has(family.key) === true
-    const state = database?.keyStates.get(family.key)
+  return givenFamilies(inputs).map(({ family: { name: family, key } }): Step => {
+    const step = { id: settingStep(name, key), kind: 'setting', database: name, family, setting: key, target: name } as const
+    const isSet = database?.keysSet.has(key) === true
+    const state = database?.keyStates.get(key)
     const unknown = database === undefined || database.failure !== undefined
-    const inSync = store ? isSet && state !== 'other' : !isSet
     if (store && isSet && state === undefined && !unknown) {
-      // A role that may not read the key cannot have it compared.
-      const detail = 'the connecting role cannot have it compared with that of the resource'
-      const same = { current: 'set', desired: 'set', status: 'skipped', detail } as const
-      return { id: `${name}/${family.key}`, kind: 'setting', target: name, ...same }
+      const detail = 'the connecting role may not read the key, so it is not compared with that of the resource'
+      return { ...step, current: 'set', desired: 'set', status: 'skipped', detail }
     }
-    const change = {
-      kind: 'key',
-      database: name,
-      family: family.name,
-      setting: family.key,
-      action: store ? 'store' : 'blank',
-    } as const
+    const shown = { current: unknown ? 'unknown' : isSet ? 'set' : 'not set', desired: store ? 'set' : 'not set' }
+    if (store ? isSet && state !== 'other' : !isSet) return { ...step, ...shown, status: 'in-sync', detail: '' }
     return {
-      id: `${name}/${family.key}`,
-      kind: 'setting',
-      target: name,
-      current: unknown ? 'unknown' : isSet ? 'set' : 'not set',
-      desired: store ? 'set' : 'not set',
-      status: inSync ? 'in-sync' : isSet ? 'different' : 'missing',
-      detail: store && isSet && !inSync ? 'another key than that of the resource' : '',
-      ...(inSync ? {} : { change }),
+      ...step,
+      ...shown,
+      status: isSet ? 'different' : 'missing',
+      detail: store && isSet ? 'another key than that of the resource' : '',
+      change: { kind: 'key', database: name, family, setting: key, action: store ? 'store' : 'blank' },
     }
   })
 }
 
 function settingSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
-  return desiredSettings(inputs, observed.resources).map(({ setting, value, family }) => {
+  return desiredSettings(inputs, observed.resources).map(({ setting, value, family }): Step => {
+    const step = { id: settingStep(name, setting), kind: 'setting', database: name, family, setting, target: name } as const
     const current = database?.settings.get(setting)
-    const inSync = current !== undefined && sameValue(setting, current, value)
+    if (current !== undefined && sameValue(setting, current, value))
+      return { ...step, current, desired: value, status: 'in-sync', detail: '' }
     const unknown = database === undefined || database.failure !== undefined
     return {
-      id: `${name}/${setting}`,
-      kind: 'setting',
-      target: name,
+      ...step,
       current: current ?? (unknown ? 'unknown' : 'not set'),
       desired: value,
-      status: inSync ? 'in-sync' : current === undefined ? 'missing' : 'different',
+      status: current === undefined ? 'missing' : 'different',
       detail: '',
-      ...(inSync ? {} : { change: { kind: 'setting', database: name, family, setting, from: current, to: value } as const }),
+      change: { kind: 'setting', database: name, family, setting, from: current, to: value },
     }
   })
 }

@@ -5,8 +5,9 @@ import { bounded } from '../lib/bounded.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
-import { desiredSettings, givenFamilies, isOlder, type Step } from './plan.ts'
+import { desiredSettings, givenFamilies, isOlder } from './plan.ts'
 import { type families, type Resource, serviceNamed } from './services.ts'
+import type { Step } from './steps.ts'
 
 export function preconditions(inputs: Inputs, observed: Observed, steps: readonly Step[]): readonly Failure[] {
   return [

@@ -4,9 +4,22 @@ import type { Failure, FailureReason, Finding } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Inputs, Mode, Part } from './inputs.ts'
 import type { Journal, QueryResult } from './journal.ts'
-import { differs, type Step } from './plan.ts'
+import { differs, type Step } from './steps.ts'
 
 export type Result = 'in-sync' | 'changed' | 'drift' | 'failed'
+
+/** A step as the report shows it. */
+export type ReportStep = Pick<Step, 'id' | 'kind' | 'target' | 'current' | 'desired' | 'status' | 'detail'>
+
+const reported = ({ id, kind, target, current, desired, status, detail }: Step): ReportStep => ({
+  id,
+  kind,
+  target,
+  current,
+  desired,
+  status,
+  detail,
+})
 
 /** The JSON report, schema version 1. Never a secret in it. */
 export interface Report {
@@ -23,7 +36,7 @@ export interface Report {
   readonly startedAt: string
   readonly durationMs: number
   readonly server: { readonly id: string; readonly name: string; readonly host: string; readonly principalId: string }
-  readonly steps: readonly Omit<Step, 'change'>[]
+  readonly steps: readonly ReportStep[]
   readonly queries: readonly QueryResult[]
   readonly findings: readonly Finding[]
 }
@@ -73,7 +86,7 @@ export function report(facts: Facts): Report {
     startedAt: facts.startedAt.toISOString(),
     durationMs: Math.round(facts.durationMs),
     server: { id: inputs?.server.id ?? '', name: inputs?.server.name ?? '', host: facts.host, principalId: facts.principalId },
-    steps: journal.steps.map(({ change: _, ...step }) => step),
+    steps: journal.steps.map(reported),
     queries: journal.queries,
     findings,
   }

@@ -4,8 +4,8 @@
  */
 import { createHash } from 'node:crypto'
 import { type Coverage, isSame, type Mark, markOf, markPattern, markText, readMark, serverHash } from '../core/coverage.ts'
-import { differs } from '../core/plan.ts'
 import type { Report } from '../core/report.ts'
+import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import { addressOf, count, findingsPart, link, type ReportStep, rows, shownNames, tables, type Writing } from './markdown.ts'
 import { code } from './summary.ts'

@@ -1,9 +1,9 @@
 /** The job summary: the report as GitHub Markdown. Every value is escaped; the whole stays below GitHub's 1 MiB. Pure. */
 
 import type { QueryResult } from '../core/journal.ts'
-import { differs } from '../core/plan.ts'
 import { type Report, withTexts } from '../core/report.ts'
 import { type ServiceName, serviceNamed, services } from '../core/services.ts'
+import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import { longestText } from '../lib/bounded.ts'
 import { duration } from '../lib/timeout.ts'

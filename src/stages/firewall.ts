@@ -3,7 +3,7 @@ import type { Lock } from '../azure/locks.ts'
 import type { FirewallRule, ResourceManager } from '../azure/resource-manager.ts'
 import type { Inputs } from '../core/inputs.ts'
 import type { ObservedServer } from '../core/observed.ts'
-import type { Step } from '../core/plan.ts'
+import type { Step } from '../core/steps.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
 import { notUnicast, numberOf, sharedAddress } from '../lib/ipv4.ts'
 import type { Log } from '../lib/log.ts'
@@ -27,7 +27,7 @@ const graceSeconds = 90 * 60
 /** Azure says a change takes up to five minutes. */
 const opening = { baseMs: 1_000, capMs: 5_000, budgetMs: 5 * 60_000 }
 
-export interface DoorOptions {
+export interface FirewallOptions {
   readonly inputs: Inputs
   readonly server: ObservedServer
   readonly azure: ResourceManager
@@ -47,7 +47,7 @@ export interface DoorOptions {
  * @throws {Failure} when the server is not public, the address is unknown or cannot be a runner's, a lock would keep the rule
  *   from being deleted, or the rule cannot be made
  */
-export async function openDoor(options: DoorOptions): Promise<Step> {
+export async function openFirewall(options: FirewallOptions): Promise<Step> {
   const { inputs, server, azure, log, signal } = options
   const isPublic = server.publicAccess && !server.inVirtualNetwork
   const step = { id: 'firewall', kind: 'firewall', target: server.name } as const
@@ -110,7 +110,7 @@ export async function openDoor(options: DoorOptions): Promise<Step> {
  * or after counts, and where none explains why the runner is let in it knocks again.
  */
 async function lookFromOutside(
-  options: DoorOptions,
+  options: FirewallOptions,
   isPublic: boolean,
 ): Promise<{ readonly first: Answer; readonly rules: readonly FirewallRule[] }> {
   const { azure } = options
@@ -133,7 +133,7 @@ interface Answer {
   readonly seen: string | undefined
 }
 
-async function knock({ inputs, connector, signal }: DoorOptions): Promise<Answer> {
+async function knock({ inputs, connector, signal }: FirewallOptions): Promise<Answer> {
   const database = inputs.databases === '*' ? 'postgres' : (inputs.databases[0] ?? 'postgres')
   try {
     const connection = await connector.connect(database, signal)
@@ -172,7 +172,7 @@ function addressIn(refusal: Failure): string | undefined {
  * The address to open the server to: the one that the server itself sees, else `runner-ip`. No third party is asked. Whatever
  * answers at the server's address decides what it sees, so only one unicast IPv4 address is taken from it.
  */
-function addressOf({ inputs, finding }: DoorOptions, seen: string | undefined): string {
+function addressOf({ inputs, finding }: FirewallOptions, seen: string | undefined): string {
   const address = seen ?? inputs.runnerIp
   if (address === undefined) {
     throw new Failure({
@@ -220,7 +220,7 @@ function addressOf({ inputs, finding }: DoorOptions, seen: string | undefined): 
  * is a right of its own, and the post step can overwrite what it cannot delete.
  * @throws {Failure} when there is one
  */
-async function refuseWhenLocked(options: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
+async function refuseWhenLocked(options: FirewallOptions, rules: readonly FirewallRule[]): Promise<void> {
   const { azure, log, signal, server } = options
   let locks: readonly Lock[]
   try {
@@ -245,7 +245,7 @@ async function refuseWhenLocked(options: DoorOptions, rules: readonly FirewallRu
 }
 
 /** Removes expired rules that earlier runs of this action left behind. One that cannot be deleted is a finding, and fails nothing. */
-async function sweep(options: DoorOptions, rules: readonly FirewallRule[]): Promise<void> {
+async function sweep(options: FirewallOptions, rules: readonly FirewallRule[]): Promise<void> {
   const { azure, log, signal } = options
   const expired = new Map(rules.filter(({ name }) => isExpired(name, Date.now())).map((rule) => [rule.name, rule]))
   for (const rule of expired.values()) {
@@ -261,7 +261,7 @@ async function sweep(options: DoorOptions, rules: readonly FirewallRule[]): Prom
 }
 
 /** Closes an expired rule that cannot be deleted. */
-async function leftBehind(rule: FirewallRule, why: unknown, { azure, inputs, signal }: DoorOptions): Promise<Finding> {
+async function leftBehind(rule: FirewallRule, why: unknown, { azure, inputs, signal }: FirewallOptions): Promise<Finding> {
   const wasClosed = leadsNowhere(rule)
   let state = `It contains only ${nowhere}, an address that leads nowhere, so it opens nothing.`
   try {

@@ -1,326 +1,75 @@
-/** Looks at everything at once: the server and its surroundings, the resources, the role assignments, then the databases. */
-import type { ResourceManager } from '../azure/resource-manager.ts'
-import { accountToAsk, type Given, type Inputs } from '../core/inputs.ts'
-import {
-  type Administrator,
-  holds,
-  type Observed,
-  type ObservedDatabase,
-  type ObservedServer,
-  type RoleAssignment,
-} from '../core/observed.ts'
-import { givenFamilies } from '../core/plan.ts'
-import { type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
-import { Failure, Failures, failuresOf } from '../errors/failure.ts'
-import { mapLimited, retrying } from '../lib/retry.ts'
-import { verdictOnSql } from '../postgres/again.ts'
-import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '../postgres/azure-ai.ts'
+/** Reads the state of everything that the run is about: Resource Manager first, then, where SQL runs, the databases. */
+import type { Observed, ObservedServer } from '../core/observed.ts'
+import { Failures, failuresOf } from '../errors/failure.ts'
+import { onOneLine } from '../lib/unicode.ts'
 import type { Connector } from '../postgres/connection.ts'
-import { most } from '../postgres/slots.ts'
+import { openFirewall } from './firewall.ts'
+import { observeKeys, observeSurroundings, type Surroundings } from './observe-azure.ts'
+import { type DatabaseAccess, observeDatabases } from './observe-databases.ts'
+import type { Run } from './run.ts'
+import { passingStates, untilSettled } from './server-state.ts'
+import { type AzureSession, connectorFor, type Session } from './sign-in.ts'
 
-/** What Resource Manager shows; the databases come later, when it is known where and as whom to connect. */
-export type Surroundings = Omit<Observed, 'databases'>
+export interface Found {
+  readonly observed: Observed
+  /** Undefined when no SQL is to be run. */
+  readonly access: DatabaseAccess | undefined
+}
 
-/**
- * Reads Resource Manager, all requests at once.
- * @throws {Failures} all that could not be read, together
- */
-export async function observeSurroundings(inputs: Inputs, azure: ResourceManager): Promise<Surroundings> {
-  const failures: Failure[] = []
-  const collected = async <T>(promise: Promise<T>): Promise<T | undefined> => {
-    try {
-      return await promise
-    } catch (error) {
-      failures.push(...failuresOf(error))
-      return undefined
-    }
-  }
-  // A server that is not Ready refuses some reads: it is judged by its state then, not by these refusals.
-  const refusedByServer: Failure[] = []
-  const ofServer = <T>(promise: Promise<T>): Promise<T | undefined> =>
-    promise.catch((error: unknown) => {
-      refusedByServer.push(...failuresOf(error))
-      return undefined
-    })
-  const withRoles = inputs.part !== 'database' && inputs.authType === 'managed-identity'
-  const withSql = inputs.part !== 'azure'
-  // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
-  const asked = withSql ? accountToAsk(inputs)?.id.toLowerCase() : undefined
-  const resourceOf = once(inputs, ({ resource }) => collected(azure.resource(resource, resource.id.toLowerCase() === asked)))
-  const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
-  const perService = inputs.given.map(async (given) => {
-    const { service } = given
-    const [found, assignments] = await Promise.all([
-      resourceOf(given),
-      assignmentsAt(given),
-      withRoles ? collected(refuseAccessRole(given, azure)) : undefined,
-    ])
-    return { service, found, assignments }
+/** How often a server that is busy again by the time that everything was read is waited for. */
+const mostRounds = 10
+
+export async function observe(run: Run, session: Session): Promise<Found> {
+  const { inputs, log, scope } = run
+  const surroundings = await observeSettled(run, session)
+  const { server } = surroundings
+  run.known({ host: inputs.database.host ?? server.host, principalId: server.principalId ?? '' })
+  const replicas = server.isReplica ? 'a read replica' : `${surroundings.replicas.length} read replicas`
+  log.info(`Server ${server.name}: ${server.state}, identity ${server.identityType}, ${replicas}`)
+  for (const [service, resource] of surroundings.resources)
+    log.info(`${service}: ${resource.name} (${resource.kind}, ${resource.location})`)
+  if (!scope.runsSql || server.isReplica || server.state !== 'Ready')
+    return { observed: { ...surroundings, databases: [] }, access: undefined }
+
+  const [{ connector, user, host }, keys] = await Promise.all([
+    connectorFor(inputs, session, server.host, surroundings.administrators),
+    observeKeys(inputs, session.azure, surroundings.resources),
+  ]).catch((error: unknown) => {
+    // What could not be read may be the cause: it is reported first.
+    throw surroundings.failures.length === 0 || run.signal.aborted
+      ? error
+      : new Failures([...surroundings.failures, ...failuresOf(error)])
   })
-  const [server, administrators, allowList, replicas, ...services] = await Promise.all([
-    collected(azure.server()),
-    withSql && inputs.database.user === undefined ? ofServer(azure.administrators()) : ([] as readonly Administrator[]),
-    ofServer(azure.allowList()),
-    collected(azure.replicas()),
-    ...perService,
-  ])
-  if (server === undefined || server.state === 'Ready') failures.push(...refusedByServer)
-  // A check tells of everything else, too, as long as there is a server to tell of.
-  const goesOn = inputs.mode === 'check' && server !== undefined
-  if (server === undefined || (failures.length > 0 && !goesOn)) throw new Failures(failures)
-  const resources = new Map<ServiceName, Resource>()
-  const roleAssignments = new Map<ServiceName, readonly RoleAssignment[]>()
-  for (const { service, found, assignments } of services) {
-    if (found !== undefined) resources.set(service, found)
-    if (assignments !== undefined) roleAssignments.set(service, assignments)
+  if (inputs.temporaryFirewallRule) await admitRunner(run, session, server, connector)
+  const access = { connector, user, keys }
+  const databases = await observeDatabases(run, access)
+  log.info(`Databases at ${host} as "${user}":`)
+  for (const database of databases) {
+    const state = database.failure?.title ?? `azure_ai ${database.extension.installed ?? 'not installed'}`
+    log.info(onOneLine(`  "${database.name}": ${state}`))
   }
-  if (withRoles && server.principalId !== undefined) {
-    await collected(addGroupAssignments(inputs, azure, server.principalId, roleAssignments))
-  }
-  // What a switch would break on a replica matters in every part.
-  const byIdentity = inputs.authType === 'managed-identity'
-  const known = replicas ?? []
-  const [assignments, running] =
-    byIdentity && known.length > 0
-      ? await Promise.all([
-          withRoles ? roleAssignments : assignmentsOf(inputs, azure, collected),
-          collected(runningIdentities(azure, server, known)),
-        ])
-      : [roleAssignments, undefined]
-  // One after the other: each adds to what the one before found.
-  for (const { principalId } of known) {
-    if (byIdentity && principalId !== undefined) await collected(addGroupAssignments(inputs, azure, principalId, assignments))
-  }
-  if (failures.length > 0 && !goesOn) throw new Failures(failures)
-  return {
-    server,
-    administrators: administrators ?? [],
-    allowList,
-    resources,
-    roleAssignments,
-    replicas: known.map((replica) => ({
-      server: replica,
-      missingRoles: byIdentity ? missingRoles(inputs, replica, assignments) : [],
-      restarted: running?.get(replica.id),
-    })),
-    failures,
-  }
+  return { observed: { ...surroundings, databases }, access }
 }
 
-/**
- * A custom role may do what it likes: one that can assign roles is refused like the built-in ones.
- * @throws {Failure} `input`
- */
-async function refuseAccessRole({ service, resource, roleId }: Given, azure: ResourceManager): Promise<void> {
-  const { role } = serviceNamed(service)
-  if (roleId === role.id || (await azure.roleCanAssignRoles(resource.id, roleId)) !== true) return
-  throw new Failure({
-    reason: 'input',
-    code: 'role-assigns-roles',
-    title: 'A role of the inputs can assign roles',
-    detail: `Role ${roleId} (\`${service}-role\`) permits writing role assignments or role definitions: whoever controls the server could give itself any right on ${resource.name}.`,
-    fix: `az role definition list --name ${roleId} --query "[].permissions"   # remove Microsoft.Authorization from its actions, or leave \`${service}-role\` out for ${role.name}`,
-  })
-}
-
-/** The assignments at each named resource, for replicas in a part that does not look at roles otherwise. */
-async function assignmentsOf(
-  inputs: Inputs,
-  azure: ResourceManager,
-  collected: <T>(promise: Promise<T>) => Promise<T | undefined>,
-): Promise<Map<ServiceName, readonly RoleAssignment[]>> {
-  const found = new Map<ServiceName, readonly RoleAssignment[]>()
-  await Promise.all(
-    inputs.given.map(async ({ service, resource }) => {
-      const assignments = await collected(azure.roleAssignments(resource.id))
-      if (assignments !== undefined) found.set(service, assignments)
-    }),
-  )
-  return found
-}
-
-/** Asks for each named resource once, however many services name it. */
-function once<T>(inputs: Inputs, ask: (given: Given) => Promise<T>): (given: Given) => Promise<T> {
-  const asked = new Map<string, Promise<T>>()
-  for (const given of inputs.given) {
-    const id = given.resource.id.toLowerCase()
-    if (!asked.has(id)) asked.set(id, ask(given))
+/** Reads Resource Manager, and reads it again after an operation of another job that was under way. */
+async function observeSettled({ inputs, log, signal }: Run, { azure }: Session): Promise<Surroundings> {
+  let surroundings = await observeSurroundings(inputs, azure)
+  // Another job's temporary firewall rule shows as Updating: a check that opens one of its own waits as well.
+  const waits = inputs.mode === 'apply' || inputs.temporaryFirewallRule
+  for (let round = 0; round < mostRounds && waits && passingStates.includes(surroundings.server.state); round++) {
+    await untilSettled({ name: surroundings.server.name, azure, log, signal })
+    surroundings = await observeSurroundings(inputs, azure)
   }
-  return (given) => asked.get(given.resource.id.toLowerCase()) ?? ask(given)
+  return surroundings
 }
 
-/** A role may be held through a group: asked only where none is held directly. */
-async function addGroupAssignments(
-  inputs: Inputs,
-  azure: ResourceManager,
-  principalId: string,
-  roleAssignments: Map<ServiceName, readonly RoleAssignment[]>,
+/** Opens the firewall to this runner; the step stands before those of the plan. */
+export async function admitRunner(
+  run: Run,
+  { azure }: AzureSession,
+  server: ObservedServer,
+  connector: Connector,
 ): Promise<void> {
-  await Promise.all(
-    inputs.given.map(async ({ service, resource, roleId }) => {
-      const scope = resource.id
-      const direct = roleAssignments.get(service)
-      // What could not be read stays unread.
-      if (direct === undefined || direct.some((each) => holds(each, principalId, roleId, scope))) return
-      roleAssignments.set(service, [...direct, ...(await azure.groupAssignments(scope, principalId))])
-    }),
-  )
-}
-
-/**
- * Whether each replica was restarted since its identity was turned on, where that can be seen: what it says it knows is its
- * identity; it says another; or it says none although its primary says one.
- */
-async function runningIdentities(
-  azure: ResourceManager,
-  primary: ObservedServer,
-  replicas: readonly ObservedServer[],
-): Promise<ReadonlyMap<string, boolean>> {
-  const withIdentity = replicas.filter((replica) => replica.principalId !== undefined)
-  if (withIdentity.length === 0) return new Map()
-  const [own, ...theirs] = await Promise.all([primary, ...withIdentity].map((server) => azure.runningIdentity(server)))
-  const found = new Map<string, boolean>()
-  for (const [index, replica] of withIdentity.entries()) {
-    const says = theirs[index]
-    if (says === undefined || (says === '' && !own)) continue
-    found.set(replica.id, says.toLowerCase() === replica.principalId?.toLowerCase())
-  }
-  return found
-}
-
-function missingRoles(
-  inputs: Inputs,
-  replica: ObservedServer,
-  assignments: ReadonlyMap<ServiceName, readonly RoleAssignment[]>,
-): ServiceName[] {
-  const { principalId } = replica
-  return inputs.given
-    .filter(({ service, resource, roleId }) => {
-      const scope = resource.id
-      const read = assignments.get(service)
-      if (principalId === undefined) return true
-      // What could not be read is told as that.
-      return read !== undefined && !read.some((each) => holds(each, principalId, roleId, scope))
-    })
-    .map(({ service }) => service)
-}
-
-/**
- * For `subscription-key`: the keys of each named family, from the inputs or read from the resource, by name of their setting.
- * @throws {Failures} all that could not be read, together
- */
-export async function observeKeys(
-  inputs: Inputs,
-  azure: ResourceManager,
-  resources: ReadonlyMap<ServiceName, Resource>,
-): Promise<KeyCandidates> {
-  const keys = new Map<string, readonly string[]>()
-  if (inputs.authType !== 'subscription-key' || inputs.part === 'azure') return keys
-  const failures: Failure[] = []
-  await Promise.all(
-    givenFamilies(inputs).map(async ({ family, services }) => {
-      const given = inputs.keys.get(family.name)
-      const resource = services.map((service) => resources.get(service.name)).find((each) => each !== undefined)
-      try {
-        if (given !== undefined) keys.set(family.key, [given])
-        // A resource that refuses keys is told by the preconditions.
-        else if (resource !== undefined && takesKeys(resource)) keys.set(family.key, await azure.keys(resource))
-      } catch (error) {
-        failures.push(...failuresOf(error))
-      }
-    }),
-  )
-  if (failures.length > 0) throw new Failures(failures)
-  return keys
-}
-
-/** An account that does not refuse them, or an online endpoint with Key. */
-function takesKeys({ localAuthDisabled, authMode }: Resource): boolean {
-  return !localAuthDisabled && (authMode ?? 'Key') === 'Key'
-}
-
-/** Finds the databases that have azure_ai, by way of the one that every server has; those that cannot be looked at are among them. */
-export async function findDatabases(
-  user: string,
-  connector: Connector,
-  keys: KeyCandidates,
-  signal: AbortSignal,
-): Promise<readonly ObservedDatabase[]> {
-  const list = async (): Promise<readonly string[]> => {
-    const connection = await connector.connect('postgres', signal)
-    try {
-      return await listDatabases(connection)
-    } finally {
-      await connection.close()
-    }
-  }
-  const names = await retrying(list, {
-    signal,
-    verdict: (error) => verdictOnSql(error, 'look'),
-    onWait: () => undefined,
-  }).catch((error: unknown) => {
-    throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
-  })
-  // What is no UTF-8 reads as U+FFFD: a connection by that name would lead to another database, if to any.
-  const unreadable = [...new Set(names.filter((name) => name.includes('\ufffd')))]
-  const readable = names.filter((name) => !name.includes('\ufffd'))
-  const databases = [
-    ...(await observeDatabases(readable, user, connector, keys, signal)),
-    ...unreadable.map((name) => unobserved(name, user, notReadable(name))),
-  ]
-  return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
-}
-
-function notReadable(name: string): Failure {
-  return new Failure({
-    reason: 'database',
-    code: 'name-not-readable',
-    title: 'The name of a database is not UTF-8',
-    detail: `A name reads as "${name}": it was written in another encoding, and the database cannot be connected to by it.`,
-    fix: '\\l   -- shows the encodings: rename it in a session of a database that has the encoding of its name',
-  })
-}
-
-/**
- * Looks at the databases, as many at a time as the connector allows; one that cannot be looked at carries its failure and
- * keeps no other from being seen. A server that does not answer at all is waited for once, not for each database.
- */
-export async function observeDatabases(
-  names: readonly string[],
-  user: string,
-  connector: Connector,
-  keys: KeyCandidates,
-  signal: AbortSignal,
-): Promise<ObservedDatabase[]> {
-  const first = Promise.withResolvers<Failure | undefined>()
-  const look = async (name: string): Promise<ObservedDatabase> => {
-    const connection = await connector.connect(name, signal)
-    first.resolve(undefined)
-    try {
-      const found = await observeDatabase(connection, connector, keys)
-      if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
-      return found
-    } finally {
-      // Nobody waits for the goodbye.
-      void connection.close()
-    }
-  }
-  return mapLimited(names, most, async (name, index) => {
-    try {
-      const silence = index === 0 ? undefined : await first.promise
-      if (silence !== undefined) return unobserved(name, user, silence)
-      return await retrying(() => look(name), {
-        signal,
-        verdict: (error) => verdictOnSql(error, 'look'),
-        onWait: () => undefined,
-      })
-    } catch (error) {
-      if (signal.aborted) throw signal.reason
-      const failure = connector.failure(error, name, 'connecting')
-      first.resolve(failure.code === 'connection-timeout' ? failure : undefined)
-      return unobserved(name, user, failure)
-    } finally {
-      if (index === 0) first.resolve(undefined)
-    }
-  })
+  const { inputs, journal, log, signal, remember } = run
+  journal.firewall(await openFirewall({ inputs, server, azure, connector, log, signal, remember, finding: journal.finding }))
 }

@@ -2,56 +2,53 @@
 
 import type { Inputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
-import { formerIdentity, type Observed, type ObservedDatabase, type ObservedServer } from '../core/observed.ts'
-import type { Step } from '../core/plan.ts'
+import { formerIdentity, type Observed, type ObservedDatabase } from '../core/observed.ts'
+import type { StepKind } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
 import { retrying } from '../lib/retry.ts'
 import { activity } from '../postgres/azure-ai.ts'
 import { type Connector, messageOf } from '../postgres/connection.ts'
+import { carryOut, due, type Write, type WriteRun } from './carry-out.ts'
 import { startUp, untilReady } from './server-state.ts'
-import { type ApplyOptions, due, wroteNothing } from './write.ts'
 
 /** How long to wait for a token before a restart is the likelier cure, in milliseconds. */
 const noTokenPatienceMs = 3 * 60_000
 
-/** Restarts the server where the plan says so, and where somebody can then use its identity. */
-export async function applyRestart(options: ApplyOptions, connector: Connector | undefined): Promise<void> {
-  const { journal } = options
-  for (const { step } of due(journal, 'restart')) {
-    const failed = (kind: Step['kind']): boolean => {
+/** Restarts the server where the plan says so, and where its identity can then be used. */
+export async function applyRestart(run: WriteRun): Promise<void> {
+  const { journal } = run
+  for (const { step } of due(run, 'restart')) {
+    const failed = (kind: StepKind): boolean => {
       const own = journal.steps.filter((each) => each.kind === kind && each.status !== 'skipped')
       return own.length > 0 && own.every((each) => each.status === 'failed')
     }
-    // Nobody could use the identity: what failed has to be mended first, and the next run restarts.
-    if (
-      failed('role') ||
-      failed('extension') ||
-      journal.steps.some((each) => each.kind === 'allow-list' && each.status === 'failed')
-    ) {
+    // Nothing could use the identity: what failed has to be fixed first, and the next run restarts.
+    if (failed('role') || failed('extension') || failed('allow-list'))
       journal.mark(step.id, 'skipped', 'not restarted: the steps before it failed')
-    } else await restartServer(options, connector, step.id)
+    else await carryOut(run, step, restartWrite(run))
   }
 }
 
-/** Restarts the server, after saying what that interrupts, and waits until it is Ready and takes connections. */
-async function restartServer(options: ApplyOptions, connector: Connector | undefined, step: string): Promise<void> {
-  const { journal, observed, azure, log, signal } = options
+/** Restarts the server, after logging what that interrupts, and waits until it is Ready and takes connections. */
+function restartWrite(run: WriteRun): Write {
+  const { observed, azure, access, log, signal } = run
   const { server, replicas } = observed
   const database = observed.databases.find((each) => each.failure === undefined)
-  log.info(`Restarting ${server.name}: its identity works only after a restart; connections are cut for a moment`)
-  if (connector !== undefined && database !== undefined) log.info(`  ${await activityOf(connector, database.name, signal)}`)
-  log.info(`  high availability: ${server.highAvailability ?? 'off'}; read replicas: ${replicas.length}, which are not restarted`)
-  const refused = journal.writing()
-  try {
-    await azure.restart()
-    await untilReady({ name: server.name, azure, log, signal })
-    if (connector !== undefined && database !== undefined) await untilConnected(options, connector, database.name)
-    journal.mark(step, 'created', 'restarted by this run')
-    log.info(`${server.name} is back`)
-  } catch (error) {
-    if (wroteNothing(error)) refused()
-    journal.mark(step, 'failed')
-    throw signal.aborted ? signal.reason : error
+  return {
+    endsRun: true,
+    write: async (sending) => {
+      log.info(`Restarting ${server.name}: its identity works only after a restart; connections are cut for a moment`)
+      if (access !== undefined && database !== undefined)
+        log.info(`  ${await activityOf(access.connector, database.name, signal)}`)
+      log.info(
+        `  high availability: ${server.highAvailability ?? 'off'}; read replicas: ${replicas.length}, which are not restarted`,
+      )
+      sending()
+      await azure.restart()
+      await untilReady({ name: server.name, azure, log, signal })
+      if (access !== undefined && database !== undefined) await untilConnected(run, access.connector, database.name)
+      return { status: 'created', detail: 'restarted by this run', message: `${server.name} is back` }
+    },
   }
 }
 
@@ -70,7 +67,7 @@ async function activityOf(connector: Connector, database: string, signal: AbortS
   }
 }
 
-async function untilConnected({ signal, log }: ApplyOptions, connector: Connector, database: string): Promise<void> {
+async function untilConnected({ signal, log }: WriteRun, connector: Connector, database: string): Promise<void> {
   await retrying(async () => (await connector.connect(database, signal)).close(), {
     signal,
     verdict: (error) =>
@@ -83,8 +80,8 @@ async function untilConnected({ signal, log }: ApplyOptions, connector: Connecto
  * When a restart is considered: while all that is missing is a token, and the server has not been started since the
  * identity could be of use to it. One restart in all; an answer of an AI service proves a token, and never restarts a server.
  */
-export function restartPolicy(options: ApplyOptions, connector: Connector | undefined, databases: readonly ObservedDatabase[]) {
-  const { inputs, journal, observed } = options
+export function restartPolicy(run: WriteRun, databases: readonly ObservedDatabase[]) {
+  const { inputs, journal, observed, scope } = run
   const step = journal.steps.find((each) => each.id === 'restart')
   const limitMs = Math.min(noTokenPatienceMs, inputs.verifyTimeoutMs)
   if (step === undefined || step.status === 'created')
@@ -98,9 +95,9 @@ export function restartPolicy(options: ApplyOptions, connector: Connector | unde
   if (evidence === undefined) return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
   let required = false
   const onNoToken = async (): Promise<boolean> => {
-    if (inputs.allowRestart && inputs.part !== 'database') {
-      options.log.info(`The identity gives no token, and ${evidence.text}`)
-      await restartServer(options, connector, step.id)
+    if (inputs.allowRestart && scope.writesAzure) {
+      run.log.info(`The identity cannot get a token, and ${evidence.text}`)
+      await carryOut(run, step, restartWrite(run))
       return true
     }
     required = true
@@ -113,7 +110,7 @@ export function restartPolicy(options: ApplyOptions, connector: Connector | unde
         journal.fail(
           restartRequired(
             inputs,
-            `The identity gives no token, and ${evidence.text}; ${inputs.part === 'database' ? 'part: database does not restart' : '`allow-restart` is false'}.`,
+            `The identity cannot get a token, and ${evidence.text}; ${scope.writesAzure ? '`allow-restart` is false' : 'part: database does not restart'}.`,
           ),
         )
     },
@@ -124,8 +121,9 @@ export function restartPolicy(options: ApplyOptions, connector: Connector | unde
  * Without SQL nothing fails for want of a token. What the server says it runs with decides: another identity means that a
  * restart was cut off between the two; none at all is what some servers always say, and is told only.
  */
-export async function restartWithoutSql(options: ApplyOptions, server: ObservedServer): Promise<void> {
-  const { inputs, journal, azure } = options
+export async function restartWithoutSql(run: WriteRun): Promise<void> {
+  const { inputs, journal, azure, observed } = run
+  const { server } = observed
   const running = await azure.runningIdentity(server)
   if (running === undefined || running.toLowerCase() === server.principalId?.toLowerCase()) return
   const { resourceGroup, name } = inputs.server
@@ -139,7 +137,8 @@ export async function restartWithoutSql(options: ApplyOptions, server: ObservedS
     })
     return
   }
-  if (inputs.allowRestart) await restartServer(options, undefined, 'restart')
+  const step = journal.step('restart')
+  if (inputs.allowRestart && step !== undefined) await carryOut(run, step, restartWrite(run))
   else journal.fail(restartRequired(inputs, `The server still runs with identity ${running}, and \`allow-restart\` is false.`))
 }
 

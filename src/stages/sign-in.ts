@@ -152,6 +152,13 @@ export async function enter(inputs: Inputs, outside: SignInContext): Promise<Ses
   return { greeting, workflow: outside.workflow, cloud, tokens, azure, log: outside.log }
 }
 
+/** As {@link enter}, and proves the login to Resource Manager before anything else is requested. */
+export async function signInForRun(inputs: Inputs, outside: SignInContext): Promise<Session> {
+  const session = await enter(inputs, outside)
+  await session.tokens.get(session.cloud.resourceManagerScope)
+  return session
+}
+
 /** How many requests to Resource Manager a run begins with; a verify with all it needs has none. */
 function requestsAtOnce(inputs: Inputs): number {
   const { mode, given, database } = inputs

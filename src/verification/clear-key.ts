@@ -1,6 +1,6 @@
 /** Blanking a stored key once the identity is proven. */
 
-import type { Step } from '../core/plan.ts'
+import type { Step } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
 import { backoff, pause, transient } from '../lib/retry.ts'
 import { onOneLine } from '../lib/unicode.ts'

@@ -3,9 +3,10 @@
 import { type Inputs, titleOf } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
-import { desiredSettings, type Step } from '../core/plan.ts'
+import { desiredSettings } from '../core/plan.ts'
 import { isConfigured } from '../core/preconditions.ts'
 import { type Family, type Resource, type Service, type ServiceName, sameValue } from '../core/services.ts'
+import { firstOpen, queryNeeds, type Step } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
 import { type KeyCandidates, testCall } from '../postgres/azure-ai.ts'
@@ -50,8 +51,6 @@ export interface ProveOptions {
   readonly databases: readonly ObservedDatabase[]
   readonly resources: ReadonlyMap<ServiceName, Resource>
   readonly connector: Connector
-  /** Services whose role could not be given: their families wait. */
-  readonly without: ReadonlySet<ServiceName>
   readonly journal: Journal
   readonly log: Log
   readonly signal: AbortSignal
@@ -87,10 +86,16 @@ export function taskOf(
     for (const service of services) skipQuery(journal, database.name, service.name, database.failure.title)
     return undefined
   }
-  const blocked = services.find((service) => options.without.has(service.name))
-  if (blocked !== undefined) return skipAll(`waits for role/${blocked.name}`)
-  const extension = journal.step(`${database.name}/extension`)
-  if (extension?.status === 'failed' || extension?.status === 'skipped') return skipAll(`waits for ${database.name}/extension`)
+  const needed = queryNeeds(
+    services.map(({ name }) => name),
+    database.name,
+  )
+  const first = firstOpen(needed, journal.step)
+  if (first !== undefined) {
+    for (const step of own) journal.wait(step.id, first)
+    for (const service of services) skipQuery(journal, database.name, service.name, `waits for ${first}`)
+    return undefined
+  }
 
   if (inputs.mode === 'verify' && database.mayRead && !database.settings.has(family.endpoint)) {
     journal.fail(endpointNotSet(family, database.name))

@@ -5,8 +5,9 @@
 
 import type { Journal } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
-import { differs, givenFamilies } from '../core/plan.ts'
+import { givenFamilies } from '../core/plan.ts'
 import type { Family, Service } from '../core/services.ts'
+import { firstOpen, queryNeeds, type StepId } from '../core/steps.ts'
 import { backoff, mapLimited, pause } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { most } from '../postgres/slots.ts'
@@ -127,7 +128,7 @@ export async function askOnce(options: ProveOptions): Promise<void> {
     const tasks = givenFamilies(inputs).flatMap(({ family, services }) => {
       const ready: Service[] = []
       for (const service of services) {
-        const waitsFor = firstOpen(journal, database, service)
+        const waitsFor = firstNeeded(journal, database, service)
         if (waitsFor === undefined) ready.push(service)
         else skipQuery(journal, database.name, service.name, `waits for ${waitsFor}`)
       }
@@ -154,14 +155,12 @@ export async function askOnce(options: ProveOptions): Promise<void> {
   })
 }
 
-/** The first step that a query depends on and that is not as it should be; undefined when the answer will mean something. */
-function firstOpen(journal: Journal, database: ObservedDatabase, service: Service): string | undefined {
+/** The first step that a query needs and that is still open; undefined when its answer will mean something. */
+function firstNeeded(journal: Journal, database: ObservedDatabase, service: Service): StepId | undefined {
   if (database.failure !== undefined) return undefined
-  const depends = ['identity', `role/${service.name}`, `${database.name}/extension`]
   const settings = journal
     .stepsIn(database.name)
-    .filter((step) => step.kind === 'setting' && step.id.startsWith(`${database.name}/${service.family}.`))
-  return [...depends.flatMap((id) => journal.step(id) ?? []), ...settings].find(
-    (step) => differs(step) || (step.status === 'skipped' && step.detail.startsWith('waits for')),
-  )?.id
+    .filter((step) => step.kind === 'setting' && step.family === service.family)
+    .map(({ id }) => id)
+  return firstOpen([...queryNeeds([service.name], database.name), ...settings], journal.step)
 }

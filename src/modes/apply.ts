@@ -1,0 +1,81 @@
+/** `apply`: makes it so, and verifies it. */
+import { findings } from '../core/findings.ts'
+import type { Inputs } from '../core/inputs.ts'
+import type { Observed } from '../core/observed.ts'
+import { plan } from '../core/plan.ts'
+import { planId, planScope, sinceThen } from '../core/plan-id.ts'
+import { preconditions } from '../core/preconditions.ts'
+import type { Step } from '../core/steps.ts'
+import { Failure, Failures } from '../errors/failure.ts'
+import { observe } from '../stages/observe.ts'
+import { applyRestart, restartPolicy, restartWithoutSql } from '../stages/restart.ts'
+import type { Run } from '../stages/run.ts'
+import { signInForRun } from '../stages/sign-in.ts'
+import { explainMissingQueries, logPlan, runTestQueries } from '../stages/test-queries.ts'
+import { writeAzure, writeExtensions } from '../stages/write.ts'
+import { prove } from '../verification/rounds.ts'
+
+export async function apply(run: Run): Promise<void> {
+  const { inputs, journal, log, scope } = run
+  const session = await log.group('Sign in', () => signInForRun(inputs, run))
+  const { observed, access } = await log.group('Observe', () => observe(run, session))
+
+  const steps = plan(inputs, observed)
+  const planned = planScope(inputs, observed)
+  journal.plan(steps, planId(steps, planned))
+  await logPlan(run)
+  if (inputs.planId !== undefined) refuseAnotherPlan(inputs.planId, steps, planned)
+  refuseWhenBlocked(run, observed)
+
+  const writing = { ...run, observed, azure: session.azure, access }
+  let { databases } = observed
+  let since = performance.now()
+  await log.group('Apply', async () => {
+    if (scope.writesAzure) await writeAzure(writing)
+    if (access !== undefined) databases = await writeExtensions(writing, access)
+    if (scope.writesAzure) await applyRestart(writing)
+    if (journal.changed) since = performance.now()
+    else log.info('Nothing to do before the settings')
+  })
+
+  if (access === undefined) {
+    if (scope.byIdentity && observed.server.principalId !== undefined) await restartWithoutSql(writing)
+    explainMissingQueries(run, observed)
+  }
+  const restart = restartPolicy(writing, databases)
+  if (access !== undefined) {
+    // Waiting for a former identity changes nothing: one try shows whether it works after all.
+    const patient: Inputs = restart.triesOnce === true ? { ...inputs, verifyTimeoutMs: 0 } : inputs
+    await log.group('Settings and test queries', () =>
+      runTestQueries(
+        { ...run, inputs: patient },
+        { ...access, ...restart.patience, databases, resources: observed.resources, since },
+        prove,
+      ),
+    )
+  }
+  restart.conclude()
+  for (const finding of findings(inputs, { ...observed, databases }, journal)) journal.finding(finding)
+}
+
+/** The plan was checked, perhaps approved, and is another one now. */
+function refuseAnotherPlan(earlier: string, steps: readonly Step[], scope: readonly string[]): void {
+  const changes = sinceThen(earlier, steps, scope)
+  if (changes === undefined) return
+  throw new Failure({
+    reason: 'drift',
+    code: 'plan-changed',
+    title: 'The plan is not the one that was checked',
+    detail: `Since the check: ${changes.join('; ')}. Nothing was written.`,
+    fix: `Run \`mode: check\` again and look at its plan; the plan-id is now ${planId(steps, scope)}`,
+  })
+}
+
+/** Ends the run before its first write when something is in its way; all of it is reported together. */
+function refuseWhenBlocked({ inputs, journal }: Run, observed: Observed): void {
+  const problems = preconditions(inputs, observed, journal.steps)
+  const unreachable = observed.databases.flatMap((each) => each.failure ?? [])
+  if (problems.length > 0) throw new Failures([...problems, ...unreachable])
+  if (unreachable.length > 0 && unreachable.length === observed.databases.length) throw new Failures(unreachable)
+  for (const failure of unreachable) journal.fail(failure)
+}

@@ -1,0 +1,83 @@
+/** `verify`: only the test queries, waiting for them as apply does. Resource Manager is asked only for what is not set. */
+import { databaseFindings } from '../core/findings.ts'
+import { accountToAsk } from '../core/inputs.ts'
+import type { ObservedDatabase } from '../core/observed.ts'
+import type { Deployment, Resource, ServiceName } from '../core/services.ts'
+import { Failure } from '../errors/failure.ts'
+import { admitRunner } from '../stages/observe.ts'
+import { observeDatabases } from '../stages/observe-databases.ts'
+import type { Run } from '../stages/run.ts'
+import { connectorFor, enter, type Session } from '../stages/sign-in.ts'
+import { runTestQueries } from '../stages/test-queries.ts'
+import { prove } from '../verification/rounds.ts'
+
+export async function verify(run: Run): Promise<void> {
+  const { inputs, journal, log } = run
+  const session = await log.group('Sign in', () => enter(inputs, run))
+  const { connector, user, resources, server } = await log.group('Observe', () => observeLittle(run, session))
+  if (server !== undefined) await log.group('Firewall', () => admitRunner(run, session, server, connector))
+
+  const access = { connector, user, keys: new Map() }
+  const databases = await observeDatabases(run, access)
+  for (const { failure } of databases) if (failure !== undefined) journal.fail(failure)
+  for (const failure of withoutExtension(databases)) journal.fail(failure)
+
+  await log.group('Test queries', () => runTestQueries(run, { ...access, databases, resources }, prove))
+  for (const finding of databaseFindings(inputs, databases, journal)) journal.finding(finding)
+}
+
+/** As whom to connect, the deployments of the OpenAI account, and the server itself for a firewall rule: each only where it is needed. */
+async function observeLittle({ inputs, log, known }: Run, session: Session) {
+  const { azure, cloud } = session
+  const account = accountToAsk(inputs)
+  const [administrators, deployments, server] = await Promise.all([
+    inputs.database.user === undefined ? azure.administrators() : [],
+    account === undefined ? [] : azure.deployments(account),
+    inputs.temporaryFirewallRule ? azure.server() : undefined,
+  ])
+  const { connector, user, host } = await connectorFor(
+    inputs,
+    session,
+    `${inputs.server.name}${cloud.postgresSuffix}`,
+    administrators,
+  )
+  known({ host })
+  log.info(`Databases at ${host} as "${user}"`)
+  const openai = inputs.given.find((each) => each.service === 'openai')
+  const resources = new Map<ServiceName, Resource>()
+  if (openai !== undefined) resources.set('openai', withDeployments(openai.resource, deployments))
+  return { connector, user, server, resources }
+}
+
+/** As much of an account as the embedding query needs. */
+function withDeployments({ id, name }: { id: string; name: string }, deployments: readonly Deployment[]): Resource {
+  return {
+    id,
+    settingsId: id,
+    name,
+    kind: '',
+    location: '',
+    provisioningState: '',
+    endpoints: [],
+    customSubdomain: undefined,
+    localAuthDisabled: false,
+    authMode: undefined,
+    deployments,
+  }
+}
+
+/** Where there is nothing to query, a verify must not succeed. */
+function withoutExtension(databases: readonly ObservedDatabase[]): Failure[] {
+  return databases
+    .filter((database) => database.failure === undefined && database.extension.installed === undefined)
+    .map(
+      ({ name }) =>
+        new Failure({
+          reason: 'database',
+          code: 'extension-missing',
+          title: 'azure_ai is not installed',
+          detail: `"${name}" has no azure_ai, so none of its test queries can run.`,
+          fix: 'Run this action with `mode: apply` and this database among `databases`.',
+        }),
+    )
+}

@@ -1,0 +1,85 @@
+/** Writes what a run reports: outputs, the report file, annotations, the summary, the issue and the comment. */
+import { randomUUID } from 'node:crypto'
+import { coverageOf } from '../core/coverage.ts'
+import type { Inputs } from '../core/inputs.ts'
+import type { Report } from '../core/report.ts'
+import type { Finding } from '../errors/failure.ts'
+import type { Place } from '../github/rest.ts'
+import { annotate, appendSummary, setOutput, warn, writeReport } from '../github/runner.ts'
+import { describe } from '../lib/bounded.ts'
+import type { Log } from '../lib/log.ts'
+
+/** Longest time for the issue and the comment, in milliseconds. */
+const conversationLimitMs = 120_000
+/** One file for each run, so that two steps of a job do not overwrite each other's. */
+const reportName = `report-${randomUUID()}.json`
+
+/** Before anything else: outputs start as failed, so a killed run never looks successful. */
+export function failClosed(): void {
+  setOutput('result', 'failed')
+  setOutput('verified', 'false')
+  setOutput('changed', 'false')
+  setOutput('drift', 'true')
+  setOutput('failure-reason', 'internal')
+  setOutput('principal-id', '')
+  setOutput('plan-id', '')
+}
+
+/** Writes the report file. A folder that cannot be written to costs the report, not the run: then a finding says so. */
+export async function keepReport(of: Report, folder: string): Promise<Finding | undefined> {
+  try {
+    setOutput('report-path', await writeReport(of, folder, reportName))
+    return undefined
+  } catch (error) {
+    setOutput('report-path', '')
+    return {
+      severity: 'warning',
+      code: 'report-not-written',
+      title: 'The report could not be written',
+      detail: `${folder}: ${describe(error)}`,
+      fix: 'Set RUNNER_TEMP to a folder that this job can write to.',
+    }
+  }
+}
+
+/** Outputs, annotations and summary of a run that is over. */
+export async function publish(final: Report, summaryFile: string | undefined, log: Log): Promise<void> {
+  setOutput('changed', String(final.changed))
+  setOutput('drift', String(final.drift))
+  setOutput('principal-id', final.server.principalId)
+  setOutput('plan-id', final.planId)
+  const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([import('./grouping.ts'), import('./summary.ts')])
+  annotate(alikeFindings(final.findings, databasesOf(final)))
+  await appendSummary(summary(final), summaryFile).catch((error: unknown) =>
+    warn(
+      `${describe(error)}\nFix: make the file that GITHUB_STEP_SUMMARY names writable for this job.`,
+      'The job summary could not be written',
+    ),
+  )
+  // What gates read comes last: by now everything else is written.
+  setOutput('failure-reason', final.failureReason)
+  setOutput('verified', String(final.verified))
+  setOutput('result', final.result)
+  const reason = final.failureReason === 'none' ? '' : `, reason: ${final.failureReason}`
+  log.result(`Result: ${final.result}, verified: ${final.verified}${reason}`)
+}
+
+export interface Conversation {
+  readonly inputs: Inputs
+  readonly place: Place
+  readonly log: Log
+  readonly signal: AbortSignal
+}
+
+/** The drift issue and the pull request comment, where the inputs ask for them; what could not be done there is a finding. */
+export async function converse(so: Report, { inputs, place, log, signal }: Conversation): Promise<readonly Finding[]> {
+  if (signal.aborted || !(inputs.driftIssue || inputs.pullRequestComment)) return []
+  const { keepDriftIssue, keepPullRequestComment } = await import('./conversation.ts')
+  const coverage = coverageOf(inputs)
+  const options = { log, signal: AbortSignal.any([signal, AbortSignal.timeout(conversationLimitMs)]) }
+  const findings = await Promise.all([
+    inputs.driftIssue ? keepDriftIssue(so, coverage, place, options) : undefined,
+    inputs.pullRequestComment ? keepPullRequestComment(so, coverage, place, options) : undefined,
+  ])
+  return findings.filter((finding) => finding !== undefined)
+}

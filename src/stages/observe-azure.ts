@@ -1,0 +1,229 @@
+/** Reads Resource Manager: the server and its surroundings, the resources, the role assignments, the keys for a rollback. */
+import type { ResourceManager } from '../azure/resource-manager.ts'
+import { accountToAsk, type Given, type Inputs } from '../core/inputs.ts'
+import { type Administrator, holds, type Observed, type ObservedServer, type RoleAssignment } from '../core/observed.ts'
+import { givenFamilies } from '../core/plan.ts'
+import { scopeOf } from '../core/scope.ts'
+import { type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
+import { Failure, Failures, failuresOf } from '../errors/failure.ts'
+import type { KeyCandidates } from '../postgres/azure-ai.ts'
+
+/** What Resource Manager shows; the databases come later, when it is known where and as whom to connect. */
+export type Surroundings = Omit<Observed, 'databases'>
+
+/**
+ * Reads Resource Manager, all requests at once.
+ * @throws {Failures} all that could not be read, together
+ */
+export async function observeSurroundings(inputs: Inputs, azure: ResourceManager): Promise<Surroundings> {
+  const failures: Failure[] = []
+  const collected = async <T>(promise: Promise<T>): Promise<T | undefined> => {
+    try {
+      return await promise
+    } catch (error) {
+      failures.push(...failuresOf(error))
+      return undefined
+    }
+  }
+  // A server that is not Ready refuses some reads: it is judged by its state then, not by these refusals.
+  const refusedByServer: Failure[] = []
+  const ofServer = <T>(promise: Promise<T>): Promise<T | undefined> =>
+    promise.catch((error: unknown) => {
+      refusedByServer.push(...failuresOf(error))
+      return undefined
+    })
+  const { looksAtRoles: withRoles, runsSql: withSql, byIdentity } = scopeOf(inputs)
+  // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
+  const asked = withSql ? accountToAsk(inputs)?.id.toLowerCase() : undefined
+  const resourceOf = once(inputs, ({ resource }) => collected(azure.resource(resource, resource.id.toLowerCase() === asked)))
+  const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
+  const perService = inputs.given.map(async (given) => {
+    const { service } = given
+    const [found, assignments] = await Promise.all([
+      resourceOf(given),
+      assignmentsAt(given),
+      withRoles ? collected(refuseAccessRole(given, azure)) : undefined,
+    ])
+    return { service, found, assignments }
+  })
+  const [server, administrators, allowList, replicas, ...services] = await Promise.all([
+    collected(azure.server()),
+    withSql && inputs.database.user === undefined ? ofServer(azure.administrators()) : ([] as readonly Administrator[]),
+    ofServer(azure.allowList()),
+    collected(azure.replicas()),
+    ...perService,
+  ])
+  if (server === undefined || server.state === 'Ready') failures.push(...refusedByServer)
+  // A check tells of everything else, too, as long as there is a server to tell of.
+  const goesOn = inputs.mode === 'check' && server !== undefined
+  if (server === undefined || (failures.length > 0 && !goesOn)) throw new Failures(failures)
+  const resources = new Map<ServiceName, Resource>()
+  const roleAssignments = new Map<ServiceName, readonly RoleAssignment[]>()
+  for (const { service, found, assignments } of services) {
+    if (found !== undefined) resources.set(service, found)
+    if (assignments !== undefined) roleAssignments.set(service, assignments)
+  }
+  if (withRoles && server.principalId !== undefined) {
+    await collected(addGroupAssignments(inputs, azure, server.principalId, roleAssignments))
+  }
+  // What a switch would break on a replica matters in every part.
+  const known = replicas ?? []
+  const [assignments, running] =
+    byIdentity && known.length > 0
+      ? await Promise.all([
+          withRoles ? roleAssignments : assignmentsOf(inputs, azure, collected),
+          collected(runningIdentities(azure, server, known)),
+        ])
+      : [roleAssignments, undefined]
+  // One after the other: each adds to what the one before found.
+  for (const { principalId } of known) {
+    if (byIdentity && principalId !== undefined) await collected(addGroupAssignments(inputs, azure, principalId, assignments))
+  }
+  if (failures.length > 0 && !goesOn) throw new Failures(failures)
+  return {
+    server,
+    administrators: administrators ?? [],
+    allowList,
+    resources,
+    roleAssignments,
+    replicas: known.map((replica) => ({
+      server: replica,
+      missingRoles: byIdentity ? missingRoles(inputs, replica, assignments) : [],
+      restarted: running?.get(replica.id),
+    })),
+    failures,
+  }
+}
+
+/**
+ * A custom role may do what it likes: one that can assign roles is refused like the built-in ones.
+ * @throws {Failure} `input`
+ */
+async function refuseAccessRole({ service, resource, roleId }: Given, azure: ResourceManager): Promise<void> {
+  const { role } = serviceNamed(service)
+  if (roleId === role.id || (await azure.roleCanAssignRoles(resource.id, roleId)) !== true) return
+  throw new Failure({
+    reason: 'input',
+    code: 'role-assigns-roles',
+    title: 'A role of the inputs can assign roles',
+    detail: `Role ${roleId} (\`${service}-role\`) permits writing role assignments or role definitions: whoever controls the server could give itself any right on ${resource.name}.`,
+    fix: `az role definition list --name ${roleId} --query "[].permissions"   # remove Microsoft.Authorization from its actions, or leave \`${service}-role\` out for ${role.name}`,
+  })
+}
+
+/** The assignments at each named resource, for replicas in a part that does not look at roles otherwise. */
+async function assignmentsOf(
+  inputs: Inputs,
+  azure: ResourceManager,
+  collected: <T>(promise: Promise<T>) => Promise<T | undefined>,
+): Promise<Map<ServiceName, readonly RoleAssignment[]>> {
+  const found = new Map<ServiceName, readonly RoleAssignment[]>()
+  await Promise.all(
+    inputs.given.map(async ({ service, resource }) => {
+      const assignments = await collected(azure.roleAssignments(resource.id))
+      if (assignments !== undefined) found.set(service, assignments)
+    }),
+  )
+  return found
+}
+
+/** Asks for each named resource once, however many services name it. */
+function once<T>(inputs: Inputs, ask: (given: Given) => Promise<T>): (given: Given) => Promise<T> {
+  const asked = new Map<string, Promise<T>>()
+  for (const given of inputs.given) {
+    const id = given.resource.id.toLowerCase()
+    if (!asked.has(id)) asked.set(id, ask(given))
+  }
+  return (given) => asked.get(given.resource.id.toLowerCase()) ?? ask(given)
+}
+
+/** A role may be held through a group: asked only where none is held directly. */
+async function addGroupAssignments(
+  inputs: Inputs,
+  azure: ResourceManager,
+  principalId: string,
+  roleAssignments: Map<ServiceName, readonly RoleAssignment[]>,
+): Promise<void> {
+  await Promise.all(
+    inputs.given.map(async ({ service, resource, roleId }) => {
+      const scope = resource.id
+      const direct = roleAssignments.get(service)
+      // What could not be read stays unread.
+      if (direct === undefined || direct.some((each) => holds(each, principalId, roleId, scope))) return
+      roleAssignments.set(service, [...direct, ...(await azure.groupAssignments(scope, principalId))])
+    }),
+  )
+}
+
+/**
+ * Whether each replica was restarted since its identity was turned on, where that can be seen: what it says it knows is its
+ * identity; it says another; or it says none although its primary says one.
+ */
+async function runningIdentities(
+  azure: ResourceManager,
+  primary: ObservedServer,
+  replicas: readonly ObservedServer[],
+): Promise<ReadonlyMap<string, boolean>> {
+  const withIdentity = replicas.filter((replica) => replica.principalId !== undefined)
+  if (withIdentity.length === 0) return new Map()
+  const [own, ...theirs] = await Promise.all([primary, ...withIdentity].map((server) => azure.runningIdentity(server)))
+  const found = new Map<string, boolean>()
+  for (const [index, replica] of withIdentity.entries()) {
+    const says = theirs[index]
+    if (says === undefined || (says === '' && !own)) continue
+    found.set(replica.id, says.toLowerCase() === replica.principalId?.toLowerCase())
+  }
+  return found
+}
+
+function missingRoles(
+  inputs: Inputs,
+  replica: ObservedServer,
+  assignments: ReadonlyMap<ServiceName, readonly RoleAssignment[]>,
+): ServiceName[] {
+  const { principalId } = replica
+  return inputs.given
+    .filter(({ service, resource, roleId }) => {
+      const scope = resource.id
+      const read = assignments.get(service)
+      if (principalId === undefined) return true
+      // What could not be read is told as that.
+      return read !== undefined && !read.some((each) => holds(each, principalId, roleId, scope))
+    })
+    .map(({ service }) => service)
+}
+
+/**
+ * For `subscription-key`: the keys of each named family, from the inputs or read from the resource, by name of their setting.
+ * @throws {Failures} all that could not be read, together
+ */
+export async function observeKeys(
+  inputs: Inputs,
+  azure: ResourceManager,
+  resources: ReadonlyMap<ServiceName, Resource>,
+): Promise<KeyCandidates> {
+  const keys = new Map<string, readonly string[]>()
+  const { byIdentity, runsSql } = scopeOf(inputs)
+  if (byIdentity || !runsSql) return keys
+  const failures: Failure[] = []
+  await Promise.all(
+    givenFamilies(inputs).map(async ({ family, services }) => {
+      const given = inputs.keys.get(family.name)
+      const resource = services.map((service) => resources.get(service.name)).find((each) => each !== undefined)
+      try {
+        if (given !== undefined) keys.set(family.key, [given])
+        // A resource that refuses keys is told by the preconditions.
+        else if (resource !== undefined && takesKeys(resource)) keys.set(family.key, await azure.keys(resource))
+      } catch (error) {
+        failures.push(...failuresOf(error))
+      }
+    }),
+  )
+  if (failures.length > 0) throw new Failures(failures)
+  return keys
+}
+
+/** An account that does not refuse them, or an online endpoint with Key. */
+function takesKeys({ localAuthDisabled, authMode }: Resource): boolean {
+  return !localAuthDisabled && (authMode ?? 'Key') === 'Key'
+}

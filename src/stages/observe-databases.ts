@@ -1,0 +1,126 @@
+/** Reads the databases of a run, named or found: version, settings, and what the connecting role may do. */
+import type { ObservedDatabase } from '../core/observed.ts'
+import { Failure } from '../errors/failure.ts'
+import { mapLimited, retrying } from '../lib/retry.ts'
+import { verdictOnSql } from '../postgres/again.ts'
+import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '../postgres/azure-ai.ts'
+import type { Connector } from '../postgres/connection.ts'
+import { most } from '../postgres/slots.ts'
+import type { Run } from './run.ts'
+
+/** How the databases are reached, and the keys that theirs are compared with. */
+export interface DatabaseAccess {
+  readonly connector: Connector
+  readonly user: string
+  /** For `subscription-key`; empty otherwise. */
+  readonly keys: KeyCandidates
+}
+
+/** Reads the named databases, or all that have azure_ai, and notes in the journal which take part. */
+export async function observeDatabases(
+  { inputs, journal, signal }: Run,
+  access: DatabaseAccess,
+): Promise<readonly ObservedDatabase[]> {
+  let databases: readonly ObservedDatabase[] = []
+  try {
+    databases =
+      inputs.databases === '*' ? await findDatabases(access, signal) : await readDatabases(inputs.databases, access, signal)
+  } catch (error) {
+    // Which databases there are is not known; what Resource Manager shows still is.
+    if (signal.aborted || !(error instanceof Failure)) throw error
+    journal.fail(error)
+  }
+  journal.expect(databases.map((database) => database.name))
+  if (inputs.databases === '*' && databases.length === 0 && journal.failures.length === 0) {
+    journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'no-database',
+        title: 'No database has azure_ai',
+        detail: `\`databases\` is \`*\`, and azure_ai is installed in no database of ${inputs.server.name}. DROP EXTENSION also deletes its settings.`,
+        fix: 'Name the databases that need it, and run with `mode: apply`.',
+      }),
+    )
+  }
+  return databases
+}
+
+/** Finds the databases that have azure_ai, by way of the one that every server has; those that cannot be looked at are among them. */
+async function findDatabases(access: DatabaseAccess, signal: AbortSignal): Promise<readonly ObservedDatabase[]> {
+  const { connector, user } = access
+  const list = async (): Promise<readonly string[]> => {
+    const connection = await connector.connect('postgres', signal)
+    try {
+      return await listDatabases(connection)
+    } finally {
+      await connection.close()
+    }
+  }
+  const names = await retrying(list, {
+    signal,
+    verdict: (error) => verdictOnSql(error, 'look'),
+    onWait: () => undefined,
+  }).catch((error: unknown) => {
+    throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
+  })
+  // What is no UTF-8 reads as U+FFFD: a connection by that name would lead to another database, if to any.
+  const unreadable = [...new Set(names.filter((name) => name.includes('\ufffd')))]
+  const readable = names.filter((name) => !name.includes('\ufffd'))
+  const databases = [
+    ...(await readDatabases(readable, access, signal)),
+    ...unreadable.map((name) => unobserved(name, user, notReadable(name))),
+  ]
+  return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
+}
+
+function notReadable(name: string): Failure {
+  return new Failure({
+    reason: 'database',
+    code: 'name-not-readable',
+    title: 'The name of a database is not UTF-8',
+    detail: `A name reads as "${name}": it was written in another encoding, and the database cannot be connected to by it.`,
+    fix: '\\l   -- shows the encodings: rename it in a session of a database that has the encoding of its name',
+  })
+}
+
+/**
+ * Looks at the databases, as many at a time as the connector allows; one that cannot be looked at carries its failure and
+ * keeps no other from being seen. A server that does not answer at all is waited for once, not for each database.
+ */
+async function readDatabases(
+  names: readonly string[],
+  { connector, user, keys }: DatabaseAccess,
+  signal: AbortSignal,
+): Promise<ObservedDatabase[]> {
+  const first = Promise.withResolvers<Failure | undefined>()
+  const look = async (name: string): Promise<ObservedDatabase> => {
+    const connection = await connector.connect(name, signal)
+    first.resolve(undefined)
+    try {
+      const found = await observeDatabase(connection, connector, keys)
+      if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
+      return found
+    } finally {
+      // Fire and forget: closing must not delay the run.
+      void connection.close()
+    }
+  }
+  return mapLimited(names, most, async (name, index) => {
+    try {
+      const silence = index === 0 ? undefined : await first.promise
+      if (silence !== undefined) return unobserved(name, user, silence)
+      return await retrying(() => look(name), {
+        signal,
+        verdict: (error) => verdictOnSql(error, 'look'),
+        onWait: () => undefined,
+      })
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      const failure = connector.failure(error, name, 'connecting')
+      first.resolve(failure.code === 'connection-timeout' ? failure : undefined)
+      return unobserved(name, user, failure)
+    } finally {
+      if (index === 0) first.resolve(undefined)
+    }
+  })
+}
