@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto'
 import type { ObservedDatabase } from '../core/observed.ts'
+import type { ServiceName } from '../core/services.ts'
 import { Failure } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
@@ -18,7 +19,11 @@ import { quoteLiteral, type Row, statementTimeoutMs, type Transaction } from './
 export type Setting = readonly [key: string, value: string]
 
 export interface Call {
+  /** Its own among the calls of a family. */
   readonly name: string
+  readonly service: ServiceName
+  /** The deployment that it names, where it names one. */
+  readonly deployment: string | undefined
   readonly sql: string
   /** Whether a value says that the service did what it was to do. An empty one never does. */
   readonly isAnswer: (value: string) => boolean

@@ -1,141 +1,113 @@
-/** Blanking a stored key once the identity is proven. */
-
-import type { Step } from '../core/steps.ts'
-import { Failure } from '../errors/failure.ts'
+/** Clears a stored key once the identity is verified: the queries have to pass without it, or it is put back. */
 import { backoff, pause, transient } from '../lib/retry.ts'
-import { onOneLine } from '../lib/unicode.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { mayMakeTemporaryTables } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'
 import { type Call, type CallOutcomes, forget, restore, trial } from '../postgres/trial.ts'
-import type { Attempt, ProveOptions, Task } from './jobs.ts'
-import { record } from './record.ts'
-import { askTwice, beside, cameToNothing, freshly, keeping } from './session.ts'
+import type { Job } from './jobs.ts'
+import type { DatabaseSession } from './session.ts'
+import type { Visibility } from './strategy.ts'
+import type { AttemptOptions } from './switch.ts'
 import { judge } from './verdict.ts'
 
-/** Times that the key is blanked and tried without, where what fails may pass. */
-const most = 3
+/** Times that the key is cleared and the queries run without it, where what fails may pass. */
+const mostTries = 3
 const pace = { ...transient, baseMs: 2_000 }
 
-/** Blanks the stored key now that the identity is proven; the queries have to pass without it, or it is put back. */
-export async function blankKey(options: ProveOptions, task: Task, blank: Step): Promise<Attempt> {
-  const { journal, log, signal } = options
-  const { database, family } = task
-  const unable = (why: string): Attempt => {
-    journal.mark(blank.id, 'failed', why)
-    journal.fail(notBlanked(task, why))
-    return 'done'
-  }
-  return freshly(keeping(options), database.name, async (connection) => {
-    if (callsInTrial(task).length < task.calls.length && !(await mayMakeTemporaryTables(connection))) {
-      return unable('it can be proven only once it is gone, and without the right to temporary tables it could not be put back')
+export type Clearing =
+  | { readonly kind: 'cleared'; readonly outcomes: CallOutcomes }
+  /** The key is as it was. */
+  | { readonly kind: 'kept'; readonly reason: string }
+  /** The key is gone, and the queries do not pass without it. */
+  | { readonly kind: 'lost' }
+
+export function clearKey(options: AttemptOptions, session: DatabaseSession, job: Job, visibility: Visibility): Promise<Clearing> {
+  // What is not seen before COMMIT, or has no time limit of its own, does not run in the transaction.
+  const calls = visibility === 'visible' && !job.onlyCommitted ? job.calls : []
+  return session.keeping().fresh(async (connection): Promise<Clearing> => {
+    if (calls.length < job.calls.length && !(await mayMakeTemporaryTables(connection))) {
+      return {
+        kind: 'kept',
+        reason: 'it can be verified only once it is gone, and without the right to temporary tables it could not be put back',
+      }
     }
     for (let tries = 1; ; tries++) {
-      const blanked = await blankInTrial(options, task, connection)
-      if ('refused' in blanked) return unable(blanked.refused)
-      const asked = await askWithout(options, task)
-      const verdict = asked === undefined ? undefined : judge(options, task, asked)
-      if (asked !== undefined && verdict === 'passed') {
-        await forget(connection, database).catch(() => undefined)
-        journal.mark(blank.id, 'updated', '')
-        record(options, task, asked, 'keyless')
-        log.info(`Database "${database.name}": ${family.key} is blank`)
-        return 'done'
+      const cleared = await clearInTrial(options, session, { job, connection, calls })
+      if ('refused' in cleared) return { kind: 'kept', reason: cleared.refused }
+      const outcomes = await queryWithout(options, session, job)
+      const verdict = outcomes === undefined ? undefined : judge(options, job, outcomes)
+      if (outcomes !== undefined && verdict === 'passed') {
+        await forget(connection, job.database).catch(() => undefined)
+        return { kind: 'cleared', outcomes }
       }
       // Cancelled or not: the connection that kept the key is the only one that can put it back.
-      const kept = await restore(connection, database, log).catch(() => false)
-      if (!kept) {
-        journal.mark(blank.id, 'failed', 'it is blank, was not proven, and could not be put back')
-        journal.fail(notPutBack(task))
-        signal.throwIfAborted()
-        return 'done'
-      }
-      blanked.wrote()
+      const isRestored = await restore(connection, job.database, options.log).catch(() => false)
+      if (!isRestored) return { kind: 'lost' }
+      cleared.takeBack()
       const mayPass = verdict === undefined || (verdict !== 'passed' && !verdict.final)
-      if (!mayPass || tries === most || signal.aborted) {
-        const attempted = unable('the test queries did not pass without it, and it was put back')
-        signal.throwIfAborted()
-        return attempted
-      }
-      await pause(backoff(pace, tries), signal)
+      if (!mayPass || tries === mostTries || session.signal.aborted)
+        return { kind: 'kept', reason: 'the test queries did not pass without it, and it was put back' }
+      await pause(backoff(pace, tries), session.signal)
     }
   })
 }
 
-/** What is not seen before COMMIT, or has no time limit of its own, is not asked in the transaction. */
-const callsInTrial = ({ visibility, calls }: Task): readonly Call[] => (visibility === 'visible' ? calls : [])
+interface InTrial {
+  readonly job: Job
+  readonly connection: Connection
+  readonly calls: readonly Call[]
+}
 
-/** Blanks it and commits when the queries pass inside the transaction; `wrote` takes back that something was written. */
-async function blankInTrial(
-  options: ProveOptions,
-  task: Task,
-  connection: Connection,
-): Promise<{ readonly wrote: () => void } | { readonly refused: string }> {
-  const { connector, journal, log, signal } = options
-  const { database, family } = task
-  const setting = [family.key, ''] as const
-  const calls = callsInTrial(task)
+/** Clears it and commits when the queries pass inside the transaction; `takeBack` says that nothing of it stays. */
+async function clearInTrial(
+  options: AttemptOptions,
+  session: DatabaseSession,
+  { job, connection, calls }: InTrial,
+): Promise<{ readonly takeBack: () => void } | { readonly refused: string }> {
+  const setting = [job.family.key, ''] as const
   for (let tries = 1; ; tries++) {
     let refused = 'the test queries do not pass without it'
     let mayPass = false
-    let wrote: (() => void) | undefined
+    let takeBack: (() => void) | undefined
     try {
       await trial(connection, {
-        database,
+        database: job.database,
         settings: [setting],
         keep: true,
         hide: undefined,
         calls,
         commit: (outcomes) => {
-          const verdict = calls.length === 0 ? 'passed' : judge(options, task, outcomes)
+          const verdict = calls.length === 0 ? 'passed' : judge(options, job, outcomes)
           mayPass = verdict !== 'passed' && !verdict.final
-          if (verdict === 'passed' && !signal.aborted) wrote = journal.writing()
-          return wrote !== undefined
+          if (verdict === 'passed' && !session.signal.aborted) takeBack = options.recorder.committing()
+          return takeBack !== undefined
         },
-        log,
+        log: options.log,
       })
     } catch (error) {
-      if (wrote !== undefined) {
-        if (await cameToNothing(beside(options), { ...task, wrote }, [setting], [])) throw error
+      if (takeBack !== undefined) {
+        if ((await session.beside().confirmCommit([setting], [])) === 'rolled-back') {
+          takeBack()
+          throw error
+        }
       } else {
-        if (signal.aborted || verdictOnSql(error, 'work') !== false) throw error
-        refused = connector.failure(error, database.name, 'blanking the key').detail
+        if (session.signal.aborted || verdictOnSql(error, 'work') !== false) throw error
+        refused = session.failure(error, 'clearing the key').detail
       }
     }
-    if (wrote !== undefined) return { wrote }
-    signal.throwIfAborted()
-    if (!mayPass || tries === most) return { refused }
-    await pause(backoff(pace, tries), signal)
+    if (takeBack !== undefined) return { takeBack }
+    session.signal.throwIfAborted()
+    if (!mayPass || tries === mostTries) return { refused }
+    await pause(backoff(pace, tries), session.signal)
   }
 }
 
-/** The queries without the key, on a connection of their own; undefined when they could not be asked. */
-async function askWithout(options: ProveOptions, task: Task): Promise<CallOutcomes | undefined> {
-  const { name } = task.database
+/** The queries without the key, on a connection of their own; undefined when they could not run. */
+async function queryWithout(options: AttemptOptions, session: DatabaseSession, job: Job): Promise<CallOutcomes | undefined> {
   try {
-    return await askTwice(beside(options), task)
+    return await session.beside().queryTwice(job.calls)
   } catch (error) {
-    options.log.debug(`blanking ${task.family.key}: ${options.connector.failure(error, name, 'checking').message}`)
+    options.log.debug(`clearing ${job.family.key}: ${session.failure(error, 'checking').message}`)
     return undefined
   }
-}
-
-function notBlanked({ database, family }: Task, why: string): Failure {
-  return new Failure({
-    reason: 'database',
-    code: 'key-not-blanked',
-    title: 'A stored key could not be blanked',
-    detail: `${family.key} in "${database.name}": ${why}.`,
-    fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(database.name)}"; if it is refused, DROP EXTENSION azure_ai and run this action again`,
-  })
-}
-
-function notPutBack({ database, family }: Task): Failure {
-  return new Failure({
-    reason: 'database',
-    code: 'key-not-put-back',
-    title: 'The previous key could not be put back',
-    detail: `${family.key} in "${database.name}" is blank, although the test queries did not pass without it.`,
-    fix: `SELECT azure_ai.set_setting('${family.key}', 'KEY');   -- in "${onOneLine(database.name)}", with the key of the resource; or run again with \`auth-type: subscription-key\``,
-  })
 }

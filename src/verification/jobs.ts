@@ -1,20 +1,17 @@
-/** The work of one family in one database, read off the plan. */
-
+/** The work of each family in each database, read from the plan. Pure: what cannot be done is returned with its reason. */
 import { type Inputs, titleOf } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
 import { desiredSettings } from '../core/plan.ts'
 import { isConfigured } from '../core/preconditions.ts'
 import { type Family, type Resource, type Service, type ServiceName, sameValue } from '../core/services.ts'
-import { firstOpen, queryNeeds, type Step } from '../core/steps.ts'
-import { Failure } from '../errors/failure.ts'
-import type { Log } from '../lib/log.ts'
+import { firstOpen, queryNeeds, type Step, type StepId } from '../core/steps.ts'
+import { Failure, type Finding } from '../errors/failure.ts'
 import { type KeyCandidates, testCall } from '../postgres/azure-ai.ts'
-import type { Connector } from '../postgres/connection.ts'
-import type { Call, CallOutcomes, Setting } from '../postgres/trial.ts'
+import type { Call, Setting } from '../postgres/trial.ts'
 
 /** The work of one family in one database. */
-export interface Task {
+export interface Job {
   readonly database: ObservedDatabase
   readonly family: Family
   /** Setting steps of this family that differ. */
@@ -22,167 +19,159 @@ export interface Task {
   readonly settings: readonly Setting[]
   /** The key to store; at most one. */
   readonly secrets: readonly Setting[]
-  /** The step that blanks the stored key once the identity is proven. */
-  readonly blank: Step | undefined
+  /** The step that clears the stored key once the identity is verified. */
+  readonly clear: Step | undefined
   /** What the settings were, for putting them back. */
   readonly previous: readonly Setting[]
   readonly calls: readonly Call[]
+  /** Without a time limit of its own a query would hold the locks of its transaction, so it runs on committed settings only. */
+  readonly onlyCommitted: boolean
   readonly keyStored: boolean
-  attempts: number
-  /** Found out in each database: another one may have another version, and a key stored that would answer. */
-  visibility: Visibility | undefined
-  /** Takes back that something was written, when it is put back. */
-  wrote: (() => void) | undefined
-  /** When settings were last committed to be tried, by `performance.now()`. */
-  committedAt: number | undefined
-  /** What the last try came to while it may still become better. */
-  waitingFor: Failure | undefined
-  lastOutcomes: CallOutcomes
 }
 
-/** What came of an attempt: done, or not yet, or never. */
-export type Attempt = 'done' | { readonly failure: Failure; readonly final: boolean }
-
-/** Whether the extension sees settings that this session has not committed yet. */
-export type Visibility = 'visible' | 'hidden' | 'unclear'
-
-export interface ProveOptions {
+export interface JobOptions {
   readonly inputs: Inputs
-  readonly databases: readonly ObservedDatabase[]
   readonly resources: ReadonlyMap<ServiceName, Resource>
-  readonly connector: Connector
-  readonly journal: Journal
-  readonly log: Log
-  readonly signal: AbortSignal
-  /** When the clock started, by `performance.now()`. */
-  readonly since: number
-  /** How long to wait while all that is missing is a token, in milliseconds; undefined: as long as for the rest. */
-  readonly noTokenLimitMs: number | undefined
-  /** Asked once when that limit is reached: true when the server was restarted, and the clock starts anew. */
-  readonly onNoToken?: () => Promise<boolean>
   /** For `subscription-key`: by name of the setting. */
   readonly keys: KeyCandidates
 }
 
-/** The task of a family in a database; undefined when there is nothing to try, which the journal then says. */
-export function taskOf(
-  options: ProveOptions,
-  family: Family,
-  services: readonly Service[],
-  database: ObservedDatabase,
-): Task | undefined {
-  const { inputs, journal } = options
+/** A step that is left undone, with its reason or with the step that it waits for. */
+export type LeftStep = { readonly step: Step } & (
+  | { readonly waitsFor: StepId }
+  | { readonly status: Step['status']; readonly reason: string }
+)
+
+/** What there is to do for a family in a database, and what is not done. */
+export interface Planned {
+  readonly job: Job | undefined
+  readonly skipped: readonly { readonly service: ServiceName; readonly reason: string }[]
+  readonly left: readonly LeftStep[]
+  readonly failures: readonly Failure[]
+  readonly findings: readonly Finding[]
+}
+
+const nothing: Planned = { job: undefined, skipped: [], left: [], failures: [], findings: [] }
+
+export interface FamilyIn {
+  readonly family: Family
+  readonly services: readonly Service[]
+  readonly database: ObservedDatabase
+}
+
+/** @param journal is only read: the steps as they are now */
+export function jobFor(options: JobOptions, journal: Pick<Journal, 'step' | 'stepsIn'>, of: FamilyIn): Planned {
+  const { inputs } = options
+  const { family, services, database } = of
+  const skipAll = (reason: string) => services.map(({ name }) => ({ service: name, reason }))
+  if (database.failure !== undefined) return { ...nothing, skipped: skipAll(database.failure.title) }
   const own = journal
     .stepsIn(database.name)
     .filter(({ change }) => (change?.kind === 'setting' || change?.kind === 'key') && change.family === family.name)
-  let blank = own.find(({ change }) => change?.kind === 'key' && change.action === 'blank')
-  const steps = own.filter((step) => step !== blank)
-  const skipAll = (reason: string): undefined => {
-    for (const step of own) journal.mark(step.id, 'skipped', reason)
-    for (const service of services) skipQuery(journal, database.name, service.name, reason)
-    return undefined
-  }
-  if (database.failure !== undefined) {
-    for (const service of services) skipQuery(journal, database.name, service.name, database.failure.title)
-    return undefined
-  }
-  const needed = queryNeeds(
-    services.map(({ name }) => name),
-    database.name,
-  )
-  const first = firstOpen(needed, journal.step)
-  if (first !== undefined) {
-    for (const step of own) journal.wait(step.id, first)
-    for (const service of services) skipQuery(journal, database.name, service.name, `waits for ${first}`)
-    return undefined
-  }
+  const names = services.map(({ name }) => name)
+  const first = firstOpen(queryNeeds(names, database.name), journal.step)
+  if (first !== undefined)
+    return { ...nothing, skipped: skipAll(`waits for ${first}`), left: own.map((step) => ({ step, waitsFor: first })) }
+  if (inputs.mode === 'verify' && database.mayRead && !database.settings.has(family.endpoint))
+    return { ...nothing, skipped: skipAll(`${family.endpoint} is not set`), failures: [endpointNotSet(family, database.name)] }
+  return jobOf(options, of, own)
+}
 
-  if (inputs.mode === 'verify' && database.mayRead && !database.settings.has(family.endpoint)) {
-    journal.fail(endpointNotSet(family, database.name))
-    return skipAll(`${family.endpoint} is not set`)
-  }
-
-  const keyStored = database.keysSet.has(family.key) || !database.mayRead
-  const changes = steps.flatMap((step) => (step.change?.kind === 'setting' ? [step.change] : []))
-  const calls: Call[] = []
-  const unasked = unnamedUses(options, family, database)
-  let endless = false
-  for (const service of services) {
-    const wanted = service.arguments(inputs, options.resources.get(service.name))
-    const call = !inputs.testQueries
-      ? { skip: '`test-queries` is false' }
-      : 'skip' in wanted
-        ? wanted
-        : testCall(service, wanted, database.functions)
-    if ('skip' in call) {
-      skipQuery(journal, database.name, service.name, call.skip)
-      unasked.push(`${titleOf(service.name)}: ${call.skip}`)
-    } else {
-      calls.push({ name: service.name, sql: call.sql, isAnswer: service.test.isAnswer })
-      endless ||= !call.hasTimeout
+function jobOf(options: JobOptions, of: FamilyIn, own: readonly Step[]): Planned {
+  const { inputs, keys } = options
+  const { family, database } = of
+  const { calls, skipped, hasEndless } = queriesOf(options, of)
+  const unverified = [
+    ...unnamedUses(options, family, database),
+    ...skipped.map(({ service, reason }) => `${titleOf(service)}: ${reason}`),
+  ]
+  const clear = own.find(({ change }) => change?.kind === 'key' && change.action === 'blank')
+  const steps = own.filter((step) => step !== clear)
+  const isBlind = unverified.length > 0
+  const keepsKey = clear !== undefined && isBlind && !inputs.allowUnproven
+  const keptKey = keepsKey ? { failures: [notCleared(of, unverified)], left: [leftAs(clear, notAllQueried('cleared'))] } : nothing
+  if (steps.length > 0 && isBlind && isConfigured(database, family) && !inputs.allowUnproven) {
+    const reason = notAllQueried('switched')
+    return {
+      ...nothing,
+      skipped: [...skipped, ...calls.map(({ service }) => ({ service, reason }))],
+      left: [...keptKey.left, ...steps.map((step) => leftAs(step, reason))],
+      failures: [...keptKey.failures, notSwitched(of, unverified)],
     }
   }
-  if (blank !== undefined && unasked.length > 0 && !inputs.allowUnproven) {
-    const failure = new Failure({
-      reason: 'verification',
-      code: 'key-not-blanked-unproven',
-      title: 'A stored key was not blanked: the test queries cannot prove all that its family is used for',
-      detail: `${family.key} in "${database.name}" (${unasked.join('; ')}).`,
-      fix: 'Name what it is used for and let its test query run (see the reason), or give `allow-unproven: true` to blank it without proof.',
-    })
-    journal.fail(failure)
-    journal.mark(blank.id, blank.status, 'not blanked: the test queries cannot prove all that its family is used for')
-    blank = undefined
-  }
-  const task: Task = {
+  const changes = steps.flatMap(({ change }) => (change?.kind === 'setting' ? [change] : []))
+  const job: Job = {
     database,
     family,
     steps,
     secrets: steps.flatMap(({ change }) =>
-      change?.kind === 'key' ? [[change.setting, options.keys.get(change.setting)?.[0] ?? ''] as const] : [],
+      change?.kind === 'key' ? [[change.setting, keys.get(change.setting)?.[0] ?? ''] as const] : [],
     ),
-    blank,
+    clear: keepsKey ? undefined : clear,
     settings: changes.map((change) => [change.setting, change.to]),
     previous: changes.map((change) => [change.setting, change.from ?? '']),
     calls,
-    keyStored,
-    attempts: 0,
-    // Without a time limit of its own a query would hold the locks of its transaction.
-    visibility: endless ? 'hidden' : undefined,
-    wrote: undefined,
-    committedAt: undefined,
-    waitingFor: undefined,
-    lastOutcomes: new Map(),
+    onlyCommitted: hasEndless,
+    keyStored: database.keysSet.has(family.key) || !database.mayRead,
   }
-  if (steps.length > 0 && unasked.length > 0 && isConfigured(database, family) && !inputs.allowUnproven) {
-    const failure = new Failure({
-      reason: 'verification',
-      code: 'not-switched-unproven',
-      title: 'A family that works today was not switched: its test queries cannot prove all it is used for',
-      detail: `${family.name} in "${database.name}" (${unasked.join('; ')}).`,
-      fix: 'Name what it is used for and let its test query run (see the reason), or give `allow-unproven: true` to switch without proof.',
-    })
-    journal.fail(failure)
-    for (const step of steps) journal.mark(step.id, step.status, 'not switched: its test queries cannot prove all it is used for')
-    for (const call of calls)
-      skipQuery(
-        journal,
-        database.name,
-        call.name as ServiceName,
-        'not switched: the test queries cannot prove all that the family is used for',
-      )
-    return undefined
+  return {
+    job: steps.length === 0 && job.clear === undefined && calls.length === 0 ? undefined : job,
+    skipped,
+    left: keptKey.left,
+    failures: keptKey.failures,
+    findings: steps.length > 0 && isBlind ? [setUnverified(of, unverified)] : [],
   }
-  if (steps.length > 0 && unasked.length > 0) {
-    journal.finding({
-      severity: 'warning',
-      code: 'unproven',
-      title: 'A family is set but not proven',
-      detail: `${family.name} in "${database.name}" (${unasked.join('; ')}).`,
-      fix: 'Let the test query run: see the reason.',
-    })
+}
+
+const leftAs = (step: Step, reason: string): LeftStep => ({ step, status: step.status, reason })
+
+const notAllQueried = (done: string): string =>
+  `not ${done}: the test queries cannot verify everything that the family is used for`
+
+function queriesOf({ inputs, resources }: JobOptions, { services, database }: FamilyIn) {
+  const calls: Call[] = []
+  const skipped: { service: ServiceName; reason: string }[] = []
+  let hasEndless = false
+  for (const service of services) {
+    const wanted = service.arguments(inputs, resources.get(service.name))
+    const tested = 'skip' in wanted ? wanted : testCall(service, wanted, database.functions)
+    const call = inputs.testQueries ? tested : { skip: '`test-queries` is false' }
+    if ('skip' in call) skipped.push({ service: service.name, reason: call.skip })
+    else {
+      const deployment = 'skip' in wanted ? undefined : wanted.find(({ name }) => name === 'deployment_name')?.value
+      calls.push({ name: service.name, service: service.name, deployment, sql: call.sql, isAnswer: service.test.isAnswer })
+      hasEndless ||= !call.hasTimeout
+    }
   }
-  return steps.length === 0 && blank === undefined && calls.length === 0 ? undefined : task
+  return { calls, skipped, hasEndless }
+}
+
+/** Whether there is anything to set; a key to clear is not, that comes after the verification. */
+export const differing = (job: Job): boolean => job.settings.length > 0 || job.secrets.length > 0
+
+/** Whether a configuration would be lost that works today. */
+export const worksToday = (job: Job): boolean => differing(job) && isConfigured(job.database, job.family)
+
+/** What the database shows a family to be used for although no named service, and so no test query, covers it. */
+function unnamedUses({ inputs, resources }: JobOptions, family: Family, { settings }: ObservedDatabase): string[] {
+  const has = (name: ServiceName): boolean => inputs.given.some((each) => each.service === name)
+  const uses: string[] = []
+  if (family.name === 'azure_cognitive' && !has('translator')) {
+    const set = ['azure_cognitive.region', 'azure_cognitive.translator_resource_id'].filter((setting) => settings.has(setting))
+    if (set.length > 0)
+      uses.push(`${set.join(' and ')} ${set.length === 1 ? 'is' : 'are'} set: it translates, and \`translator\` is not set`)
+  }
+  if (family.name === 'azure_cognitive' && has('translator') && !has('cognitive')) {
+    const endpoint = settings.get(family.endpoint) ?? ''
+    const wanted = desiredSettings(inputs, resources).find((each) => each.setting === family.endpoint)?.value
+    // A Translator may be reached by a global endpoint, too; one of these names belongs to one account.
+    if (wanted !== undefined && /\.cognitiveservices\./i.test(endpoint) && !sameValue(family.endpoint, endpoint, wanted))
+      uses.push(`${family.endpoint} is that of another account: it analyses text, and \`cognitive\` is not set`)
+  }
+  if (family.name === 'azure_ml' && settings.has('azure_ml.serverless_ranking_endpoint')) {
+    uses.push('azure_ml.serverless_ranking_endpoint is set: azure_ai.rank uses the same auth_type, and no test query covers it')
+  }
+  return uses
 }
 
 function endpointNotSet(family: Family, database: string): Failure {
@@ -195,43 +184,32 @@ function endpointNotSet(family: Family, database: string): Failure {
   })
 }
 
-/** Whether there is anything to set; a key to blank is none, that comes after the proof. */
-export const differing = (task: Task): boolean => task.settings.length > 0 || task.secrets.length > 0
-/** Whether it would be lost what answers users today. */
-export const worksToday = (task: Task): boolean => differing(task) && isConfigured(task.database, task.family)
-
-export function skipQuery(journal: Journal, database: string, service: ServiceName, reason: string): void {
-  journal.query({
-    database,
-    service,
-    sql: '',
-    status: 'skipped',
-    proof: 'none',
-    attempts: 0,
-    durationMs: 0,
-    answer: '',
-    error: reason,
+function notCleared({ family, database }: FamilyIn, unverified: readonly string[]): Failure {
+  return new Failure({
+    reason: 'verification',
+    code: 'key-not-blanked-unproven',
+    title: 'A stored key was not cleared: the test queries cannot verify everything that its family is used for',
+    detail: `${family.key} in "${database.name}" (${unverified.join('; ')}).`,
+    fix: 'Name what it is used for and let its test query run (see the reason), or set `allow-unproven: true` to clear it without verification.',
   })
 }
 
-/** What the database shows a family to be used for although no given service, and so no test query, stands for it. */
-function unnamedUses({ inputs, resources }: ProveOptions, family: Family, { settings }: ObservedDatabase): string[] {
-  const has = (name: ServiceName): boolean => inputs.given.some((each) => each.service === name)
-  const uses: string[] = []
-  if (family.name === 'azure_cognitive' && !has('translator')) {
-    const set = ['azure_cognitive.region', 'azure_cognitive.translator_resource_id'].filter((setting) => settings.has(setting))
-    if (set.length > 0)
-      uses.push(`${set.join(' and ')} ${set.length === 1 ? 'is' : 'are'} set: it translates, and \`translator\` is not given`)
+function notSwitched({ family, database }: FamilyIn, unverified: readonly string[]): Failure {
+  return new Failure({
+    reason: 'verification',
+    code: 'not-switched-unproven',
+    title: 'A family that works today was not switched: its test queries cannot verify everything that it is used for',
+    detail: `${family.name} in "${database.name}" (${unverified.join('; ')}).`,
+    fix: 'Name what it is used for and let its test query run (see the reason), or set `allow-unproven: true` to switch without verification.',
+  })
+}
+
+function setUnverified({ family, database }: FamilyIn, unverified: readonly string[]): Finding {
+  return {
+    severity: 'warning',
+    code: 'unproven',
+    title: 'A family is set but not verified',
+    detail: `${family.name} in "${database.name}" (${unverified.join('; ')}).`,
+    fix: 'Let the test query run: see the reason.',
   }
-  if (family.name === 'azure_cognitive' && has('translator') && !has('cognitive')) {
-    const endpoint = settings.get(family.endpoint) ?? ''
-    const wanted = desiredSettings(inputs, resources).find((each) => each.setting === family.endpoint)?.value
-    // A Translator may be reached by a global endpoint, too; one of these names belongs to one account.
-    if (wanted !== undefined && /\.cognitiveservices\./i.test(endpoint) && !sameValue(family.endpoint, endpoint, wanted))
-      uses.push(`${family.endpoint} is that of another account: it analyses text, and \`cognitive\` is not given`)
-  }
-  if (family.name === 'azure_ml' && settings.has('azure_ml.serverless_ranking_endpoint')) {
-    uses.push('azure_ml.serverless_ranking_endpoint is set: azure_ai.rank obeys the same auth_type, and nothing here asks it')
-  }
-  return uses
 }

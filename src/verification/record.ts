@@ -1,136 +1,232 @@
-/** What came of a family in a database, as journal, report and summary have it. */
-
+/** The only place of verification that writes the journal: results of queries, states of steps, findings and failures. */
+import { titleOf } from '../core/inputs.ts'
 import type { Journal, Proof } from '../core/journal.ts'
-import type { ObservedDatabase } from '../core/observed.ts'
 import { type ServiceName, serviceNamed } from '../core/services.ts'
-import { Failure } from '../errors/failure.ts'
+import { Failure, type Finding } from '../errors/failure.ts'
+import { grantTemporary, setSetting, setSettingIn } from '../errors/sql.ts'
 import { bounded } from '../lib/bounded.ts'
-import { onOneLine } from '../lib/unicode.ts'
+import type { Log } from '../lib/log.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
-import { type ProveOptions, skipQuery, type Task } from './jobs.ts'
+import type { Job, Planned } from './jobs.ts'
 import { factsOf } from './verdict.ts'
 
-/** What a read-only query proves: a stored key cannot be taken out of reach by reading, but a resource may refuse all keys. */
-export function readOnlyProof({ inputs, resources }: ProveOptions, { keyStored, calls, database, family }: Task): Proof {
-  if (inputs.authType === 'subscription-key') return 'key'
-  const asIdentity = database.settings.get(family.authType) === 'managed-identity'
-  // In a verify the endpoint is not held against the resource: what the resource refuses proves nothing then.
-  const refusesKeys =
-    inputs.mode !== 'verify' && calls.every((call) => resources.get(call.name as ServiceName)?.localAuthDisabled === true)
-  return !keyStored || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
-}
+export class Recorder {
+  readonly #journal: Journal
+  readonly #log: Log
 
-/** The queries as they stand in report and summary. */
-export function record(options: ProveOptions, task: Task, outcomes: CallOutcomes, proof: Proof): void {
-  for (const call of task.calls) {
+  constructor(journal: Journal, log: Log) {
+    this.#journal = journal
+    this.#log = log
+  }
+
+  /** What is left undone before anything is tried. */
+  planned({ skipped, left, failures, findings }: Planned, database: string): void {
+    for (const { service, reason } of skipped) this.skipped(database, service, reason)
+    for (const each of left) {
+      if ('waitsFor' in each) this.#journal.wait(each.step.id, each.waitsFor)
+      else this.#journal.mark(each.step.id, each.status, each.reason)
+    }
+    for (const failure of failures) this.#journal.fail(failure)
+    for (const finding of findings) this.#journal.finding(finding)
+  }
+
+  skipped(database: string, service: ServiceName, reason: string): void {
+    skipQuery(this.#journal, database, service, reason)
+  }
+
+  /** Right before a COMMIT is sent. What it returns is called when nothing of it stays. */
+  committing(): () => void {
+    return this.#journal.writing()
+  }
+
+  committed({ steps }: Job): void {
+    for (const step of steps) this.#journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', '')
+  }
+
+  cleared({ clear, database, family }: Job): void {
+    if (clear === undefined) return
+    this.#journal.mark(clear.id, 'updated', '')
+    this.#log.info(`Database "${database.name}": ${family.key} is cleared`)
+  }
+
+  reverted({ steps }: Job): void {
+    for (const step of steps) this.#journal.mark(step.id, step.status, 'reverted: verification failed')
+  }
+
+  passed(job: Job, outcomes: CallOutcomes, proof: Proof, attempts: number): void {
+    this.#noteReadWrite(job, outcomes)
+    for (const call of job.calls) this.#passed(job, call, { outcomes, proof, attempts })
+  }
+
+  #passed(
+    { database }: Job,
+    call: Call,
+    { outcomes, proof, attempts }: { outcomes: CallOutcomes; proof: Proof; attempts: number },
+  ): void {
     const outcome = outcomes.get(call.name)
-    const service = serviceNamed(call.name as ServiceName)
-    options.journal.query({
-      database: task.database.name,
-      service: service.name,
+    const { test } = serviceNamed(call.service)
+    this.#journal.query({
+      database: database.name,
+      service: call.service,
       sql: call.sql,
       status: 'passed',
       proof,
-      attempts: task.attempts,
+      attempts,
       durationMs: Math.round(outcome?.durationMs ?? 0),
-      answer: outcome?.ok === true ? bounded(service.test.answer(outcome.answer)) : 'access granted (the model does not embed)',
+      answer: outcome?.ok === true ? bounded(test.answer(outcome.answer)) : 'access granted (the model does not embed)',
       error: '',
     })
   }
-}
 
-function queryFailed(options: ProveOptions, task: Task, call: Call, error: string): void {
-  options.journal.query({
-    database: task.database.name,
-    service: call.name as ServiceName,
-    sql: call.sql,
-    status: 'failed',
-    proof: 'none',
-    attempts: task.attempts,
-    durationMs: 0,
-    answer: '',
-    error,
-  })
-}
-
-export function markWritten(options: ProveOptions, task: Task): void {
-  for (const step of task.steps) options.journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', '')
-}
-
-/** The database itself failed, not what the queries ask. */
-export function databaseFailed(options: ProveOptions, task: Task, error: unknown): Failure {
-  const { journal } = options
-  const failure = options.connector.failure(error, task.database.name, `asking ${task.family.name}`)
-  for (const step of task.steps) journal.mark(step.id, 'failed', failure.title)
-  for (const call of task.calls) queryFailed(options, task, call, failure.title)
-  journal.fail(failure)
-  return failure
-}
-
-/** The time is up, or waiting cannot help: what was is still there. */
-export function giveUp(options: ProveOptions, task: Task, why: Failure | undefined, journal: Journal): void {
-  const failure =
-    why ??
-    new Failure({
-      reason: 'verification',
-      code: 'not-tried',
-      title: 'A test query was never asked',
-      detail: `${task.family.name} in "${task.database.name}"`,
-      fix: 'Raise `verify-timeout-minutes` and run again.',
+  #failed({ database }: Job, { service, sql }: Call, attempts: number, error: string): void {
+    const { name } = database
+    this.#journal.query({
+      database: name,
+      service,
+      sql,
+      status: 'failed',
+      proof: 'none',
+      attempts,
+      durationMs: 0,
+      answer: '',
+      error,
     })
-  const tried = task.attempts > 0
-  for (const call of task.calls) {
-    const outcome = task.lastOutcomes.get(call.name)
-    if (outcome?.ok === true && task.steps.length > 0) {
-      skipQuery(
-        journal,
-        task.database.name,
-        call.name as ServiceName,
-        'passed in the trial, which was rolled back because another test query of its family failed',
-      )
-    } else if (outcome?.ok === true) record(options, { ...task, calls: [call] }, task.lastOutcomes, readOnlyProof(options, task))
-    else if (tried) queryFailed(options, task, call, outcome?.ok === false ? outcome.text : failure.detail)
-    else skipQuery(journal, task.database.name, call.name as ServiceName, 'waits for the same family in the first database')
   }
-  const working = task.steps.length > 0
-  for (const step of task.steps) {
-    const now = journal.step(step.id)
-    if (now?.detail === '') journal.mark(step.id, step.status, 'left as it was: its test query did not pass')
+
+  /** The database itself failed, not what the queries ask. */
+  databaseFailed(job: Job, failure: Failure, attempts: number): void {
+    for (const step of job.steps) this.#journal.mark(step.id, 'failed', failure.title)
+    for (const call of job.calls) this.#failed(job, call, attempts, failure.title)
+    this.#journal.fail(failure)
   }
-  if (tried)
-    journal.fail(
-      working
-        ? new Failure({ ...factsOf(failure), detail: `${failure.detail}\nThe settings were left as they were.` }, failure.cause)
-        : failure,
+
+  /** The time is up, or waiting cannot help: the previous settings are in force. */
+  gaveUp(
+    job: Job,
+    failure: Failure,
+    { outcomes, proof, attempts }: { outcomes: CallOutcomes; proof: Proof; attempts: number },
+  ): void {
+    const { database, steps } = job
+    this.#noteReadWrite(job, outcomes)
+    for (const call of job.calls) {
+      const outcome = outcomes.get(call.name)
+      if (outcome?.ok === true && steps.length > 0) {
+        const reason = 'passed in the trial, which was rolled back because another test query of its family failed'
+        this.skipped(database.name, call.service, reason)
+      } else if (outcome?.ok === true) this.#passed(job, call, { outcomes, proof, attempts })
+      else if (attempts > 0) this.#failed(job, call, attempts, outcome?.ok === false ? outcome.text : failure.detail)
+      else this.skipped(database.name, call.service, 'waits for the same family in the first database')
+    }
+    for (const step of steps) {
+      const now = this.#journal.step(step.id)
+      if (now?.detail === '') this.#journal.mark(step.id, step.status, 'left as it was: its test query did not pass')
+    }
+    if (attempts === 0) return
+    const detail = `${failure.detail}\nThe settings were left as they were.`
+    this.#journal.fail(steps.length > 0 ? new Failure({ ...factsOf(failure), detail }, failure.cause) : failure)
+  }
+
+  keyWins({ family, database }: Job): void {
+    this.#journal.finding({
+      severity: 'warning',
+      code: 'key-wins',
+      title: 'The stored key is used although the identity is configured',
+      detail: `${family.name} in "${database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
+      fix: setSettingIn(database.name, family.key, ''),
+    })
+  }
+
+  uncommittedNotSeen({ family }: Job): void {
+    this.#journal.finding({
+      severity: 'notice',
+      code: 'uncommitted-settings-not-seen',
+      title: 'The extension does not see uncommitted settings',
+      detail: `${family.name}: a query succeeded although the endpoint led nowhere in its transaction. New settings can be verified only once they are committed: they are checked at once then, and put back when they fail.`,
+      fix: '',
+    })
+  }
+
+  /** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
+  exposed({ database, family }: Job): void {
+    const settings = [...database.logging].map(([name, value]) => `${name} = ${value}`).join(', ')
+    const detail = `The role may not create temporary tables in "${database.name}", so ${family.key} is sent as a bind parameter. Logging in force: ${settings || 'unknown'}.`
+    this.#log.info(detail)
+    this.#journal.finding({
+      severity: 'warning',
+      code: 'key-as-parameter',
+      title: 'A key may be in the statement log',
+      detail,
+      fix: `${grantTemporary(database)}   -- and rotate the key when statements are logged`,
+    })
+  }
+
+  keyNotCleared(job: Job, why: string): void {
+    const { clear, database, family } = job
+    if (clear !== undefined) this.#journal.mark(clear.id, 'failed', why)
+    this.#journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'key-not-blanked',
+        title: 'A stored key could not be cleared',
+        detail: `${family.key} in "${database.name}": ${why}.`,
+        fix: `${setSettingIn(database.name, family.key, '')}; if it is refused, DROP EXTENSION azure_ai and run this action again`,
+      }),
     )
+  }
+
+  clearedKeyLost({ clear, database, family }: Job): void {
+    if (clear !== undefined) this.#journal.mark(clear.id, 'failed', 'it is cleared, was not verified, and could not be put back')
+    this.#journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'key-not-put-back',
+        title: 'The previous key could not be put back',
+        detail: `${family.key} in "${database.name}" is empty, although the test queries did not pass without it.`,
+        fix: `${setSettingIn(database.name, family.key, 'KEY')}, with the key of the resource; or run again with \`auth-type: subscription-key\``,
+      }),
+    )
+  }
+
+  settingsNotPutBack({ family, database, previous }: Job, why: string): void {
+    this.#journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'settings-not-put-back',
+        title: 'The previous settings could not be put back',
+        detail: `${family.name} in "${database.name}" was set and not verified: ${why}`,
+        fix: previous.map(([setting, value]) => setSetting(setting, value)).join(' '),
+      }),
+    )
+  }
+
+  newKeyStays({ family, database }: Job): void {
+    this.#journal.fail(
+      new Failure({
+        reason: 'database',
+        code: 'key-not-put-back',
+        title: 'The previous key could not be put back',
+        detail: `${family.key} in "${database.name}" is the new key, although it is not verified.`,
+        fix: `Run again with the right key as input, or set it: ${setSettingIn(database.name, family.key, 'KEY')}`,
+      }),
+    )
+  }
+
+  #noteReadWrite({ calls, database }: Job, outcomes: CallOutcomes): void {
+    for (const { name, service } of calls) {
+      if (outcomes.get(name)?.inReadWrite !== true) continue
+      const finding: Finding = {
+        severity: 'notice',
+        code: 'not-asked-read-only',
+        title: 'A test function does not run in a read-only transaction',
+        detail: `${titleOf(service)} in "${database.name}": the query ran again in a transaction that was rolled back.`,
+        fix: '',
+      }
+      this.#journal.finding(finding)
+    }
+  }
 }
 
-export function keyWins(options: ProveOptions, task: Task): void {
-  options.journal.finding({
-    severity: 'warning',
-    code: 'key-wins',
-    title: 'The stored key is used although the identity is asked for',
-    detail: `${task.family.name} in "${task.database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
-    fix: `SELECT azure_ai.set_setting('${task.family.key}', '');   -- in "${onOneLine(task.database.name)}"`,
-  })
-}
-
-/** The statement that gives the role the right to keep a key in a temporary table. */
-export function grantTemporary({ name, user }: ObservedDatabase): string {
-  const quoted = (identifier: string): string => `"${identifier.replaceAll('"', '""')}"`
-  return `GRANT TEMPORARY ON DATABASE ${quoted(name)} TO ${quoted(user)};`
-}
-
-/** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
-export function exposed({ journal, log }: ProveOptions, { database, family }: Task): void {
-  const settings = [...database.logging].map(([name, value]) => `${name} = ${value}`).join(', ')
-  const detail = `The role may not make temporary tables in "${database.name}", so ${family.key} travels as a bind parameter. Logging in force: ${settings || 'unknown'}.`
-  log.info(detail)
-  journal.finding({
-    severity: 'warning',
-    code: 'key-as-parameter',
-    title: 'A key may stand in the statement log',
-    detail,
-    fix: `${grantTemporary(database)}   -- and rotate the key when statements are logged`,
-  })
+export function skipQuery(journal: Journal, database: string, service: ServiceName, reason: string): void {
+  const none = { sql: '', proof: 'none', attempts: 0, durationMs: 0, answer: '' } as const
+  journal.query({ database, service, status: 'skipped', ...none, error: reason })
 }

@@ -1,21 +1,43 @@
 /**
- * The test queries of all families and databases: in rounds while the identity and its roles take effect, or once for a
- * check. One database waits for a family; the others are tried when it has passed.
+ * Test queries in rounds until all families of all databases have passed or the time is up; or once, for a check. One database
+ * waits for a family; the others are tried when it has passed.
  */
-
+import type { Inputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
 import { givenFamilies } from '../core/plan.ts'
-import type { Family, Service } from '../core/services.ts'
+import { scopeOf } from '../core/scope.ts'
+import type { Family, Resource, Service, ServiceName } from '../core/services.ts'
 import { firstOpen, queryNeeds, type StepId } from '../core/steps.ts'
+import type { Failure } from '../errors/failure.ts'
+import type { Log } from '../lib/log.ts'
 import { backoff, mapLimited, pause } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
+import type { KeyCandidates } from '../postgres/azure-ai.ts'
+import type { Connector } from '../postgres/connection.ts'
 import { most } from '../postgres/slots.ts'
-import { type Attempt, type ProveOptions, skipQuery, type Task, taskOf } from './jobs.ts'
-import { databaseFailed, giveUp, readOnlyProof, record } from './record.ts'
-import { askFreshly, patiently } from './session.ts'
-import { attempt } from './switch.ts'
-import { judge } from './verdict.ts'
+import { Attempts, type KnownVersions, type Result } from './attempts.ts'
+import { jobFor } from './jobs.ts'
+import { Recorder } from './record.ts'
+import { DatabaseSession } from './session.ts'
+
+export interface ProveOptions {
+  readonly inputs: Inputs
+  readonly databases: readonly ObservedDatabase[]
+  readonly resources: ReadonlyMap<ServiceName, Resource>
+  readonly connector: Connector
+  readonly journal: Journal
+  readonly log: Log
+  readonly signal: AbortSignal
+  /** When the clock started, by `performance.now()`. */
+  readonly since: number
+  /** How long to wait while all that is missing is a token, in milliseconds; undefined: as long as for the rest. */
+  readonly noTokenLimitMs: number | undefined
+  /** Called once when that limit is reached: true when the server was restarted, and the clock starts again. */
+  readonly onNoToken?: () => Promise<boolean>
+  /** For `subscription-key`: by name of the setting. */
+  readonly keys: KeyCandidates
+}
 
 /** Failures of the server, its identity or the services, which every database meets alike. */
 const meetsAll: ReadonlySet<string> = new Set([
@@ -25,7 +47,7 @@ const meetsAll: ReadonlySet<string> = new Set([
   'subdomain-unknown',
   'throttled',
 ])
-/** Answers of an AI service that it gives only to who came with a token. */
+/** Responses that an AI service gives only to a request with a token. */
 const provesToken: ReadonlySet<string> = new Set([
   'role-not-effective',
   'token-not-accepted',
@@ -40,56 +62,50 @@ const provesToken: ReadonlySet<string> = new Set([
 /** Pace of the rounds while roles and identity take effect. */
 const rounds = { baseMs: 1_000, capMs: 20_000, budgetMs: Number.POSITIVE_INFINITY }
 
-export async function prove(options: ProveOptions): Promise<void> {
-  const { inputs, log, signal, journal } = options
-  const pending: { family: Family; tasks: Task[]; opened: boolean }[] = []
-  for (const { family, services } of givenFamilies(inputs)) {
-    const tasks = options.databases.flatMap((database) => taskOf(options, family, services, database) ?? [])
-    if (tasks.length > 0) pending.push({ family, tasks, opened: false })
+/** The databases that still wait for a family. */
+interface Group {
+  readonly family: Family
+  waiting: Attempts[]
+  /** Whether one database has passed. */
+  opened: boolean
+}
+
+/** Creates the attempts of a run; what cannot be tried is recorded at once. */
+function attemptsOf(options: ProveOptions) {
+  const { inputs, resources, connector, journal, log, signal } = options
+  const recorder = new Recorder(journal, log)
+  const attemptOptions = { inputs, resources, recorder, log, writes: scopeOf(inputs).writesSql }
+  const versions: KnownVersions = new Map()
+  return (family: Family, services: readonly Service[], database: ObservedDatabase): Attempts | undefined => {
+    const planned = jobFor(options, journal, { family, services, database })
+    recorder.planned(planned, database.name)
+    const session = new DatabaseSession({ database, connector, log, signal })
+    return planned.job === undefined ? undefined : new Attempts(attemptOptions, session, planned.job, versions)
   }
+}
+
+export async function prove(options: ProveOptions): Promise<void> {
+  const { inputs, log, signal } = options
+  const create = attemptsOf(options)
+  const groups = givenFamilies(inputs).map(({ family, services }): Group => {
+    return { family, waiting: options.databases.flatMap((database) => create(family, services, database) ?? []), opened: false }
+  })
   let { since, noTokenLimitMs } = options
-  // An answer of an AI service proves a token: from then on no restart is considered.
+  // A response of an AI service proves a token: from then on no restart is considered.
   let tokenHad = false
-  const tried = async (task: Task): Promise<Attempt> => {
-    const result = await attempt(options, task)
-    tokenHad ||= result === 'done' ? passedKeyless(journal, task) : provesToken.has(result.failure.code)
+  const tried = async (attempts: Attempts): Promise<Result> => {
+    const result = await attempts.next()
+    tokenHad ||= result.kind === 'done' ? result.proof === 'keyless' : provesToken.has(result.failure.code)
     return result
   }
   const leftMs = (): number => inputs.verifyTimeoutMs - (performance.now() - since)
 
-  for (let round = 1; pending.some((each) => each.tasks.length > 0); round++) {
-    for (const group of pending) {
-      if (group.tasks.length === 0) continue
-      // One database at a time waits for what all of them wait for; the others are tried once one has passed.
-      let alone: Task | undefined
-      while (group.tasks.length > 0 && !group.opened && alone === undefined) {
-        const leader = group.tasks[0] as Task
-        const result = await tried(leader)
-        if (result === 'done') group.opened = true
-        // What is wrong with one database need not be wrong with the next.
-        if (result === 'done' || result.final) group.tasks.shift()
-        else if (meetsAll.has(result.failure.code)) {
-          // The next round tries another one: what keeps this one may be its own. Where settings are tried by committing them, none is disturbed for that.
-          if (leader.visibility !== 'hidden') group.tasks.push(...group.tasks.splice(0, 1))
-          break
-        } else alone = leader
-      }
-      if (group.opened || alone !== undefined) {
-        const others = group.tasks.filter((task) => task !== alone)
-        const results = await mapLimited(others, most, tried)
-        group.opened ||= results.includes('done')
-        group.tasks = group.tasks.filter((task) => {
-          const result = results[others.indexOf(task)]
-          return task === alone || (result !== 'done' && result?.final === false)
-        })
-      }
-    }
-    const waiting = pending.filter((each) => each.tasks.length > 0)
+  for (let round = 1; ; round++) {
+    for (const group of groups) await tryGroup(group, tried)
+    const waiting = groups.filter((group) => group.waiting.length > 0)
     if (waiting.length === 0) return
-    const noToken = waiting.every(({ tasks }) =>
-      tasks.every((task) => task.waitingFor === undefined || task.waitingFor.code === 'no-token'),
-    )
-    if (noToken && !tokenHad && noTokenLimitMs !== undefined && performance.now() - since >= noTokenLimitMs) {
+    const isPatient = noTokenLimitMs === undefined || performance.now() - since < noTokenLimitMs
+    if (!isPatient && !tokenHad && waiting.every(lacksOnlyToken)) {
       if (options.onNoToken === undefined || !(await options.onNoToken())) break
       // Once: from here on it is waited for as long as for the rest.
       noTokenLimitMs = undefined
@@ -98,64 +114,78 @@ export async function prove(options: ProveOptions): Promise<void> {
     }
     if (leftMs() <= 0) break
     const wait = Math.min(backoff(rounds, round), Math.max(leftMs(), 0))
-    const what = waiting.map(({ family, tasks }) => `${family.name} (${waitedFor(tasks)?.title ?? 'not tried yet'})`).join(', ')
+    const what = waiting.map((group) => `${group.family.name} (${waitedFor(group)?.title ?? 'not tried yet'})`).join(', ')
     log.info(
       `… waiting for the identity and its roles to take effect: ${what}; ${duration(performance.now() - since)} so far, at most ${duration(leftMs())} more`,
     )
     await pause(wait, signal)
   }
-  for (const { tasks } of pending) {
-    for (const task of tasks) giveUp(options, task, task.waitingFor ?? waitedFor(tasks), journal)
-  }
+  for (const group of groups) for (const attempts of group.waiting) attempts.giveUp(waitedFor(group))
 }
+
+/** One round of a family: one database at a time waits for what all of them wait for; the others are tried once one has passed. */
+async function tryGroup(group: Group, tried: (attempts: Attempts) => Promise<Result>): Promise<void> {
+  let alone: Attempts | undefined
+  while (group.waiting.length > 0 && !group.opened && alone === undefined) {
+    const leader = group.waiting[0] as Attempts
+    const result = await tried(leader)
+    if (result.kind === 'done') group.opened = true
+    // What is wrong with one database need not be wrong with the next.
+    if (result.kind !== 'not-yet') group.waiting.shift()
+    else if (meetsAll.has(result.failure.code)) {
+      // The next round tries another one: what keeps this one may be its own. Where settings are tried by committing them, no other is disturbed for that.
+      if (!leader.isSeenByAll) group.waiting.push(...group.waiting.splice(0, 1))
+      return
+    } else alone = leader
+  }
+  const others = group.waiting.filter((attempts) => attempts !== alone)
+  const results = await mapLimited(others, most, tried)
+  group.opened ||= results.some(({ kind }) => kind === 'done')
+  group.waiting = group.waiting.filter((attempts) => attempts === alone || results[others.indexOf(attempts)]?.kind === 'not-yet')
+}
+
+const lacksOnlyToken = ({ waiting }: Group): boolean =>
+  waiting.every(({ waitingFor }) => waitingFor === undefined || waitingFor.code === 'no-token')
 
 /** What the databases of a family wait for. */
-const waitedFor = (tasks: readonly Task[]) => tasks.find((task) => task.waitingFor !== undefined)?.waitingFor
+const waitedFor = ({ waiting }: Group): Failure | undefined =>
+  waiting.find((attempts) => attempts.waitingFor !== undefined)?.waitingFor
 
-/** Whether the task was answered without a key. */
-function passedKeyless({ queries }: Journal, { database, calls }: Task): boolean {
-  return calls.some(({ name }) =>
-    queries.some((query) => query.database === database.name && query.service === name && query.proof === 'keyless'),
-  )
-}
-
-/**
- * Asks the test queries once, read-only, where the steps that they depend on are in sync; for checks.
- */
+/** Runs the test queries once, where the steps that they need are in sync; for checks, which write nothing that stays. */
 export async function askOnce(options: ProveOptions): Promise<void> {
-  const { inputs, journal, signal } = options
-  await mapLimited(options.databases, most, async (database) => {
-    const tasks = givenFamilies(inputs).flatMap(({ family, services }) => {
+  const { inputs, journal, databases, log } = options
+  const recorder = new Recorder(journal, log)
+  const create = attemptsOf(options)
+  await mapLimited(databases, most, async (database) => {
+    const all = givenFamilies(inputs).flatMap(({ family, services }) => {
       const ready: Service[] = []
       for (const service of services) {
-        const waitsFor = firstNeeded(journal, database, service)
-        if (waitsFor === undefined) ready.push(service)
-        else skipQuery(journal, database.name, service.name, `waits for ${waitsFor}`)
+        const first = firstNeeded(journal, database, service)
+        if (first === undefined) ready.push(service)
+        else recorder.skipped(database.name, service.name, `waits for ${first}`)
       }
-      return ready.length === 0 ? [] : (taskOf(options, family, ready, database) ?? [])
+      return ready.length === 0 ? [] : (create(family, ready, database) ?? [])
     })
-    const asked = tasks.map((task) => {
-      task.attempts = 1
-      const outcomes = patiently(options, task.database.name, () => askFreshly(options, task))
-      outcomes.catch(() => undefined)
-      return { task, outcomes }
-    })
-    // Told in their order, whichever answers first.
-    for (const { task, outcomes: asking } of asked) {
-      try {
-        const outcomes = await asking
-        const verdict = judge(options, task, outcomes)
-        if (verdict === 'passed') record(options, task, outcomes, readOnlyProof(options, task))
-        else giveUp(options, task, verdict.failure, journal)
-      } catch (error) {
-        if (signal.aborted) throw signal.reason
-        databaseFailed(options, task, error)
-      }
+    const queryOnce = async (attempts: Attempts): Promise<void> => {
+      const result = await attempts.next()
+      if (result.kind === 'not-yet') attempts.giveUp()
     }
+    // Those that may hide a key wait for each other's lock: they come one after the other.
+    const locking = mapLimited(
+      all.filter(({ mayHideKey }) => mayHideKey),
+      1,
+      queryOnce,
+    )
+    const reading = mapLimited(
+      all.filter(({ mayHideKey }) => !mayHideKey),
+      all.length,
+      queryOnce,
+    )
+    for (const each of await Promise.allSettled([locking, reading])) if (each.status === 'rejected') throw each.reason
   })
 }
 
-/** The first step that a query needs and that is still open; undefined when its answer will mean something. */
+/** The first step that a query needs and that is still open; undefined when its response will mean something. */
 function firstNeeded(journal: Journal, database: ObservedDatabase, service: Service): StepId | undefined {
   if (database.failure !== undefined) return undefined
   const settings = journal

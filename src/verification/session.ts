@@ -1,87 +1,108 @@
-/** How a database is asked: on fresh connections, with its own faults tried again, and never believing a COMMIT without an answer. */
-
+/** How a database is queried: on fresh connections, with its own errors retried, and without believing a COMMIT that got no response. */
+import type { ObservedDatabase } from '../core/observed.ts'
+import type { Failure } from '../errors/failure.ts'
+import type { Log } from '../lib/log.ts'
 import { later, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
-import type { Connection } from '../postgres/connection.ts'
-import { askReadOnly, type CallOutcomes, holds, type Setting } from '../postgres/trial.ts'
-import type { ProveOptions, Task } from './jobs.ts'
+import type { Connection, Connector } from '../postgres/connection.ts'
+import { askReadOnly, type Call, type CallOutcomes, holds, type Setting } from '../postgres/trial.ts'
 
-/** How long putting back may take when the run was cancelled, in milliseconds: the runner waits a few seconds only. */
-const lastActMs = 4_000
+/** How long putting settings back may take after a cancel, in milliseconds: the runner waits a few seconds only. */
+const graceMs = 4_000
 
-/** A fresh connection for each thing: a session may remember settings it saw. */
-export async function freshly<T>(
-  options: ProveOptions,
-  database: string,
-  body: (connection: Connection) => Promise<T>,
-): Promise<T> {
-  const connection = await options.connector.connect(database, options.signal)
-  try {
-    return await body(connection)
-  } finally {
-    // Nobody waits for the goodbye.
-    void connection.close()
+export interface SessionOptions {
+  readonly database: ObservedDatabase
+  readonly connector: Pick<Connector, 'connect' | 'paired' | 'second' | 'failure'>
+  readonly log: Log
+  readonly signal: AbortSignal
+}
+
+/** What became of a COMMIT. `unknown`: it cannot be read, so it counts as committed. */
+export type CommitState = 'committed' | 'rolled-back' | 'unknown'
+
+export class DatabaseSession {
+  readonly #options: SessionOptions
+
+  constructor(options: SessionOptions) {
+    this.#options = options
   }
-}
 
-/** The options of what has to be done also when the run was cancelled. */
-export function outliving(options: ProveOptions): ProveOptions {
-  return { ...options, signal: later(options.signal, lastActMs) }
-}
-
-/** The options of the connection that keeps a key for putting it back: it outlives a cancel, and has a second one beside it. */
-export function keeping(options: ProveOptions): ProveOptions {
-  return outliving({ ...options, connector: { ...options.connector, ...options.connector.paired } })
-}
-
-/** The options of that second connection. */
-export function beside(options: ProveOptions): ProveOptions {
-  return { ...options, connector: { ...options.connector, ...options.connector.second } }
-}
-
-/** Runs `body` again after faults of the database that pass. */
-export function patiently<T>(options: ProveOptions, database: string, body: () => Promise<T>): Promise<T> {
-  return retrying(body, {
-    signal: options.signal,
-    verdict: (error) => verdictOnSql(error, 'work'),
-    onWait: (error, waitMs, leftMs) => {
-      const { title } = options.connector.failure(error, database, 'switching')
-      options.log.info(`… database "${database}": ${title}; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`)
-    },
-  })
-}
-
-/** The test queries of a family, or some of them, as everybody is answered now. */
-export function askFreshly(options: ProveOptions, { database, calls }: Task, some = calls): Promise<CallOutcomes> {
-  return freshly(options, database.name, (connection) => askReadOnly(connection, database, some))
-}
-
-/** A line that breaks is not an answer: asked once more, at once. */
-export async function askTwice(options: ProveOptions, task: Task): Promise<CallOutcomes> {
-  try {
-    return await askFreshly(options, task)
-  } catch (error) {
-    if (options.signal.aborted || verdictOnSql(error, 'work') === false) throw error
-    return askFreshly(options, task)
+  get database(): ObservedDatabase {
+    return this.#options.database
   }
-}
 
-/**
- * After a COMMIT without an answer: whether it is known that nothing came of it, so that all of it may be done again. What
- * cannot be read counts as written: it is asked, and put back when it does not pass. Looks also when the run was cancelled.
- */
-export async function cameToNothing(
-  given: ProveOptions,
-  task: Task,
-  settings: readonly Setting[],
-  secrets: readonly Setting[],
-): Promise<boolean> {
-  const options = outliving(given)
-  const { name } = task.database
-  options.log.info(`… database "${name}": COMMIT got no answer; reading what came of it`)
-  const look = () => freshly(options, name, (connection) => holds(connection, task.database, settings, secrets))
-  const held = await patiently(options, name, look).catch(() => undefined)
-  if (held === false) task.wrote?.()
-  return held === false
+  get signal(): AbortSignal {
+    return this.#options.signal
+  }
+
+  /** For what has to be done also after a cancel. */
+  outliving(): DatabaseSession {
+    return new DatabaseSession({ ...this.#options, signal: later(this.signal, graceMs) })
+  }
+
+  /** For the connection that keeps a key until it is certain that it need not be put back: it outlives a cancel, and has a second one beside it. */
+  keeping(): DatabaseSession {
+    const { connector } = this.#options
+    return new DatabaseSession({ ...this.#options, connector: { ...connector, ...connector.paired } }).outliving()
+  }
+
+  /** For that second connection. */
+  beside(): DatabaseSession {
+    const { connector } = this.#options
+    return new DatabaseSession({ ...this.#options, connector: { ...connector, ...connector.second } })
+  }
+
+  /** Runs `body` on a connection of its own: a session may remember settings it saw. */
+  async fresh<T>(body: (connection: Connection) => Promise<T>): Promise<T> {
+    const connection = await this.#options.connector.connect(this.database.name, this.signal)
+    try {
+      return await body(connection)
+    } finally {
+      // Fire and forget: closing must not delay the run.
+      void connection.close()
+    }
+  }
+
+  /** Runs `body` again after errors of the database that pass. */
+  patiently<T>(body: () => Promise<T>): Promise<T> {
+    return retrying(body, {
+      signal: this.signal,
+      verdict: (error) => verdictOnSql(error, 'work'),
+      onWait: (error, waitMs, leftMs) => {
+        const { title } = this.failure(error, 'switching')
+        const pace = `again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`
+        this.#options.log.info(`… database "${this.database.name}": ${title}; ${pace}`)
+      },
+    })
+  }
+
+  /** Runs the test queries read-only, on what is committed. */
+  query(calls: readonly Call[]): Promise<CallOutcomes> {
+    return this.fresh((connection) => askReadOnly(connection, this.database, calls))
+  }
+
+  /** A dropped connection is not a result: retry once, immediately. */
+  async queryTwice(calls: readonly Call[]): Promise<CallOutcomes> {
+    try {
+      return await this.query(calls)
+    } catch (error) {
+      if (this.signal.aborted || verdictOnSql(error, 'work') === false) throw error
+      return this.query(calls)
+    }
+  }
+
+  /** After a COMMIT that got no response: whether it took effect. Looks also after a cancel. */
+  async confirmCommit(settings: readonly Setting[], secrets: readonly Setting[]): Promise<CommitState> {
+    const session = this.outliving()
+    this.#options.log.info(`… database "${this.database.name}": no response to COMMIT; checking whether it took effect`)
+    const look = () => session.fresh((connection) => holds(connection, this.database, settings, secrets))
+    const held = await session.patiently(look).catch(() => undefined)
+    if (held === undefined) return 'unknown'
+    return held ? 'committed' : 'rolled-back'
+  }
+
+  failure(error: unknown, doing: string): Failure {
+    return this.#options.connector.failure(error, this.database.name, doing)
+  }
 }

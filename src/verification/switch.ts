@@ -1,324 +1,381 @@
 /**
- * One attempt to switch a family in a database: the new settings are tried in a transaction, and only what the services
- * accepted is committed; what fails afterwards is put back. Nothing stays open between attempts.
+ * One attempt to switch a family in a database: new settings are tried in a transaction, and only what the services accepted is
+ * committed; what fails afterwards is put back. Nothing stays open between attempts.
  */
-
 import type { Proof } from '../core/journal.ts'
 import { outlook } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
-import { onOneLine } from '../lib/unicode.ts'
+import { grantTemporary } from '../errors/sql.ts'
+import type { Log } from '../lib/log.ts'
 import { mayMakeTemporaryTables } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'
-import { type CallOutcomes, forget, restore, trial, writeBack } from '../postgres/trial.ts'
-import { blankKey } from './clear-key.ts'
-import { type Attempt, differing, type ProveOptions, type Task, type Visibility, worksToday } from './jobs.ts'
-import { databaseFailed, exposed, giveUp, grantTemporary, keyWins, markWritten, readOnlyProof, record } from './record.ts'
-import { askFreshly, askTwice, beside, cameToNothing, freshly, keeping, outliving, patiently } from './session.ts'
-import { factsOf, judge } from './verdict.ts'
-import { unclearTrial, visibilityOf } from './visibility.ts'
+import { type CallOutcomes, forget, restore, type Setting, trial, writeBack } from '../postgres/trial.ts'
+import { differing, type Job, worksToday } from './jobs.ts'
+import type { Recorder } from './record.ts'
+import type { DatabaseSession } from './session.ts'
+import type { Strategy, Visibility } from './strategy.ts'
+import { factsOf, type JudgeOptions, judge, readOnlyProof, type Verdict } from './verdict.ts'
 
-/** Stands in for a stored key while a query runs: whoever is answered with this in place was not answered because of a key. */
+/** Placeholder for the stored key: a query that succeeds with it did not authenticate by key. */
 const notAKey = 'not-a-key-taken-out-of-reach'
 
-/** One try of one family in one database. */
-export async function attempt(options: ProveOptions, task: Task): Promise<Attempt> {
-  const { journal, signal } = options
-  task.attempts++
-  try {
-    task.visibility ??= await visibilityOf(options, task)
-    const visibility = task.visibility ?? 'unclear'
-    const result = await patiently(options, task.database.name, () => tryOnce(options, task, visibility))
-    if (result !== 'done') {
-      task.waitingFor = result.failure
-      if (result.final) giveUp(options, task, result.failure, journal)
-    }
-    return result
-  } catch (error) {
-    if (signal.aborted) throw signal.reason
-    return { failure: databaseFailed(options, task, error), final: true }
-  }
+/** The result of one attempt. */
+export type Outcome =
+  /** `cleared`: the stored key is gone as well. */
+  | { readonly kind: 'verified'; readonly proof: Proof; readonly outcomes: CallOutcomes; readonly cleared?: true }
+  /** Waiting may help. */
+  | { readonly kind: 'not-yet'; readonly failure: Failure; readonly outcomes: CallOutcomes }
+  /** Waiting cannot help; what was committed is put back. */
+  | { readonly kind: 'failed'; readonly failure: Failure; readonly outcomes: CallOutcomes }
+
+export interface AttemptOptions extends JudgeOptions {
+  readonly recorder: Recorder
+  readonly log: Log
+  /** Whether what passes may be committed; a check and a verify roll back whatever they try. */
+  readonly writes: boolean
 }
 
-async function tryOnce(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
-  const { inputs } = options
-  if (task.calls.length === 0) {
-    await commitAndCheck(options, task, 'none', () => true)
-    return task.blank === undefined ? 'done' : blankKey(options, task, task.blank)
-  }
-  if (inputs.mode === 'verify') {
-    const outcomes = await askFreshly(options, task)
-    const verdict = judge(options, task, outcomes)
-    if (verdict !== 'passed') return verdict
-    record(options, task, outcomes, readOnlyProof(options, task))
-    return 'done'
-  }
-  const result = await switchOver(options, task, visibility)
-  return result === 'done' && task.blank !== undefined ? blankKey(options, task, task.blank) : result
+export function outcomeOf(verdict: Exclude<Verdict, 'passed'>, outcomes: CallOutcomes): Outcome {
+  return { kind: verdict.final ? 'failed' : 'not-yet', failure: verdict.failure, outcomes }
 }
 
-/** The trial as the extension allows it; what everybody has afterwards is checked on a connection of its own. */
-async function switchOver(options: ProveOptions, task: Task, visibility: Visibility): Promise<Attempt> {
-  if (visibility === 'hidden') return mayCommitNow(task) ? committedTrial(options, task) : tooSoon(task)
-  if (visibility === 'unclear' && worksToday(task)) {
-    // What answered may be what is committed: nothing is committed on such an answer. The next round looks again.
-    task.visibility = undefined
-    return { failure: unclearTrial(task), final: false }
-  }
-  const keyed = options.inputs.authType === 'subscription-key'
-  const tried = keyed ? await keyTrial(options, task) : await hiddenKeyTrial(options, task)
-  if (tried.done !== undefined) {
-    if (tried.done === 'done' || tried.done.final || visibility !== 'unclear' || !differing(task)) return tried.done
-    return committedTrial(options, task)
-  }
-  if (tried.accepted) {
-    const outOfReach = tried.keyOutOfReach && !tried.keyWins && visibility === 'visible'
-    const proof: Proof = task.keyStored && !outOfReach ? 'key-present' : 'keyless'
-    if (tried.keyWins) keyWins(options, task)
-    if (task.settings.length > 0) markWritten(options, task)
-    // What everybody sees from now on, read-only and on a connection of its own: these stand in the summary.
-    return settle(options, task, proof, undefined)
-  }
-  const verdict = judge(options, task, tried.outcomes)
-  if (verdict === 'passed') throw new Error('a trial that was accepted came to nothing')
-  // Nothing shows whether the trial's settings were seen: ask with committed ones before believing the failure.
-  return visibility === 'unclear' && task.settings.length > 0 ? committedTrial(options, task) : verdict
+export interface Tactics {
+  readonly strategy: Exclude<Strategy, 'wait'>
+  readonly visibility: Visibility
 }
 
-/**
- * Asks on a fresh connection what everybody has now, after a COMMIT, and puts back what was when the queries fail or cannot
- * be asked. Never lets a failure of the line lead to another COMMIT.
- */
-async function settle(options: ProveOptions, task: Task, proof: Proof, connection: Connection | undefined): Promise<Attempt> {
-  if (task.calls.length === 0) return 'done'
-  let outcomes: CallOutcomes
-  try {
-    outcomes = await askTwice(options, task)
-  } catch (error) {
-    if (differing(task)) await putBack(options, task, connection)
-    if (options.signal.aborted) throw options.signal.reason
-    const failure = options.connector.failure(error, task.database.name, `checking ${task.family.name}`)
-    throw new Failure(factsOf(failure))
+export function attempt(options: AttemptOptions, session: DatabaseSession, job: Job, tactics: Tactics): Promise<Outcome> {
+  const one = new SwitchAttempt(options, session, job)
+  switch (tactics.strategy) {
+    case 'ask-only':
+      return one.askOnly()
+    case 'trial':
+      return options.writes ? one.trial(tactics.visibility) : one.rolledBackTrial()
+    case 'store-key':
+      return one.storeKey(tactics.visibility)
+    case 'commit-then-check':
+      return one.commitThenCheck()
   }
-  const verdict = judge(options, task, outcomes)
-  if (verdict === 'passed') {
-    if (connection !== undefined && task.secrets.length > 0) await forget(connection, task.database).catch(() => undefined)
-    record(options, task, outcomes, proof)
-    return 'done'
-  }
-  if (differing(task)) await putBack(options, task, connection)
-  return verdict
-}
-
-/** How long what answers users today is left alone between two trials that everybody sees, in milliseconds. */
-const committedTrialEveryMs = 60_000
-
-/** Settings that can be tried only by committing them: at once where nothing works today, else once a minute at most. */
-function mayCommitNow(task: Task): boolean {
-  const now = performance.now()
-  if (worksToday(task) && task.committedAt !== undefined && now - task.committedAt < committedTrialEveryMs) return false
-  task.committedAt = now
-  return true
-}
-
-function tooSoon(task: Task): Attempt {
-  return { failure: task.waitingFor ?? unclearTrial(task), final: false }
 }
 
 interface Tried {
   readonly accepted: boolean
   readonly outcomes: CallOutcomes
-  readonly keyOutOfReach: boolean
+  readonly keyHidden: boolean
   /** The stored key is used although auth_type says otherwise. */
   readonly keyWins: boolean
-  /** The attempt is over: what follows a trial was done with it. */
-  readonly done?: Attempt
+  /** The attempt is over: what follows a trial is done already. */
+  readonly done?: Outcome
 }
 
-/** The trial, with a stored key taken out of reach; a family that is set already is tried and rolled back only for that. */
-async function hiddenKeyTrial(options: ProveOptions, task: Task): Promise<Tried> {
-  const { database, family } = task
-  const accept = (outcomes: CallOutcomes): boolean => judge(options, task, outcomes) === 'passed'
-  let committing = false
-  const run = (hide: { key: string; by: string } | undefined) =>
-    freshly(options, database.name, (connection) => {
-      return trial(connection, {
-        database,
-        settings: task.settings,
-        hide,
-        calls: task.calls,
-        commit: (outcomes) => {
-          committing = task.settings.length > 0 && accept(outcomes)
-          if (committing) task.wrote = options.journal.writing()
-          return committing
-        },
-        log: options.log,
-      })
-    })
-  const tries = async (): Promise<Tried> => {
-    // A role that may only read cannot take the key out of reach, and nothing has to be set.
-    if (task.keyStored && task.settings.length === 0 && !database.maySet) {
-      return { accepted: true, outcomes: new Map(), keyOutOfReach: false, keyWins: false }
-    }
-    if (!task.keyStored) {
-      if (task.settings.length > 0) {
-        const { outcomes } = await run(undefined)
-        return { accepted: accept(outcomes), outcomes, keyOutOfReach: true, keyWins: false }
-      }
-      // In sync and no key: the read-only queries that follow say all there is to say.
-      return { accepted: true, outcomes: new Map(), keyOutOfReach: true, keyWins: false }
-    }
-    const wrong = await run({ key: family.key, by: notAKey })
-    if (wrong.hidden && accept(wrong.outcomes))
-      return { accepted: true, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
-    const refusal = [...wrong.outcomes.values()].find((each) => !each.ok)
-    const known =
-      refusal === undefined || refusal.ok ? 'unknown' : outlook({ origin: 'ai', code: refusal.code, text: refusal.text })
-    // The service refused the identity, not the stand-in: the key plays no part, and another try without it would hear the same.
-    if (wrong.hidden && !['final', 'unknown'].includes(known))
-      return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
-    const blank = await run({ key: family.key, by: '' })
-    if (blank.hidden)
-      return {
-        accepted: accept(blank.outcomes),
-        outcomes: blank.outcomes,
-        // Without the key every query falls back to the identity. Only the placeholder shows that a stored key is not preferred.
-        keyOutOfReach: wrong.hidden,
-        keyWins: wrong.hidden && accept(blank.outcomes),
-      }
-    if (wrong.hidden) return { accepted: false, outcomes: wrong.outcomes, keyOutOfReach: true, keyWins: false }
-    const within = await run(undefined)
-    return { accepted: accept(within.outcomes), outcomes: within.outcomes, keyOutOfReach: false, keyWins: false }
+/** How to commit and check. */
+interface CommitOptions {
+  readonly settings: readonly Setting[]
+  readonly proof: Proof
+  /** Whether the queries run inside the transaction already, and decide about the COMMIT. */
+  readonly triesFirst: boolean
+  /** Whether the previous values are kept on the connection, because one of them is a key. */
+  readonly keeps: boolean
+  /** Called once it is committed. */
+  readonly committed: () => void
+}
+
+class SwitchAttempt {
+  readonly #options: AttemptOptions
+  readonly #session: DatabaseSession
+  readonly #job: Job
+  /** Says that nothing of what was committed stays. */
+  #takeBack: (() => void) | undefined
+  /** Whether the stored key is cleared along with the switch. */
+  #clears = false
+
+  constructor(options: AttemptOptions, session: DatabaseSession, job: Job) {
+    this.#options = options
+    this.#session = session
+    this.#job = job
   }
-  try {
-    return await tries()
-  } catch (error) {
-    if (!committing) throw error
-    if (await cameToNothing(options, task, task.settings, [])) throw error
-    markWritten(options, task)
-    const done = await settle(options, task, task.keyStored ? 'key-present' : 'keyless', undefined)
-    return { accepted: done === 'done', outcomes: task.lastOutcomes, keyOutOfReach: true, keyWins: false, done }
+
+  async askOnly(): Promise<Outcome> {
+    const outcomes = await this.#session.query(this.#job.calls)
+    const verdict = this.#judge(outcomes)
+    return verdict === 'passed'
+      ? { kind: 'verified', proof: readOnlyProof(this.#options, this.#job), outcomes }
+      : outcomeOf(verdict, outcomes)
   }
-}
 
-/** Commit, check at once on a fresh connection, put back what was when the check fails. */
-function committedTrial(options: ProveOptions, task: Task): Promise<Attempt> {
-  const keyed = options.inputs.authType === 'subscription-key'
-  return commitAndCheck(options, task, keyed ? 'key' : task.keyStored ? 'key-present' : 'keyless', undefined)
-}
-
-/** The trial of a key: it is stored as data, and the previous one, which nobody sees, can be put back by this connection only. */
-async function keyTrial(options: ProveOptions, task: Task): Promise<Tried> {
-  const accept = (outcomes: CallOutcomes): boolean => judge(options, task, outcomes) === 'passed'
-  const done = await commitAndCheck(options, task, 'key', accept)
-  return { accepted: done === 'done', outcomes: task.lastOutcomes, keyOutOfReach: true, keyWins: false, done }
-}
-
-/**
- * Sets what differs and commits, when `accept` takes what the queries say inside the transaction, or unasked without it;
- * then asks again on a fresh connection and puts back what was when that fails.
- */
-async function commitAndCheck(
-  options: ProveOptions,
-  task: Task,
-  proof: Proof,
-  accept: ((outcomes: CallOutcomes) => boolean) | undefined,
-): Promise<Attempt> {
-  const { journal, log } = options
-  const { name } = task.database
-  if (!differing(task)) return settle(options, task, proof, undefined)
-  if (
-    accept === undefined &&
-    task.secrets.length > 0 &&
-    worksToday(task) &&
-    !options.inputs.allowUnproven &&
-    !(await freshly(options, name, mayMakeTemporaryTables))
-  ) {
-    return { failure: couldNotBePutBack(task), final: true }
-  }
-  // The connection that keeps the old key outlives a cancel for as long as putting it back takes.
-  return freshly(keeping(options), name, async (connection) => {
-    const second = beside(options)
-    let committing = false
+  /** Hides a stored key in a transaction that is rolled back, to see whether the queries pass without it. */
+  async rolledBackTrial(): Promise<Outcome> {
     try {
-      const { outcomes, committed } = await trial(connection, {
-        database: task.database,
-        settings: task.settings,
-        secrets: task.secrets,
-        keep: task.secrets.length > 0,
-        onExposed: () => exposed(options, task),
-        hide: undefined,
-        calls: accept === undefined ? [] : task.calls,
-        commit: (said) => {
-          committing = !options.signal.aborted && (accept === undefined || accept(said))
-          if (committing) task.wrote = journal.writing()
-          return committing
+      const tried = await this.#hideKey(this.#session)
+      if (tried.accepted && tried.keyHidden && !tried.keyWins)
+        return { kind: 'verified', proof: 'keyless', outcomes: tried.outcomes }
+      if (tried.keyWins) this.#options.recorder.keyWins(this.#job)
+    } catch (error) {
+      if (this.#session.signal.aborted) throw error
+      // A check need not hide the key: what is committed is still queried, with the key in reach.
+      this.#options.log.debug(`hiding ${this.#job.family.key}: ${this.#session.failure(error, 'hiding a key').message}`)
+    }
+    return this.askOnly()
+  }
+
+  /** The trial of the identity, with a stored key hidden; what everybody gets afterwards is checked on a connection of its own. */
+  async trial(visibility: Visibility): Promise<Outcome> {
+    const { recorder } = this.#options
+    const job = this.#job
+    const tried = await this.#tryIdentity()
+    if (tried.done !== undefined) {
+      const mayStill = tried.done.kind === 'not-yet' && visibility === 'unclear' && differing(job)
+      return mayStill ? this.commitThenCheck() : tried.done
+    }
+    if (tried.accepted) {
+      const isHidden = tried.keyHidden && !tried.keyWins && visibility === 'visible'
+      if (tried.keyWins) recorder.keyWins(job)
+      if (job.settings.length > 0) recorder.committed(job)
+      // What everybody gets from now on, read-only and on a connection of its own: these responses are in the summary.
+      return this.#settle(this.#session, job.keyStored && !isHidden ? 'key-present' : 'keyless', undefined)
+    }
+    const verdict = this.#judge(tried.outcomes)
+    if (verdict === 'passed') throw new Error('a trial that was accepted ended without a result')
+    // Nothing shows whether the trial's settings were seen: committed ones are queried before the failure is believed.
+    if (visibility === 'unclear' && job.settings.length > 0) return this.commitThenCheck()
+    return outcomeOf(verdict, tried.outcomes)
+  }
+
+  /** The trial of a key: it is stored as data, and the previous one, which nobody sees, can be put back by this connection only. */
+  async storeKey(visibility: Visibility): Promise<Outcome> {
+    const outcome = await this.#commit({ ...this.#plain('key'), triesFirst: true })
+    const mayStill = outcome.kind === 'not-yet' && visibility === 'unclear' && differing(this.#job)
+    return mayStill ? this.commitThenCheck() : outcome
+  }
+
+  /** Commits, checks at once on a fresh connection, and puts back what was when the check fails. */
+  async commitThenCheck(): Promise<Outcome> {
+    const { inputs } = this.#options
+    const job = this.#job
+    const byKey = inputs.authType === 'subscription-key'
+    const proof = job.calls.length === 0 ? 'none' : byKey ? 'key' : job.keyStored ? 'key-present' : 'keyless'
+    const isPrecious = job.secrets.length > 0 && worksToday(job) && !inputs.allowUnproven
+    if (isPrecious && !(await this.#session.fresh(mayMakeTemporaryTables)))
+      return { kind: 'failed', failure: couldNotBePutBack(job), outcomes: new Map() }
+    const outcome = await this.#commit(this.#plain(proof))
+    const mayClear = outcome.kind === 'failed' && job.clear !== undefined && job.keyStored && job.calls.length > 0
+    return mayClear ? ((await this.#switchWithoutKey(false)) ?? outcome) : outcome
+  }
+
+  #plain(proof: Proof): CommitOptions {
+    const { settings, secrets } = this.#job
+    const committed = () => this.#options.recorder.committed(this.#job)
+    return { settings, proof, triesFirst: false, keeps: secrets.length > 0, committed }
+  }
+
+  #judge(outcomes: CallOutcomes): Verdict {
+    return judge(this.#options, this.#job, outcomes)
+  }
+
+  #accepts(outcomes: CallOutcomes): boolean {
+    return this.#judge(outcomes) === 'passed'
+  }
+
+  /** A family that is set already is tried, and rolled back, only to hide its key. */
+  async #tryIdentity(): Promise<Tried> {
+    const job = this.#job
+    const nothingToTry = { accepted: true, outcomes: new Map(), keyWins: false }
+    // A role that may only read cannot hide the key, and nothing has to be set.
+    if (job.keyStored && job.settings.length === 0 && !job.database.maySet) return { ...nothingToTry, keyHidden: false }
+    // In sync and no key: the read-only queries that follow say all there is to say.
+    if (!job.keyStored && job.settings.length === 0) return { ...nothingToTry, keyHidden: true }
+    const committing = { now: false }
+    try {
+      if (job.keyStored) return await this.#hideKey(this.#session, committing)
+      const { outcomes } = await this.#runTrial(this.#session, undefined, committing)
+      return { accepted: this.#accepts(outcomes), outcomes, keyHidden: true, keyWins: false }
+    } catch (error) {
+      if (!committing.now || (await this.#isRolledBack(this.#session, job.settings, []))) throw error
+      this.#options.recorder.committed(job)
+      const done = await this.#settle(this.#session, job.keyStored ? 'key-present' : 'keyless', undefined)
+      return { accepted: done.kind === 'verified', outcomes: done.outcomes, keyHidden: true, keyWins: false, done }
+    }
+  }
+
+  /** First with a placeholder in the key's place; where that is refused or fails, with the key blank, then with the key as it is. */
+  async #hideKey(session: DatabaseSession, committing?: { now: boolean }): Promise<Tried> {
+    const { family, clear } = this.#job
+    const placeholder = await this.#runTrial(session, { key: family.key, by: notAKey }, committing)
+    const tried = (outcomes: CallOutcomes, keyHidden: boolean): Tried => {
+      return { accepted: this.#accepts(outcomes), outcomes, keyHidden, keyWins: false }
+    }
+    const hidden = tried(placeholder.outcomes, true)
+    if (placeholder.hidden && (hidden.accepted || refusesIdentity(placeholder.outcomes))) return hidden
+    // With the key blank the identity is used whatever auth_type says: only the placeholder shows that a stored key is not preferred.
+    const clears = clear !== undefined && committing !== undefined
+    const blank = await this.#runTrial(session, { key: family.key, by: '' }, clears ? undefined : committing)
+    if (blank.hidden) {
+      const accepted = this.#accepts(blank.outcomes)
+      const keyWins = placeholder.hidden && accepted
+      // The key wins and is to be cleared anyway: with a dead key nothing else works.
+      const done = clears && accepted ? await this.#switchWithoutKey(true) : undefined
+      if (done !== undefined)
+        return { accepted: done.kind === 'verified', outcomes: done.outcomes, keyHidden: true, keyWins, done }
+      if (clears && accepted) await this.#runTrial(session, { key: family.key, by: '' }, committing)
+      return { accepted, outcomes: blank.outcomes, keyHidden: placeholder.hidden, keyWins }
+    }
+    if (placeholder.hidden) return hidden
+    return tried((await this.#runTrial(session, undefined, committing)).outcomes, false)
+  }
+
+  /** @param committing absent where nothing may be committed */
+  #runTrial(session: DatabaseSession, hide: { key: string; by: string } | undefined, committing?: { now: boolean }) {
+    const { recorder, log } = this.#options
+    const { database, settings, calls } = this.#job
+    return session.fresh((connection) =>
+      trial(connection, {
+        database,
+        settings,
+        hide,
+        calls,
+        commit: (outcomes) => {
+          if (committing === undefined || settings.length === 0 || !this.#accepts(outcomes)) return false
+          committing.now = true
+          this.#takeBack = recorder.committing()
+          return true
         },
         log,
-      })
-      if (!committed) {
-        options.signal.throwIfAborted()
-        const verdict = judge(options, task, outcomes)
-        return verdict === 'passed' ? 'done' : verdict
+      }),
+    )
+  }
+
+  /**
+   * Switches and clears the key in one transaction, for a stored key that wins over the identity or is dead. Undefined where
+   * the previous key could not be put back afterwards.
+   */
+  async #switchWithoutKey(triesFirst: boolean): Promise<Outcome | undefined> {
+    const { recorder } = this.#options
+    const job = this.#job
+    if (!(await this.#session.fresh(mayMakeTemporaryTables))) return undefined
+    this.#clears = true
+    const outcome = await this.#commit({
+      settings: [...job.settings, [job.family.key, '']],
+      proof: 'keyless',
+      triesFirst,
+      keeps: true,
+      committed: () => recorder.committed(job),
+    })
+    if (outcome.kind !== 'verified') return outcome
+    recorder.cleared(job)
+    return { ...outcome, cleared: true }
+  }
+
+  /** Sets and commits, then queries again on a fresh connection and puts back what was when that fails. */
+  async #commit(commit: CommitOptions): Promise<Outcome> {
+    const { log, recorder } = this.#options
+    const job = this.#job
+    const { settings, triesFirst, keeps } = commit
+    if (settings.length === 0 && job.secrets.length === 0) return this.#settle(this.#session, commit.proof, undefined)
+    // The connection that keeps the previous key outlives a cancel for as long as putting it back takes.
+    return this.#session.keeping().fresh(async (connection) => {
+      const beside = this.#session.beside()
+      const kept = keeps ? connection : undefined
+      let isCommitting = false
+      try {
+        const { outcomes, committed } = await trial(connection, {
+          database: job.database,
+          settings,
+          secrets: job.secrets,
+          keep: keeps,
+          onExposed: () => recorder.exposed(job),
+          hide: undefined,
+          calls: triesFirst ? job.calls : [],
+          commit: (found) => {
+            isCommitting = !this.#session.signal.aborted && (!triesFirst || this.#accepts(found))
+            if (isCommitting) this.#takeBack = recorder.committing()
+            return isCommitting
+          },
+          log,
+        })
+        if (!committed) {
+          this.#session.signal.throwIfAborted()
+          const verdict = this.#judge(outcomes)
+          return verdict === 'passed' ? { kind: 'verified', proof: commit.proof, outcomes } : outcomeOf(verdict, outcomes)
+        }
+      } catch (error) {
+        if (!isCommitting || (await this.#isRolledBack(beside, settings, job.secrets))) throw error
+        commit.committed()
+        return this.#settle(beside, commit.proof, undefined)
       }
+      commit.committed()
+      return this.#settle(beside, commit.proof, kept)
+    })
+  }
+
+  /** After a COMMIT without a response: whether it is certain that it did not take effect, so that all of it may be done again. */
+  async #isRolledBack(session: DatabaseSession, settings: readonly Setting[], secrets: readonly Setting[]): Promise<boolean> {
+    const isRolledBack = (await session.confirmCommit(settings, secrets)) === 'rolled-back'
+    if (isRolledBack) this.#takeBack?.()
+    return isRolledBack
+  }
+
+  /**
+   * Queries on a fresh connection what everybody has now, after a COMMIT, and puts back what was when the queries fail or
+   * cannot run.
+   * @param kept the connection that kept a previous key
+   */
+  async #settle(session: DatabaseSession, proof: Proof, kept: Connection | undefined): Promise<Outcome> {
+    const job = this.#job
+    if (job.calls.length === 0) return { kind: 'verified', proof, outcomes: new Map() }
+    let outcomes: CallOutcomes
+    try {
+      outcomes = await session.queryTwice(job.calls)
     } catch (error) {
-      if (!committing) throw error
-      if (await cameToNothing(second, task, task.settings, task.secrets)) throw error
-      markWritten(options, task)
-      return settle(second, task, proof, undefined)
+      if (this.#takeBack !== undefined) await this.#putBack(kept)
+      if (session.signal.aborted) throw session.signal.reason
+      // Without its cause the failure is final: a retry would send another COMMIT.
+      throw new Failure(factsOf(session.failure(error, `checking ${job.family.name}`)))
     }
-    markWritten(options, task)
-    return settle(second, task, proof, connection)
-  })
+    const verdict = this.#judge(outcomes)
+    if (verdict === 'passed') {
+      if (kept !== undefined) await forget(kept, job.database).catch(() => undefined)
+      return { kind: 'verified', proof, outcomes }
+    }
+    if (this.#takeBack !== undefined) await this.#putBack(kept)
+    return outcomeOf(verdict, outcomes)
+  }
+
+  /** Puts the previous settings back, also after a cancel; keys only on the connection that kept them. Reports it when it cannot. */
+  async #putBack(kept: Connection | undefined): Promise<void> {
+    const { log, recorder } = this.#options
+    const job = this.#job
+    const session = this.#session.outliving()
+    const name = job.database.name
+    log.info(`… database "${name}": ${job.family.name} was committed and is not verified; putting the previous settings back`)
+    const isRestored = kept !== undefined && (await restore(kept, job.database, log).catch(() => false))
+    try {
+      if (!isRestored) await session.patiently(() => session.fresh((other) => writeBack(other, job.database, job.previous, log)))
+    } catch (error) {
+      recorder.settingsNotPutBack(job, session.failure(error, 'putting settings back').detail)
+      return
+    }
+    const isKeyLost = !isRestored && (job.secrets.length > 0 || this.#clears)
+    if (isKeyLost && job.secrets.length > 0) recorder.newKeyStays(job)
+    else if (isKeyLost) recorder.clearedKeyLost(job)
+    // All is as it was: nothing of this stays.
+    else this.#takeBack?.()
+    recorder.reverted(job)
+  }
 }
 
-function couldNotBePutBack({ family, database }: Task): Failure {
+/** The service refused the identity, not the placeholder: the key plays no part, and another try without it would get the same response. */
+function refusesIdentity(outcomes: CallOutcomes): boolean {
+  const refusal = [...outcomes.values()].find((each) => !each.ok)
+  if (refusal === undefined || refusal.ok) return false
+  return !['final', 'unknown'].includes(outlook({ origin: 'ai', code: refusal.code, text: refusal.text }))
+}
+
+function couldNotBePutBack({ family, database }: Job): Failure {
   return new Failure({
     reason: 'verification',
     code: 'not-switched-unproven',
     title: 'A family that works today was not switched: its key could not be put back',
-    detail: `${family.name} in "${database.name}": the new key can be proven only once it is stored, and without the right to temporary tables the old one would be lost.`,
-    fix: `${grantTemporary(database)}   -- or give \`allow-unproven: true\``,
+    detail: `${family.name} in "${database.name}": the new key can be verified only once it is stored, and without the right to temporary tables the old one would be lost.`,
+    fix: `${grantTemporary(database)}   -- or set \`allow-unproven: true\``,
   })
-}
-
-/** Puts the previous settings back, also when the run was cancelled; keys only on the connection that kept them. Says so when it cannot. */
-async function putBack(given: ProveOptions, task: Task, connection: Connection | undefined): Promise<void> {
-  const options = outliving(given)
-  const { journal, log } = options
-  const { name } = task.database
-  log.info(`… database "${name}": ${task.family.name} was committed and is not proven; putting the previous settings back`)
-  const kept =
-    connection !== undefined && task.secrets.length > 0 && (await restore(connection, task.database, log).catch(() => false))
-  try {
-    if (!kept)
-      await patiently(options, name, () => freshly(options, name, (other) => writeBack(other, task.database, task.previous, log)))
-  } catch (error) {
-    const { detail } = options.connector.failure(error, name, 'putting settings back')
-    journal.fail(
-      new Failure({
-        reason: 'database',
-        code: 'settings-not-put-back',
-        title: 'The previous settings could not be put back',
-        detail: `${task.family.name} in "${name}" was set and not proven: ${detail}`,
-        fix: task.previous
-          .map(([key, value]) => `SELECT azure_ai.set_setting('${key}', '${value.replaceAll("'", "''")}');`)
-          .join(' '),
-      }),
-    )
-    return
-  }
-  if (!kept && task.secrets.length > 0) {
-    journal.fail(
-      new Failure({
-        reason: 'database',
-        code: 'key-not-put-back',
-        title: 'The previous key could not be put back',
-        detail: `${task.family.key} in "${name}" holds the new key, although it is not proven.`,
-        fix: `Run again with the right key as input, or set it: SELECT azure_ai.set_setting('${task.family.key}', 'KEY');   -- in "${onOneLine(name)}"`,
-      }),
-    )
-  }
-  // All is as it was: nothing of this stays.
-  if (kept || task.secrets.length === 0) task.wrote?.()
-  for (const step of task.steps) journal.mark(step.id, step.status, 'was set, was not proven, and was put back')
 }

@@ -1,78 +1,78 @@
-/** What the answers of a family's test queries mean: passed, or a failure and whether waiting can help. */
-
-import { titleOf } from '../core/inputs.ts'
-import type { ServiceName } from '../core/services.ts'
+/** What the responses to a family's test queries mean. Pure. */
+import { type Inputs, titleOf } from '../core/inputs.ts'
+import type { Proof } from '../core/journal.ts'
+import type { Resource, ServiceName } from '../core/services.ts'
 import { explain, outlook } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Circumstances } from '../errors/message.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
-import type { ProveOptions, Task } from './jobs.ts'
+import type { Job } from './jobs.ts'
 
-/** Whether all queries of a family are answered, or the first failure and whether waiting can help. */
-export function judge(
-  options: ProveOptions,
-  task: Task,
-  outcomes: CallOutcomes,
-): 'passed' | { readonly failure: Failure; readonly final: boolean } {
+export interface JudgeOptions {
+  readonly inputs: Inputs
+  readonly resources: ReadonlyMap<ServiceName, Resource>
+}
+
+/** All queries passed, or the failure that matters most and whether waiting cannot help. */
+export type Verdict = 'passed' | { readonly failure: Failure; readonly final: boolean }
+
+export function judge(options: JudgeOptions, job: Pick<Job, 'database' | 'calls'>, outcomes: CallOutcomes): Verdict {
   let worst: { failure: Failure; final: boolean } | undefined
-  task.lastOutcomes = outcomes
-  for (const call of task.calls) {
+  for (const call of job.calls) {
     const outcome = outcomes.get(call.name)
-    if (outcome?.inReadWrite === true) notReadOnly(options, task, call)
     if (outcome?.ok === true) continue
-    const message = { origin: 'ai', code: outcome?.code ?? '', text: outcome?.text ?? 'the query was not asked' } as const
+    const message = { origin: 'ai', code: outcome?.code ?? '', text: outcome?.text ?? 'the query did not run' } as const
     const prospect = outlook(message)
     if (prospect === 'proves-access') continue
-    const failure = refusal(options, task, call, message, outcome?.cause)
+    const failure = refusal(options, { call, database: job.database.name, message, cause: outcome?.cause })
     const final = prospect === 'final' && !isNewDeployment(options, failure, call)
     if (worst === undefined || (final && !worst.final)) worst = { failure, final }
   }
   return worst ?? 'passed'
 }
 
-/** A deployment that Resource Manager lists and the service does not know is minutes old: it is waited for. */
-function isNewDeployment({ resources }: ProveOptions, failure: Failure, call: Call): boolean {
-  const listed = resources.get(call.name as ServiceName)?.deployments ?? []
-  return failure.code === 'deployment-not-found' && listed.some(({ name }) => name === deploymentOf(call))
+/** What a read-only query proves: reading cannot hide a stored key, but a resource may refuse all keys. */
+export function readOnlyProof({ inputs, resources }: JudgeOptions, { keyStored, calls, database, family }: Job): Proof {
+  if (inputs.authType === 'subscription-key') return 'key'
+  const asIdentity = database.settings.get(family.authType) === 'managed-identity'
+  // A verify does not compare the endpoint with the resource: what the resource refuses proves nothing then.
+  const refusesKeys = inputs.mode !== 'verify' && calls.every(({ service }) => resources.get(service)?.localAuthDisabled === true)
+  return !keyStored || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
 }
 
-const deploymentOf = ({ sql }: Call): string | undefined => /deployment_name => '([^']*)'/.exec(sql)?.[1]
+/** A deployment that Resource Manager lists and the service does not know yet is minutes old: it is waited for. */
+function isNewDeployment({ resources }: JudgeOptions, failure: Failure, { service, deployment }: Call): boolean {
+  const listed = resources.get(service)?.deployments ?? []
+  return failure.code === 'deployment-not-found' && listed.some(({ name }) => name === deployment)
+}
 
-function refusal(
-  options: ProveOptions,
-  task: Task,
-  call: Call,
-  message: { origin: 'ai'; code: string; text: string },
-  cause: unknown,
-): Failure {
-  const name = call.name as ServiceName
-  const title = titleOf(name)
-  const given = options.inputs.given.find((each) => each.service === name)
+interface Refused {
+  readonly call: Call
+  readonly database: string
+  readonly message: { readonly origin: 'ai'; readonly code: string; readonly text: string }
+  readonly cause: unknown
+}
+
+function refusal(options: JudgeOptions, { call, database, message, cause }: Refused): Failure {
+  const { inputs, resources } = options
+  const { service, deployment } = call
+  const title = titleOf(service)
+  const named = inputs.given.find((each) => each.service === service)
+  // One service answers for another: the translation needs an endpoint of its own.
+  if (service === 'translator' && sharesEndpoint(options, message.text))
+    return oneEndpoint(options, database, message.text, cause)
   const at: Circumstances = {
-    doing: `asking ${title} in "${task.database.name}"`,
-    database: task.database.name,
-    mayRestart: options.inputs.allowRestart,
-    byKey: options.inputs.authType === 'subscription-key',
-    resource: options.resources.get(name)?.id ?? given?.resource.id,
-    server: options.inputs.server.name,
-    resourceGroup: options.inputs.server.resourceGroup,
-    deployment: deploymentOf(call),
-  }
-  // One service is given for another: the translation needs an endpoint of its own.
-  if (name === 'translator' && oneEndpoint(options, message.text)) {
-    return new Failure(
-      {
-        reason: 'verification',
-        code: 'one-endpoint',
-        title: 'Language and Translator cannot share one endpoint here',
-        detail: `"${task.database.name}": azure_cognitive.endpoint is that of ${options.resources.get('cognitive')?.name ?? 'the Language account'}, and the translation fails for it: ${message.text}`,
-        fix: 'Use one multi-service account (kind CognitiveServices or AIServices) as `cognitive` and `translator`, or set them up in two databases.',
-      },
-      cause,
-    )
+    doing: `querying ${title} in "${database}"`,
+    database,
+    mayRestart: inputs.allowRestart,
+    byKey: inputs.authType === 'subscription-key',
+    resource: resources.get(service)?.id ?? named?.resource.id,
+    server: inputs.server.name,
+    resourceGroup: inputs.server.resourceGroup,
+    deployment,
   }
   const failure = explain(message, at, cause)
-  return new Failure({ ...factsOf(failure), detail: `${title} in "${task.database.name}": ${failure.detail}` }, cause)
+  return new Failure({ ...factsOf(failure), detail: `${title} in "${database}": ${failure.detail}` }, cause)
 }
 
 /** The facts of a failure, for one that says more. */
@@ -84,10 +84,10 @@ export const factsOf = (failure: Failure) => ({
   fix: failure.fix,
 })
 
-/** A translation that fails for its endpoint although two accounts are given. */
-function oneEndpoint(options: ProveOptions, text: string): boolean {
-  const language = options.resources.get('cognitive')
-  const translator = options.resources.get('translator')
+/** A translation that fails for its endpoint although two accounts are named. */
+function sharesEndpoint({ resources }: JudgeOptions, text: string): boolean {
+  const language = resources.get('cognitive')
+  const translator = resources.get('translator')
   if (language === undefined || translator === undefined || language.id.toLowerCase() === translator.id.toLowerCase())
     return false
   return (
@@ -97,12 +97,16 @@ function oneEndpoint(options: ProveOptions, text: string): boolean {
   )
 }
 
-function notReadOnly(options: ProveOptions, task: Task, call: Call): void {
-  options.journal.finding({
-    severity: 'notice',
-    code: 'not-asked-read-only',
-    title: 'A test function does not run in a read-only transaction',
-    detail: `${titleOf(call.name as ServiceName)} in "${task.database.name}": it was asked again in a transaction that was rolled back.`,
-    fix: '',
-  })
+function oneEndpoint({ resources }: JudgeOptions, database: string, text: string, cause: unknown): Failure {
+  const owner = resources.get('cognitive')?.name ?? 'the Language account'
+  return new Failure(
+    {
+      reason: 'verification',
+      code: 'one-endpoint',
+      title: 'Language and Translator cannot share one endpoint here',
+      detail: `"${database}": azure_cognitive.endpoint is that of ${owner}, and the translation fails for it: ${text}`,
+      fix: 'Use one multi-service account (kind CognitiveServices or AIServices) as `cognitive` and `translator`, or set them up in two databases.',
+    },
+    cause,
+  )
 }

@@ -1,32 +1,47 @@
 /**
- * Whether the extension sees settings that its session has not committed yet. Where it does, a trial shows what the new settings
- * are worth before anybody has them; where it does not, only what is committed can be asked.
+ * Whether the extension sees settings that its session has not committed yet. Where it does, a trial shows what new settings
+ * are worth before users get them; where it does not, only what is committed can be queried.
  */
 import { randomUUID } from 'node:crypto'
 import { outlook } from '../errors/explain.ts'
-import { Failure, type Finding } from '../errors/failure.ts'
-import { type CallOutcome, type CallOutcomes, type Setting, trial } from '../postgres/trial.ts'
-import { differing, type ProveOptions, type Task, type Visibility } from './jobs.ts'
-import { askFreshly, freshly, patiently } from './session.ts'
+import { Failure } from '../errors/failure.ts'
+import type { Log } from '../lib/log.ts'
+import { type Call, type CallOutcome, type CallOutcomes, type Setting, trial } from '../postgres/trial.ts'
+import type { Job } from './jobs.ts'
+import type { DatabaseSession } from './session.ts'
+import type { Visibility } from './strategy.ts'
 
-/** Leads nowhere, by RFC 2606. No service can guess the name, so a text that names it comes from who was sent there. */
+/** Leads nowhere, by RFC 2606. No service can guess the name, so a text that contains it comes from a request that was sent there. */
 const nowhere = `https://trial-${randomUUID()}.invalid`
 
 /** How often the control has to fail, and the committed configuration to answer, in turn: a service that fails now and then does not look like this. */
-const controls = 3
+const controls = { whenWriting: 3, otherwise: 1 } as const
 
-/** Finds it out, with the database's own faults tried again; undefined when these stay. */
-export async function visibilityOf(options: ProveOptions, task: Task): Promise<Visibility | undefined> {
-  const { connector, log, signal } = options
-  const { name } = task.database
+export interface Looked {
+  readonly visibility: Visibility
+  /** What the control said, where it stays unclear. */
+  readonly outcomes: CallOutcomes
+}
+
+export interface LookOptions {
+  readonly log: Log
+  /** A wrong guess of an apply could disturb what works; a check rolls everything back. */
+  readonly writes: boolean
+}
+
+/** Finds it out, with the database's own errors retried; undefined when these persist. */
+export async function lookForVisibility(session: DatabaseSession, job: Job, options: LookOptions): Promise<Looked | undefined> {
   try {
-    return await patiently(options, name, () => lookOnce(options, task))
+    return await session.patiently(() => lookOnce(session, job, options))
   } catch (error) {
-    if (signal.aborted) throw signal.reason
+    if (session.signal.aborted) throw session.signal.reason
     // The time for the lock of this action is over: the attempt would end without a word about it.
     if (error instanceof Failure && error.code === 'lock') throw error
-    // The attempt that follows meets the same failure and tells it; until then nothing is known.
-    log.debug(`database "${name}": ${connector.failure(error, name, 'looking').message}`)
+    const failure = session.failure(error, 'looking')
+    // A row that another session locks for longer than the patience is no doubt about the extension.
+    if (failure.code === 'lock') throw failure
+    // The attempt that follows meets the same failure and reports it; until then nothing is known.
+    options.log.debug(`database "${job.database.name}": ${failure.message}`)
     return undefined
   }
 }
@@ -35,72 +50,62 @@ export async function visibilityOf(options: ProveOptions, task: Task): Promise<V
  * Whether a trial means anything here: with the endpoint set to nowhere inside a transaction the query must fail, and in
  * another way than it does without; else what answers is what is committed.
  */
-async function lookOnce(options: ProveOptions, task: Task): Promise<Visibility> {
-  const [call] = task.calls
-  // Nothing would be tried, neither a setting nor the absence of a key.
-  if (call === undefined || options.inputs.mode === 'verify' || (!differing(task) && (!task.keyStored || !task.database.maySet)))
-    return 'visible'
-  const { name } = task.database
-  const control = async (): Promise<CallOutcome | undefined> =>
-    first(
-      (
-        await freshly(options, name, (connection) =>
-          trial(connection, {
-            database: task.database,
-            settings: inOrder(task.settings, [task.family.endpoint, nowhere]),
-            hide: undefined,
-            calls: [call],
-            commit: () => false,
-            log: options.log,
-          }),
-        )
-      ).outcomes,
-    )
+async function lookOnce(session: DatabaseSession, job: Job, { log, writes }: LookOptions): Promise<Looked> {
+  const [call] = job.calls
+  // Nothing would be tried.
+  if (call === undefined) return { visibility: 'visible', outcomes: new Map() }
   let answered: CallOutcome | undefined
   let before: CallOutcome | undefined
-  for (let round = 1; round <= controls; round++) {
-    answered = await control()
-    if (isAnswer(answered)) {
-      options.journal.finding(notSeen(task))
-      return 'hidden'
-    }
-    if (namesNowhere(answered)) return 'visible'
-    // What it said is told when it stays unclear.
-    if (answered !== undefined) task.lastOutcomes = new Map([[call.name, answered]])
-    before = first(await askFreshly(options, task, [call]))
+  const looked = (visibility: Visibility): Looked => ({
+    visibility,
+    outcomes: answered === undefined ? new Map() : new Map([[call.name, answered]]),
+  })
+  const rounds = writes ? controls.whenWriting : controls.otherwise
+  for (let round = 1; round <= rounds; round++) {
+    answered = await queryNowhere(session, job, call, log)
+    if (isAnswer(answered)) return looked('hidden')
+    if (namesNowhere(answered)) return looked('visible')
+    before = first(await session.query([call]))
     if (!isAnswer(before)) {
-      if (round > 1) return 'unclear'
+      if (round > 1) return looked('unclear')
       break
     }
   }
   // No words are needed: what is committed answered each time, and nothing did with the endpoint that leads nowhere.
-  if (isAnswer(before)) return 'visible'
-  // Nothing works yet. A service that is throttling or refusing answers for the committed endpoint just as well: that shows nothing.
-  if (outlookOf(answered) !== 'no-token' && (outlookOf(answered) !== 'unknown' || isServiceText(answered))) return 'unclear'
-  return outlookOf(answered) === 'no-token' && outlookOf(before) !== 'no-token'
-    ? 'visible'
-    : differ(before, answered) && !isServiceText(answered)
-      ? 'visible'
-      : 'unclear'
+  if (isAnswer(before)) return looked('visible')
+  return looked(writes ? guess(answered, before) : 'unclear')
 }
 
-function notSeen({ family }: Task): Finding {
-  return {
-    severity: 'notice',
-    code: 'uncommitted-settings-not-seen',
-    title: 'The extension does not see uncommitted settings',
-    detail: `${family.name}: a query succeeded although the endpoint led nowhere in its transaction. What is set can be verified only once it is committed: it is checked at once then, and put back when it fails.`,
-    fix: '',
-  }
+/** Nothing works yet: what differs between the control and the committed settings decides, and a wrong guess costs nothing that works. */
+function guess(answered: CallOutcome | undefined, before: CallOutcome | undefined): Visibility {
+  const control = outlookOf(answered)
+  // A service that is throttling or refusing answers for the committed endpoint just as well: that shows nothing.
+  if (control !== 'no-token' && (control !== 'unknown' || isServiceText(answered))) return 'unclear'
+  if (control === 'no-token' && outlookOf(before) !== 'no-token') return 'visible'
+  return differ(before, answered) && !isServiceText(answered) ? 'visible' : 'unclear'
 }
 
-export function unclearTrial({ family, database, lastOutcomes }: Task): Failure {
-  const said = first(lastOutcomes)
+async function queryNowhere(session: DatabaseSession, job: Job, call: Call, log: Log): Promise<CallOutcome | undefined> {
+  const { outcomes } = await session.fresh((connection) =>
+    trial(connection, {
+      database: job.database,
+      settings: inOrder(job.settings, [job.family.endpoint, nowhere]),
+      hide: undefined,
+      calls: [call],
+      commit: () => false,
+      log,
+    }),
+  )
+  return first(outcomes)
+}
+
+export function unclearTrial({ family, database }: Job, outcomes: CallOutcomes): Failure {
+  const control = first(outcomes)
   return new Failure({
     reason: 'verification',
     code: 'trial-unclear',
-    title: 'It cannot be told whether the extension sees uncommitted settings',
-    detail: `${family.name} in "${database.name}": a query whose endpoint leads nowhere was answered in a way that shows neither${said?.ok === false ? `: ${said.text}` : '.'}`,
+    title: 'Unknown whether the extension sees uncommitted settings',
+    detail: `${family.name} in "${database.name}": a query whose endpoint leads nowhere got a response that shows neither${control?.ok === false ? `: ${control.text}` : '.'}`,
     fix: 'Run again: a service that is throttling or failing just now looks like this.',
   })
 }
@@ -120,7 +125,7 @@ const namesNowhere = (outcome: CallOutcome | undefined): boolean =>
 const differ = (a: CallOutcome | undefined, b: CallOutcome | undefined): boolean =>
   a?.ok === false && b?.ok === false && a.text !== b.text
 
-/** Looks like what a service says: it carries an HTTP status. */
+/** Looks like the response of a service: it contains an HTTP status. */
 const isServiceText = (outcome: CallOutcome | undefined): boolean => outcome?.ok === false && /\b[45]\d\d\b/.test(outcome.text)
 
 /** The settings with one of them replaced or added, in the fixed order of their names. */

@@ -1,0 +1,169 @@
+/** One family in one database: what was tried so far, the next attempt, and what the journal says of it. */
+import type { Proof } from '../core/journal.ts'
+import { Failure } from '../errors/failure.ts'
+import type { CallOutcomes } from '../postgres/trial.ts'
+import { clearKey } from './clear-key.ts'
+import { type Job, worksToday } from './jobs.ts'
+import type { DatabaseSession } from './session.ts'
+import { strategyFor, type Visibility } from './strategy.ts'
+import { type AttemptOptions, attempt, type Outcome } from './switch.ts'
+import { readOnlyProof } from './verdict.ts'
+import { type Looked, lookForVisibility, unclearTrial } from './visibility.ts'
+
+/** How long a working configuration is left alone between two trials that everybody sees, in milliseconds. */
+const committedTrialEveryMs = 60_000
+
+/** What is known of a version of azure_ai on this server: each version is looked at once. */
+export type KnownVersions = Map<string, Visibility>
+
+export type Result =
+  | { readonly kind: 'done'; readonly proof: Proof }
+  | { readonly kind: 'not-yet' | 'failed'; readonly failure: Failure }
+
+export class Attempts {
+  readonly job: Job
+  readonly #options: AttemptOptions
+  readonly #session: DatabaseSession
+  readonly #versions: KnownVersions
+  #count = 0
+  #looked: Looked | undefined
+  /** When settings were last committed to be checked, by `performance.now()`. */
+  #committedAt: number | undefined
+  /** The result of the last attempt while it may still become better. */
+  #waitingFor: Failure | undefined
+  #outcomes: CallOutcomes = new Map()
+
+  constructor(options: AttemptOptions, session: DatabaseSession, job: Job, versions: KnownVersions) {
+    this.job = job
+    this.#options = options
+    this.#session = session
+    this.#versions = versions
+  }
+
+  get waitingFor(): Failure | undefined {
+    return this.#waitingFor
+  }
+
+  /** Whether another attempt would be seen by everybody, because settings are tried by committing them. */
+  get isSeenByAll(): boolean {
+    return this.#visibility === 'hidden'
+  }
+
+  get #visibility(): Visibility {
+    return this.job.onlyCommitted ? 'hidden' : (this.#looked?.visibility ?? 'unclear')
+  }
+
+  /** One attempt; never rejects but for a cancel. */
+  async next(): Promise<Result> {
+    this.#count++
+    try {
+      await this.#look()
+      const outcome = await this.#attempt()
+      this.#outcomes = outcome.outcomes
+      if (outcome.kind === 'verified') return { kind: 'done', proof: await this.#verified(outcome) }
+      this.#waitingFor = outcome.failure
+      if (outcome.kind === 'failed') this.giveUp()
+      return outcome
+    } catch (error) {
+      if (this.#session.signal.aborted) throw this.#session.signal.reason
+      const failure = this.#session.failure(error, `querying ${this.job.family.name}`)
+      this.#options.recorder.databaseFailed(this.job, failure, this.#count)
+      return { kind: 'failed', failure }
+    }
+  }
+
+  /** The time is up, or waiting cannot help. */
+  giveUp(otherwise?: Failure): void {
+    const { recorder } = this.#options
+    const proof = readOnlyProof(this.#options, this.job)
+    const failure = this.#waitingFor ?? otherwise ?? notTried(this.job)
+    recorder.gaveUp(this.job, failure, { outcomes: this.#outcomes, proof, attempts: this.#count })
+  }
+
+  /** Whether the attempt may hide a stored key in a transaction, which holds the lock of this action. */
+  get mayHideKey(): boolean {
+    const { keyStored, database, family } = this.job
+    // Nothing is switched in a check or a verify: only a family that uses the identity already can show that it needs no key.
+    const usesIdentity = this.#options.writes || database.settings.get(family.authType) === 'managed-identity'
+    return keyStored && usesIdentity && database.maySet && !database.isReadOnly
+  }
+
+  /** Looks where a trial depends on it: when something is to be set, or a key to be hidden. */
+  async #look(): Promise<void> {
+    const { job } = this
+    const { writes, log, recorder } = this.#options
+    if (job.onlyCommitted || this.#looked !== undefined || job.calls.length === 0) return
+    const depends = this.mayHideKey || (writes && (job.settings.length > 0 || job.secrets.length > 0))
+    const known = this.#versions.get(job.database.extension.installed ?? '')
+    if (!depends || known !== undefined) {
+      this.#looked = { visibility: known ?? 'visible', outcomes: new Map() }
+      return
+    }
+    this.#looked = await lookForVisibility(this.#session, job, { writes, log }).catch((error: unknown) => {
+      // A check need not hide the key: it still queries what is committed.
+      if (writes || this.#session.signal.aborted) throw error
+      return undefined
+    })
+    const found = this.#looked?.visibility
+    if (found === 'hidden') recorder.uncommittedNotSeen(job)
+    if (found === 'visible' || found === 'hidden') this.#versions.set(job.database.extension.installed ?? '', found)
+  }
+
+  async #attempt(): Promise<Outcome> {
+    const { job } = this
+    const { inputs, writes } = this.#options
+    const visibility = this.#visibility
+    const now = performance.now()
+    const strategy = strategyFor({
+      writes,
+      byIdentity: inputs.authType === 'managed-identity',
+      hasQueries: job.calls.length > 0,
+      visibility,
+      worksToday: worksToday(job),
+      committedLately: this.#committedAt !== undefined && now - this.#committedAt < committedTrialEveryMs,
+      mayHideKey: this.mayHideKey,
+    })
+    if (strategy === 'wait') return this.#wait(visibility)
+    if (strategy === 'commit-then-check' && visibility === 'hidden') this.#committedAt = now
+    return this.#session.patiently(() => attempt(this.#options, this.#session, job, { strategy, visibility }))
+  }
+
+  /** What answered the control may be what is committed: nothing is committed on such a response. */
+  #wait(visibility: Visibility): Outcome {
+    const outcomes = this.#looked?.outcomes ?? new Map()
+    const failure = unclearTrial(this.job, outcomes)
+    if (visibility === 'hidden') return { kind: 'not-yet', failure: this.#waitingFor ?? failure, outcomes: this.#outcomes }
+    // The next attempt looks again.
+    this.#looked = undefined
+    return { kind: 'not-yet', failure, outcomes }
+  }
+
+  /** Records what passed, and clears the stored key where that was asked for. */
+  async #verified({ outcomes, proof, cleared }: Extract<Outcome, { kind: 'verified' }>): Promise<Proof> {
+    const { recorder, writes } = this.#options
+    const { job } = this
+    recorder.passed(job, outcomes, proof, this.#count)
+    if (job.clear === undefined || cleared === true || !writes) return proof
+    const visibility = this.#visibility
+    const clearing = await this.#session.patiently(() => clearKey(this.#options, this.#session, job, visibility))
+    if (clearing.kind === 'cleared') {
+      recorder.cleared(job)
+      recorder.passed(job, clearing.outcomes, 'keyless', this.#count)
+      return 'keyless'
+    }
+    if (clearing.kind === 'kept') recorder.keyNotCleared(job, clearing.reason)
+    else recorder.clearedKeyLost(job)
+    this.#session.signal.throwIfAborted()
+    return proof
+  }
+}
+
+function notTried({ family, database }: Job): Failure {
+  return new Failure({
+    reason: 'verification',
+    code: 'not-tried',
+    title: 'A test query never ran',
+    detail: `${family.name} in "${database.name}"`,
+    fix: 'Raise `verify-timeout-minutes` and run again.',
+  })
+}
