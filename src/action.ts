@@ -179,7 +179,7 @@ class ActionRun {
       }
       await this.#keepReport(fitted(this.#current(thrown)))
       const final = this.#current(thrown)
-      await publish(final, summaryFile, log)
+      await publish(final, { summaryFile, log, failsOnDrift: inputs?.failOnDrift ?? true })
       process.exitCode = fails(final, inputs?.failOnDrift ?? true) ? 1 : 0
     })()
     return this.#reporting

@@ -19,6 +19,7 @@ test('action.yml has the outputs of the interface, each with its values', () => 
     'changed',
     'drift',
     'verified',
+    'stored-keys',
     'failure-reason',
     'principal-id',
     'plan-id',

@@ -597,13 +597,16 @@ describe('findings that are no drift', () => {
     expect(findingsOf(differing, 'extension-update-available')).toEqual([])
   })
 
-  test('a key that is still stored: a query proves nothing then, unless the resource refuses keys', async () => {
+  test('a key that is still stored is hidden from the query in a transaction that is rolled back', async () => {
     const key = accountNamed(emulator.world, 'contoso-openai').keys.key1
     await sql('app', `INSERT INTO azure_ai.settings VALUES ('azure_openai.subscription_key', $1)`, [key])
+    const rows = 'SELECT key, value, xmin::text FROM azure_ai.settings ORDER BY key'
+    const stored = await sql('app', rows)
     const result = await check()
     expectNoDrift(result)
-    expect(result.outputs['verified']).toBe('false')
-    expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: key-present', 'sales 2026/openai': 'passed: keyless' })
+    expect(result.outputs).toMatchObject({ verified: 'true', 'stored-keys': '1' })
+    expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: keyless', 'sales 2026/openai': 'passed: keyless' })
+    expect(await sql('app', rows)).toEqual(stored)
     expect(findingsOf(result, 'key-still-stored')).toMatchObject([
       { severity: 'warning', fix: expect.stringContaining("set_setting('azure_openai.subscription_key', '')") },
     ])

@@ -113,9 +113,9 @@ describe('what a verify asks', () => {
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'input', verified: 'false' })
     expect(result.report.findings[0].detail).toContain('`embedding-deployment`')
     expect(emulator.world.exchanges).toEqual([])
-    // Nothing is embedded then, so nothing is needed.
-    const without = await verify({ 'embedding-deployment': '', 'test-queries': 'false' })
-    expect(without.outputs).toMatchObject({ result: 'in-sync', verified: 'false' })
+    // There would be nothing to verify.
+    const without = await verify({ 'test-queries': 'false' })
+    expect(without.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'input', verified: 'false' })
   })
 })
 
@@ -179,7 +179,8 @@ describe('what a verify tells', () => {
     ])
     expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: keyless', 'legacy/openai': 'passed: key-present' })
     // The queries pass, and prove nothing of an identity.
-    expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'false', 'failure-reason': 'none' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'verification' })
+    expect(codesOf(result)).toContain('not-verified')
     const told = result.report.findings.filter(({ code }: { code: string }) => code === 'still-on-keys')
     expect(told).toMatchObject([
       { severity: 'warning', detail: expect.stringContaining('azure_openai in "legacy"') },
@@ -187,12 +188,12 @@ describe('what a verify tells', () => {
     ])
   })
 
-  test('a key that is still stored beside the identity: key-present, not verified, told', async () => {
+  test('a key that is still stored beside the identity is hidden from the query, and reported', async () => {
     const key = accountNamed(emulator.world, 'contoso-openai').keys.key1
     await emulator.postgres.query('app', `INSERT INTO azure_ai.settings VALUES ('azure_openai.subscription_key', $1)`, [key])
     const result = await verify({ databases: 'app' })
-    expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'false' })
-    expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: key-present', 'app/cognitive': 'passed: keyless' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true', 'stored-keys': '1' })
+    expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: keyless', 'app/cognitive': 'passed: keyless' })
     expect(codesOf(result)).toContain('key-still-stored')
     expect(result.raw.replaceAll(/^::add-mask::.*$/gm, '') + result.summary + JSON.stringify(result.report)).not.toContain(key)
   })
@@ -215,10 +216,11 @@ describe('what a verify tells', () => {
     })
   })
 
-  test('a skipped query leaves verified false and fails nothing', async () => {
+  test('a skipped query is not verified, so it fails', async () => {
     const result = await verify({ 'machine-learning-input': '' })
-    expect(result.code).toBe(0)
-    expect(result.outputs).toMatchObject({ result: 'in-sync', verified: 'false', 'failure-reason': 'none' })
+    expect(result.code).toBe(1)
+    expect(result.outputs).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'verification' })
+    expect(result.raw).toMatch(/^::error title=Not every test query is verified/m)
     expect(queriesOf(result)['app/machine-learning']).toBe('skipped: `machine-learning-input` is not given')
   })
 

@@ -279,13 +279,19 @@ export function writingStatements(statements: readonly LoggedStatement[]): strin
   const changing =
     /^(CREATE|ALTER|DROP|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|GRANT|REVOKE|COMMENT|COPY|DO|CALL|COMMIT|END|PREPARE TRANSACTION)\b/i
   const found: string[] = []
-  const open = new Map<string, string>()
+  // What is rolled back stays nowhere; a transaction that is still open at the end may not be.
+  const open = new Map<string, string[]>()
   for (const { pid, sql } of statements) {
-    if (changing.test(sql) || /azure_ai\.set_setting\s*\(/i.test(sql)) found.push(sql)
-    if (/^(BEGIN|START)\b/i.test(sql) && !/\bREAD ONLY\b/i.test(sql)) open.set(pid, sql)
+    if (/^(BEGIN|START)\b/i.test(sql) && !/\bREAD ONLY\b/i.test(sql)) open.set(pid, [sql])
     if (/^ROLLBACK$/i.test(sql)) open.delete(pid)
+    if (!changing.test(sql) && !/azure_ai\.set_setting\s*\(/i.test(sql)) continue
+    const transaction = open.get(pid)
+    if (/^(COMMIT|END)\b/i.test(sql)) {
+      found.push(...(transaction?.slice(1) ?? []), sql)
+      open.delete(pid)
+    } else (transaction ?? found).push(sql)
   }
-  return [...found, ...open.values()]
+  return [...found, ...[...open.values()].flat()]
 }
 
 /** Has PostgreSQL log every statement. */

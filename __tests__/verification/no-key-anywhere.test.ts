@@ -287,7 +287,7 @@ describe('without the right to temporary tables', () => {
       for (const setting of ['log_statement = all', 'log_min_duration_statement = 0', 'log_parameter_max_length = -1'])
         expect(finding.detail).toContain(setting)
       if (explains) expect(finding.detail).toContain('auto_explain.log_parameter_max_length = -1')
-      expect(trace.result.raw).toMatch(/^::warning title=A key may stand in the statement log/m)
+      expect(trace.result.raw).toMatch(/^::warning title=A key may be in the statement log/m)
       // The warning is true.
       const log = trace.left.get('PostgreSQL log') ?? ''
       expect(log).toContain(planted.key1)

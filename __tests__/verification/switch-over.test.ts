@@ -185,8 +185,8 @@ describe('a lock of a trial', () => {
       settings: [],
       hide: undefined,
       calls: [
-        { name: 'one', sql: 'SELECT 1', isAnswer: () => true },
-        { name: 'two', sql: 'SELECT 2', isAnswer: () => true },
+        { name: 'one', service: 'openai', deployment: undefined, sql: 'SELECT 1', isAnswer: () => true },
+        { name: 'two', service: 'openai', deployment: undefined, sql: 'SELECT 2', isAnswer: () => true },
       ],
       commit: () => false,
       log: {
@@ -270,7 +270,7 @@ describe('what is not documented, while the key could answer', () => {
     }
   })
 
-  test('check and verify only read: with a key stored they prove nothing, unless the resource refuses keys', async () => {
+  test('check and verify hide a stored key for their queries, and change nothing that stays', async () => {
     await inUse()
     giveRoles(emulator)
     await putSettings(emulator, 'app', {
@@ -279,13 +279,12 @@ describe('what is not documented, while the key could answer', () => {
     })
     const openai = onlyService(emulator, 'openai', 'app')
     const check = await apply(emulator, { ...openai, mode: 'check' })
-    expect(check.outputs, check.log).toMatchObject({ result: 'in-sync', verified: 'false', changed: 'false' })
-    expect(queriesOf(check)['app/openai']).toBe('passed: key-present')
-    expect(codesOf(check)).toEqual(expect.arrayContaining(['key-still-stored', 'key-login-still-needed']))
-    expect(check.summary).toContain('Key access of a resource cannot be turned off yet')
+    expect(check.outputs, check.log).toMatchObject({ result: 'in-sync', verified: 'true', changed: 'false', 'stored-keys': '1' })
+    expect(queriesOf(check)['app/openai']).toBe('passed: keyless')
+    expect(codesOf(check)).toEqual(expect.arrayContaining(['key-still-stored', 'key-login-possible']))
     const verify = await apply(emulator, { ...openai, mode: 'verify' })
-    expect(verify.outputs).toMatchObject({ result: 'in-sync', verified: 'false' })
-    expect(queriesOf(verify)['app/openai']).toBe('passed: key-present')
+    expect(verify.outputs, verify.log).toMatchObject({ result: 'in-sync', verified: 'true', 'stored-keys': '1' })
+    expect(queriesOf(verify)['app/openai']).toBe('passed: keyless')
 
     accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = true
     const refusing = await apply(emulator, { ...openai, mode: 'check' })
@@ -440,11 +439,11 @@ describe('two databases, one of which fails', () => {
       plane === 'ai' && ++asked === 2 ? { kind: 'answer', status: 500, body: '{"error": "a bad moment"}' } : undefined
     const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'verify-timeout-minutes': '0' })
     delete emulator.world.fault
-    expect(result.log).toContain('azure_openai was committed and is not proven; putting the previous settings back')
+    expect(result.log).toContain('azure_openai was committed and is not verified; putting the previous settings back')
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification', verified: 'false' })
     expect(result.report.steps.find(({ id }: { id: string }) => id === 'app/azure_openai.auth_type')).toMatchObject({
       status: 'different',
-      detail: 'was set, was not proven, and was put back',
+      detail: 'reverted: verification failed',
     })
     expect(await settingsOf(emulator, 'app')).toEqual(before)
     const again = await apply(emulator, onlyService(emulator, 'openai', 'app'))

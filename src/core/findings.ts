@@ -6,6 +6,7 @@ import type { Journal } from './journal.ts'
 import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import { givenFamilies, isOlder } from './plan.ts'
 import { type ServiceName, serviceNamed } from './services.ts'
+import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
   return unrepeated([
@@ -19,7 +20,11 @@ export function findings(inputs: Inputs, observed: Observed, journal: Journal): 
 /** What the databases alone tell, for runs that ask nothing of Resource Manager. */
 export function databaseFindings(inputs: Inputs, databases: readonly ObservedDatabase[], journal: Journal): readonly Finding[] {
   const seen = databases.filter((database) => database.failure === undefined)
-  return unrepeated([...seen.flatMap((database) => findingsOf(inputs, database, journal)), ...loggingFindings(inputs, seen)])
+  return unrepeated([
+    ...seen.flatMap((database) => findingsOf(inputs, database, journal)),
+    ...unnamedKeyFindings(inputs, seen),
+    ...loggingFindings(inputs, seen),
+  ])
 }
 
 function unrepeated(all: readonly Finding[]): Finding[] {
@@ -155,17 +160,16 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
     const current = journal.step(`${name}/${family.authType}`)
     const asIdentity =
       settings.get(family.authType) === 'managed-identity' || current?.status === 'created' || current?.status === 'updated'
-    const blanked = journal.step(`${name}/${family.key}`)?.status === 'updated'
-    if (inputs.authType === 'managed-identity' && asIdentity && keysSet.has(family.key) && !blanked) {
+    if (inputs.authType === 'managed-identity' && asIdentity && isStoredNow(database, family.key, journal.step)) {
       found.push({
         severity: 'warning',
         code: 'key-still-stored',
         title: 'A key is still stored although the identity is used',
-        detail: `${family.key} in "${name}". While it is there, a read-only query cannot tell whether the identity answered: \`verified\` stays false in \`check\` and \`verify\`, unless the resource refuses keys.`,
+        detail: `${family.key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
         fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(name)}"; or give \`clear-keys: true\``,
       })
     }
-    if (inputs.authType === 'managed-identity' && !asIdentity && keysSet.has(family.key)) {
+    if (inputs.authType === 'managed-identity' && !asIdentity && isStoredNow(database, family.key, journal.step)) {
       found.push({
         severity: inputs.mode === 'verify' ? 'warning' : 'notice',
         code: 'still-on-keys',
@@ -177,6 +181,25 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
   }
   return found
 }
+
+/** Keys that this run neither uses nor clears. */
+function unnamedKeyFindings(inputs: Inputs, databases: readonly ObservedDatabase[]): Finding[] {
+  const keys = unnamedKeys(inputs, databases)
+  if (keys.length === 0 || inputs.authType !== 'managed-identity') return []
+  const more = keys.length > mostNamed ? ` and ${keys.length - mostNamed} more` : ''
+  return [
+    {
+      severity: 'notice',
+      code: 'other-keys-stored',
+      title: 'Keys of services that are not named are stored',
+      detail: `${keys.slice(0, mostNamed).join(', ')}${more}. They are not counted in \`stored-keys\`.`,
+      fix: 'Name the service that uses them, so that this action moves it to the identity and clears its key.',
+    },
+  ]
+}
+
+/** Most keys that a finding names. */
+const mostNamed = 10
 
 /** Statement logs keep literals and parameters: a key that is set by hand would be in them. */
 function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]): Finding[] {

@@ -420,6 +420,7 @@ export function parseInputs(raw: Raw): Inputs {
   }
   // A header takes no other signs; the request would fail as if the network had.
   if (!/^[!-~]*$/.test(raw['github-token'])) problem('github-token', 'holds a blank or a sign that no token has')
+  if (mode === 'verify' && !inputs.testQueries) problem('test-queries', 'is false, and `mode: verify` only runs the test queries')
   const asksControlPlane = mode !== 'verify' || inputs.database.user === undefined || host === undefined
   if (!asksControlPlane && accountToAsk({ ...inputs, given }) !== undefined) {
     problem(

@@ -1,5 +1,6 @@
 /** What a run knows so far: kept current while it works, so that an interrupted run reports the truth. */
 import type { Failure, Finding } from '../errors/failure.ts'
+import type { ObservedDatabase } from './observed.ts'
 import type { ServiceName } from './services.ts'
 import { type Step, type StepId, type StepStatus, waiting } from './steps.ts'
 
@@ -31,6 +32,8 @@ export interface Journal {
   readonly planId: string
   /** Databases whose every query has to pass for the run to be verified. */
   readonly databases: readonly string[]
+  /** The databases as they were found; undefined when none was looked at. */
+  readonly observed: readonly ObservedDatabase[] | undefined
   /** The step of this id as it is now. */
   step(id: string): Step | undefined
   /** Extension and settings of a database, in the order of the plan. */
@@ -39,6 +42,7 @@ export interface Journal {
   /** The step of the temporary firewall rule: before those of the plan. */
   firewall(step: Step): void
   expect(databases: readonly string[]): void
+  observe(databases: readonly ObservedDatabase[]): void
   /** The new state of a step. */
   mark(id: StepId, status: StepStatus, detail?: string): void
   /** The step is not done, because another one has to be done first. */
@@ -67,6 +71,7 @@ export function createJournal(onChanged: () => void): Journal {
   const told = new Set<string>()
   let writes = 0
   let fingerprint = ''
+  let observed: readonly ObservedDatabase[] | undefined
   const arrange = (): void => {
     places.clear()
     inDatabase.clear()
@@ -97,6 +102,9 @@ export function createJournal(onChanged: () => void): Journal {
     get planId() {
       return fingerprint
     },
+    get observed() {
+      return observed
+    },
     queries,
     findings,
     failures,
@@ -118,6 +126,9 @@ export function createJournal(onChanged: () => void): Journal {
       return place === undefined ? undefined : stepAt(place)
     },
     stepsIn: (database) => (inDatabase.get(database) ?? []).map(stepAt),
+    observe(found) {
+      observed = found
+    },
     expect(names) {
       databases.splice(0, databases.length, ...names)
     },

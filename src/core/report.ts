@@ -4,7 +4,9 @@ import type { Failure, FailureReason, Finding } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Inputs, Mode, Part } from './inputs.ts'
 import type { Journal, QueryResult } from './journal.ts'
+import { families, services } from './services.ts'
 import { differs, type Step } from './steps.ts'
+import { type StoredKeys, storedKeys } from './stored-keys.ts'
 
 export type Result = 'in-sync' | 'changed' | 'drift' | 'failed'
 
@@ -31,6 +33,11 @@ export interface Report {
   readonly changed: boolean
   readonly drift: boolean
   readonly verified: boolean
+  readonly storedKeys: StoredKeys
+  /** Whether the databases use the identity already: what differs then is drift. */
+  readonly setUp: boolean
+  /** Steps that differ, and those that wait for them. */
+  readonly toDo: number
   readonly planId: string
   /** ISO 8601, UTC. */
   readonly startedAt: string
@@ -81,15 +88,26 @@ export function report(facts: Facts): Report {
     failureReason: failure?.reason ?? (drift ? 'drift' : 'none'),
     changed: journal.changed,
     drift,
-    verified: verified(inputs, journal, failures),
+    verified: isVerified(inputs, journal, failures),
+    storedKeys: storedKeys(inputs, journal),
+    setUp: isSetUp(journal.steps),
+    toDo: journal.steps.filter((step) => differs(step) || step.waitsFor !== undefined).length,
     planId: journal.planId,
     startedAt: facts.startedAt.toISOString(),
     durationMs: Math.round(facts.durationMs),
     server: { id: inputs?.server.id ?? '', name: inputs?.server.name ?? '', host: facts.host, principalId: facts.principalId },
     steps: journal.steps.map(reported),
-    queries: journal.queries,
+    queries: inOrderOf(journal),
     findings,
   }
+}
+
+/** The queries by database, in the order of the run, then by service: they end in any order. */
+function inOrderOf({ queries, databases }: Journal): readonly QueryResult[] {
+  const places = new Map(databases.map((name, place) => [name, place]))
+  const ofDatabase = ({ database }: QueryResult): number => places.get(database) ?? databases.length
+  const ofService = ({ service }: QueryResult): number => services.findIndex(({ name }) => name === service)
+  return [...queries].sort((a, b) => ofDatabase(a) - ofDatabase(b) || ofService(a) - ofService(b))
 }
 
 /** The failure that names the reason first: being told to restart or stopped, then errors, then what the queries said. */
@@ -99,8 +117,17 @@ function ranked(failures: readonly Failure[]): Failure[] {
   return [...failures].sort((a, b) => rank(a) - rank(b))
 }
 
+/** An auth_type that is in sync shows it; where no SQL runs, a role does. */
+function isSetUp(steps: readonly Step[]): boolean {
+  const authTypes: readonly string[] = Object.values(families).map(({ authType }) => authType)
+  return steps.some(
+    (step) =>
+      step.status === 'in-sync' && (step.kind === 'role' || (step.kind === 'setting' && authTypes.includes(step.setting))),
+  )
+}
+
 /** Every test query of every named service passed in every database, and no stored key can have answered instead. */
-function verified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
+export function isVerified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
   if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
   const expected = journal.databases.flatMap((database) => inputs.given.map(({ service }) => ({ database, service })))
   const key = (database: string, service: string): string => JSON.stringify([database, service])

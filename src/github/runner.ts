@@ -18,6 +18,7 @@ export type OutputName =
   | 'changed'
   | 'drift'
   | 'verified'
+  | 'stored-keys'
   | 'failure-reason'
   | 'principal-id'
   | 'plan-id'
@@ -112,6 +113,11 @@ export async function endProcess(): Promise<never> {
 function annotation(say: typeof core.error, text: string, title: string): void {
   const shown = (value: string): string => bounded(visible(bounded(hidden(value), longest.message)), longest.annotation)
   say(shown(text), title === '' ? {} : { title: shown(title) })
+}
+
+/** An error that is no finding, such as drift that fails the step. */
+export function annotateError(title: string, text: string): void {
+  annotation(core.error, text, title)
 }
 
 /** Most names of databases in an annotation. */

@@ -1,7 +1,9 @@
 /** `verify`: only the test queries, waiting for them as apply does. Resource Manager is asked only for what is not set. */
 import { databaseFindings } from '../core/findings.ts'
 import { accountToAsk } from '../core/inputs.ts'
+import type { Journal, QueryResult } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
+import { isVerified } from '../core/report.ts'
 import type { Deployment, Resource, ServiceName } from '../core/services.ts'
 import { Failure } from '../errors/failure.ts'
 import { admitRunner } from '../stages/observe.ts'
@@ -24,7 +26,26 @@ export async function verify(run: Run): Promise<void> {
 
   await log.group('Test queries', () => runTestQueries(run, { ...access, databases, resources }, prove))
   for (const finding of databaseFindings(inputs, databases, journal)) journal.finding(finding)
+  if (journal.failures.length === 0 && !isVerified(inputs, journal, [])) journal.fail(notVerified(journal))
 }
+
+/** What passed with a key in reach, or did not run, is not verified; this mode succeeds only when all of it is. */
+function notVerified({ queries }: Journal): Failure {
+  const open = queries.filter(({ status, proof }) => status !== 'passed' || proof === 'key-present')
+  const why = ({ status, error }: QueryResult): string => (status === 'passed' ? 'it passed with a stored key in reach' : error)
+  const shown = open.slice(0, mostNamed).map((query) => `${query.service} in "${query.database}": ${why(query)}`)
+  const more = open.length > mostNamed ? `; and ${open.length - mostNamed} more` : ''
+  return new Failure({
+    reason: 'verification',
+    code: 'not-verified',
+    title: 'Not every test query is verified',
+    detail: `${shown.join('; ')}${more}.`,
+    fix: 'Clear stored keys with `mode: apply` and `clear-keys: true`, and set the input that a skipped query needs, or leave its service out.',
+  })
+}
+
+/** Most queries that the failure names. */
+const mostNamed = 10
 
 /** As whom to connect, the deployments of the OpenAI account, and the server itself for a firewall rule: each only where it is needed. */
 async function observeLittle({ inputs, log, known }: Run, session: Session) {

@@ -3,9 +3,10 @@ import { randomUUID } from 'node:crypto'
 import { coverageOf } from '../core/coverage.ts'
 import type { Inputs } from '../core/inputs.ts'
 import type { Report } from '../core/report.ts'
+import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import type { Place } from '../github/rest.ts'
-import { annotate, appendSummary, setOutput, warn, writeReport } from '../github/runner.ts'
+import { annotate, annotateError, appendSummary, setOutput, warn, writeReport } from '../github/runner.ts'
 import { describe } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 
@@ -16,6 +17,7 @@ const reportName = `report-${randomUUID()}.json`
 
 /** Before anything else: outputs start as failed, so a killed run never looks successful. */
 export function failClosed(): void {
+  setOutput('stored-keys', '')
   setOutput('result', 'failed')
   setOutput('verified', 'false')
   setOutput('changed', 'false')
@@ -42,13 +44,22 @@ export async function keepReport(of: Report, folder: string): Promise<Finding | 
   }
 }
 
+export interface PublishOptions {
+  readonly summaryFile: string | undefined
+  readonly log: Log
+  /** Whether drift fails the step, which then needs an error that says why. */
+  readonly failsOnDrift: boolean
+}
+
 /** Outputs, annotations and summary of a run that is over. */
-export async function publish(final: Report, summaryFile: string | undefined, log: Log): Promise<void> {
+export async function publish(final: Report, { summaryFile, log, failsOnDrift }: PublishOptions): Promise<void> {
   setOutput('changed', String(final.changed))
+  setOutput('stored-keys', String(final.storedKeys.after ?? ''))
   setOutput('drift', String(final.drift))
   setOutput('principal-id', final.server.principalId)
   setOutput('plan-id', final.planId)
   const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([import('./grouping.ts'), import('./summary.ts')])
+  if (final.result === 'drift' && failsOnDrift) annotateDrift(final)
   annotate(alikeFindings(final.findings, databasesOf(final)))
   await appendSummary(summary(final), summaryFile).catch((error: unknown) =>
     warn(
@@ -62,6 +73,18 @@ export async function publish(final: Report, summaryFile: string | undefined, lo
   setOutput('result', final.result)
   const reason = final.failureReason === 'none' ? '' : `, reason: ${final.failureReason}`
   log.result(`Result: ${final.result}, verified: ${final.verified}${reason}`)
+}
+
+/** Most steps that an annotation names. */
+const namedSteps = 10
+
+function annotateDrift({ server, steps, setUp, toDo }: Report): void {
+  const differing = steps.filter(differs).map(({ id, status }) => `${id} (${status})`)
+  const more = differing.length > namedSteps ? ` and ${differing.length - namedSteps} more` : ''
+  annotateError(
+    setUp ? `${server.name} has drifted from its workflow` : `${server.name} is not set up yet`,
+    `${toDo} of ${steps.length} steps are to do: ${differing.slice(0, namedSteps).join(', ')}${more}.\nFix: Run this action with \`mode: apply\`.`,
+  )
 }
 
 export interface Conversation {

@@ -25,6 +25,7 @@ export async function observeDatabases(
   try {
     databases =
       inputs.databases === '*' ? await findDatabases(access, signal) : await readDatabases(inputs.databases, access, signal)
+    journal.observe(databases)
   } catch (error) {
     // Which databases there are is not known; what Resource Manager shows still is.
     if (signal.aborted || !(error instanceof Failure)) throw error

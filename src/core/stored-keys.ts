@@ -1,0 +1,47 @@
+/** How many keys are stored in the databases of a run: before it, and now. Pure. */
+import type { Inputs } from './inputs.ts'
+import type { Journal } from './journal.ts'
+import type { ObservedDatabase } from './observed.ts'
+import { givenFamilies } from './plan.ts'
+import { type Family, families } from './services.ts'
+import { type StepLookup, settingStep } from './steps.ts'
+
+/** Of the families of the named services; null: unknown, because a database could not be read. */
+export interface StoredKeys {
+  readonly before: number | null
+  readonly after: number | null
+}
+
+const unknown: StoredKeys = { before: null, after: null }
+
+export function storedKeys(inputs: Inputs | undefined, { observed, step }: Pick<Journal, 'observed' | 'step'>): StoredKeys {
+  if (inputs === undefined || observed === undefined || !observed.every(isReadable)) return unknown
+  const named = givenFamilies(inputs).map(({ family }) => family)
+  const count = (isStored: (database: ObservedDatabase, family: Family) => boolean): number =>
+    observed.reduce((sum, database) => sum + named.filter((family) => isStored(database, family)).length, 0)
+  return {
+    before: count(({ keysSet }, { key }) => keysSet.has(key)),
+    after: count((database, { key }) => isStoredNow(database, key, step)),
+  }
+}
+
+/** Keys of families that no named service belongs to, as `SETTING in "DATABASE"`. */
+export function unnamedKeys(inputs: Inputs, databases: readonly ObservedDatabase[]): readonly string[] {
+  const named = new Set(givenFamilies(inputs).map(({ family }) => family.name))
+  const others = Object.values(families).filter(({ name }) => !named.has(name))
+  return databases
+    .flatMap(({ name, keysSet }) => others.flatMap(({ key }) => (keysSet.has(key) ? [`${key} in "${name}"`] : [])))
+    .sort()
+}
+
+/** A database without azure_ai has no settings to read. */
+function isReadable({ failure, extension, mayRead }: ObservedDatabase): boolean {
+  return failure === undefined && (mayRead || extension.installed === undefined)
+}
+
+export function isStoredNow({ name, keysSet }: ObservedDatabase, key: string, lookup: StepLookup): boolean {
+  const step = lookup(settingStep(name, key))
+  const isWritten = step?.status === 'created' || step?.status === 'updated'
+  if (isWritten && step.change?.kind === 'key') return step.change.action === 'store'
+  return keysSet.has(key)
+}
