@@ -1,5 +1,5 @@
 /** Management locks: what they forbid applies to everybody, at their scope and below. */
-import type { ResourceId } from '../core/inputs.ts'
+import { liesIn, type ResourceId } from '../lib/resource-id.ts'
 import { itemsOf, type Page } from './pages.ts'
 import type { Http } from './pipeline.ts'
 
@@ -41,7 +41,7 @@ export async function listLocks(
     const scope = /^(\/.{1,2000})\/providers\/Microsoft\.Authorization\/locks\/[^/]{1,300}$/i.exec(id)?.[1]
     const level = lock?.properties?.level
     // The list contains the locks of what lies below as well: they do not apply here.
-    if (scope !== undefined && typeof level === 'string' && isAtOrAbove(scope, resource)) found.push({ id, scope, level })
+    if (scope !== undefined && typeof level === 'string' && liesIn(resource, scope)) found.push({ id, scope, level })
   }
   return found
 
@@ -53,9 +53,4 @@ export async function listLocks(
       yield { items: Array.isArray(body?.value) ? body.value : [], next: url }
     }
   }
-}
-
-/** Whether a resource is `scope` or lies in it. Ids match without case. */
-function isAtOrAbove(scope: string, id: string): boolean {
-  return `${id}/`.toLowerCase().startsWith(`${scope}/`.toLowerCase())
 }

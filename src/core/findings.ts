@@ -1,11 +1,13 @@
 /** What is worth knowing although it is no drift; pure. Codes are documented in docs/findings.md, which a test holds against this file. */
+
 import type { Finding } from '../errors/failure.ts'
+import { groupIn, nameIn, parseResourceId, sameId } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { Journal } from './journal.ts'
 import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import { givenFamilies, isOlder } from './plan.ts'
-import { type ServiceName, serviceNamed } from './services.ts'
+import { type Resource, type ServiceName, serviceNamed } from './services.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
@@ -14,6 +16,7 @@ export function findings(inputs: Inputs, observed: Observed, journal: Journal): 
     ...observed.replicas.flatMap((replica) => (inputs.mode === 'check' ? [] : replicaFinding(inputs, replica))),
     ...databaseFindings(inputs, observed.databases, journal),
     ...keyLoginFindings(inputs, observed, journal),
+    ...rotationFindings(inputs, observed, journal),
   ])
 }
 
@@ -38,10 +41,10 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
   return inputs.given.flatMap(({ service, resource, roleId }) => {
     const scope = observed.resources.get(service)?.id ?? resource.id
     const assignments = observed.roleAssignments.get(service) ?? []
-    const at = assignments.filter((each) => each.scope.toLowerCase() === scope.toLowerCase())
+    const at = assignments.filter((each) => sameId(each.scope, scope))
     // One account may serve several services, each with a role of its own.
     const needed = inputs.given
-      .filter((each) => (observed.resources.get(each.service)?.id ?? each.resource.id).toLowerCase() === scope.toLowerCase())
+      .filter((each) => sameId(observed.resources.get(each.service)?.id ?? each.resource.id, scope))
       .map((each) => each.roleId.toLowerCase())
     const beyond = at.filter(
       (each) => each.principalId.toLowerCase() === server.principalId?.toLowerCase() && !needed.includes(each.roleId),
@@ -56,7 +59,7 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
             scope,
           )
     const former = at.filter((each) => formerAssignment([each], server, undefined, scope) !== undefined)
-    const name = scope.split('/').at(-1) ?? scope
+    const name = nameIn(scope)
     return [
       ...(byGroup === undefined
         ? []
@@ -109,7 +112,7 @@ function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Obs
       title: 'A read replica cannot use the identity yet',
       detail: `${server.name} has ${lacks}; the settings reach it from its primary, an identity does not.`,
       fix: waits
-        ? `az postgres flexible-server restart --resource-group ${server.id.split('/')[4] ?? 'GROUP'} --name ${server.name}`
+        ? `az postgres flexible-server restart --resource-group ${groupIn(server.id)} --name ${server.name}`
         : `Run this action with the replica as server: ${server.id}`,
     },
   ]
@@ -225,6 +228,36 @@ function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]
   ]
 }
 
+/** After keys were cleared: backups still contain them. */
+function rotationFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
+  const cleared = observed.databases.flatMap((database) =>
+    givenFamilies(inputs).filter(
+      ({ family }) => database.keysSet.has(family.key) && !isStoredNow(database, family.key, journal.step),
+    ),
+  )
+  if (cleared.length === 0 || inputs.authType !== 'managed-identity') return []
+  const services = new Set(cleared.flatMap((each) => each.services.map(({ name }) => name)))
+  const resources = [...services].flatMap((service) => observed.resources.get(service) ?? [])
+  const commands = resources.map((resource) => regenerateKey(resource))
+  return [
+    {
+      severity: 'notice',
+      code: 'keys-to-rotate',
+      title: 'Backups still contain the keys that were cleared',
+      detail: `Backups of ${observed.server.name}, and servers restored from them, contain them until the retention ends. Rotate the keys, unless key access is turned off: whatever else uses them stops working then.`,
+      fix: [...new Set(commands)].join('\n'),
+    },
+  ]
+}
+
+function regenerateKey({ id, name, settingsId, authMode }: Resource): string {
+  const group = groupIn(id)
+  if (authMode === undefined)
+    return `az cognitiveservices account keys regenerate --resource-group ${group} --name ${name} --key-name key1   # then key2`
+  const workspace = parseResourceId(settingsId)?.names[0] ?? 'WORKSPACE'
+  return `az ml online-endpoint regenerate-keys --resource-group ${group} --workspace-name ${workspace} --name ${nameIn(settingsId)} --key-type primary   # then secondary`
+}
+
 /** Whether key access of a resource can be turned off, as far as the databases of this run go, or why not yet. */
 function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
   if (inputs.authType !== 'managed-identity' || inputs.part === 'azure') return []
@@ -244,8 +277,8 @@ function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal):
           severity: 'notice',
           code: 'key-login-possible',
           title: 'The resource still takes keys',
-          detail: `${resource.name}: every database of this run is proven without one, so key access can be turned off.`,
-          fix: `az resource update --ids "${resource.id}" --set properties.disableLocalAuth=true   # when nothing else uses its keys`,
+          detail: `${resource.name}: every database of this run works without one. Turn key access off when nothing else uses its keys; requests by key are those without an objectId in its diagnostic logs.`,
+          fix: `az monitor activity-log list --resource-id "${resource.id}" --offset 90d --query "[?contains(operationName.value, 'listKeys')].{when: eventTimestamp, who: caller}"   # who has read its keys\naz resource update --ids "${resource.id}" --set properties.disableLocalAuth=true`,
         },
       ]
     }

@@ -1,85 +1,18 @@
 /**
- * The inputs, parsed and validated in one place: all problems together, each naming its input and what was expected,
- * before any request is sent.
+ * The inputs, parsed and validated before any request is sent: all problems together, each naming its input and what was
+ * expected.
  */
 
-import { Failure } from '../errors/failure.ts'
-import { withoutEndSlashes } from '../lib/bounded.ts'
 import { notUnicast } from '../lib/ipv4.ts'
+import { type ResourceId, sameId } from '../lib/resource-id.ts'
 import { accessRoles } from './access-roles.ts'
-import { isAudienceOfKnownCloud, knownCloud } from './clouds.ts'
+import type { InputName } from './input-names.ts'
+import { checkTexts, guid, hostName, inputFailure, ipAddress, type Problem, quoted, type Raw, readers } from './input-readers.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
-
-/** Every input of action.yml. A test holds this list against the file. */
-export const inputNames = [
-  'mode',
-  'part',
-  'server',
-  'databases',
-  'openai',
-  'cognitive',
-  'translator',
-  'machine-learning',
-  'openai-role',
-  'cognitive-role',
-  'translator-role',
-  'machine-learning-role',
-  'auth-type',
-  'openai-key',
-  'cognitive-key',
-  'machine-learning-key',
-  'clear-keys',
-  'allow-restart',
-  'allow-unproven',
-  'update-extension',
-  'test-queries',
-  'embedding-deployment',
-  'machine-learning-input',
-  'machine-learning-deployment',
-  'verify-timeout-minutes',
-  'plan-id',
-  'environment',
-  'tenant-id',
-  'client-id',
-  'audience',
-  'database-user',
-  'database-password',
-  'database-host',
-  'database-port',
-  'temporary-firewall-rule',
-  'runner-ip',
-  'fail-on-drift',
-  'drift-issue',
-  'pull-request-comment',
-  'github-token',
-] as const
-
-export type InputName = (typeof inputNames)[number]
-
-/** Inputs whose values are masked before anything else sees them. */
-export const secretInputs: readonly InputName[] = [
-  'openai-key',
-  'cognitive-key',
-  'machine-learning-key',
-  'database-password',
-  'github-token',
-]
+import { type Target, targetOf } from './target.ts'
 
 export type Mode = 'apply' | 'check' | 'verify'
 export type Part = 'all' | 'azure' | 'database'
-
-/** A Resource Manager id, taken apart. */
-export interface ResourceId {
-  /** Without trailing slash, as it was given otherwise. */
-  readonly id: string
-  readonly subscription: string
-  readonly resourceGroup: string
-  /** `Microsoft.X/things/parts`. */
-  readonly type: string
-  /** Names along the type, outermost first. */
-  readonly names: readonly string[]
-  readonly name: string
-}
 
 /** A service that was given, its resource and its role. */
 export interface Given {
@@ -87,15 +20,6 @@ export interface Given {
   readonly resource: ResourceId
   /** GUID of the role definition. */
   readonly roleId: string
-}
-
-/** Which server, in which cloud, and as whom: all that the post step needs. */
-export interface Target {
-  readonly server: ResourceId
-  /** Lower-case name of a known cloud, or the https URL of a Resource Manager. */
-  readonly environment: string
-  /** Sign in with the workflow's OIDC token; undefined: the ambient login. */
-  readonly oidc: { readonly tenantId: string; readonly clientId: string; readonly audience: string } | undefined
 }
 
 export interface Inputs extends Target {
@@ -136,14 +60,8 @@ export interface Inputs extends Target {
   readonly pullRequestComment: boolean
 }
 
-/** Longest value of an input, in characters. */
-const longest = 65_536
-
 /** Shortest key, in characters. Azure's have 32 and more; a shorter one could be part of any word, and could not be hidden in texts. */
 const shortestKey = 8
-
-/** The known clouds, in lower case. */
-export const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
 
 /** Where the key of each family is given. */
 const keyInputs: Readonly<Record<FamilyName, InputName>> = {
@@ -151,144 +69,14 @@ const keyInputs: Readonly<Record<FamilyName, InputName>> = {
   azure_cognitive: 'cognitive-key',
   azure_ml: 'machine-learning-key',
 }
+const familyKeyInputs = Object.entries(keyInputs) as readonly [FamilyName, InputName][]
 
 /** As plan.ts writes it: the fingerprint of all steps, and of each. */
 const planIdPattern = /^[0-9a-f]{16}\.[0-9a-f]{16}(\.([0-9a-f]{16}){1,3750})?$/
-const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
-const domain = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$/i
-const hostName = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?$/i
-const ipAddress = /^(?=.{1,45}$)(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]+)$/i
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-const controlCharacter = /[\u0000-\u001f\u007f]/
-
 /** The account whose deployments Resource Manager is asked for, since none is given for its test query. */
 export function accountToAsk(inputs: Pick<Inputs, 'given' | 'embeddingDeployment' | 'testQueries'>): ResourceId | undefined {
   if (!inputs.testQueries || inputs.embeddingDeployment !== undefined) return undefined
   return inputs.given.find((each) => each.service === 'openai')?.resource
-}
-
-/** Takes a Resource Manager id apart; undefined when it is none. Case does not matter, a trailing slash is tolerated. */
-export function parseResourceId(text: string): ResourceId | undefined {
-  const id = withoutEndSlashes(text)
-  const match = /^\/subscriptions\/([^/]+)\/resourceGroups\/([^/]+)\/providers\/([^/]+)\/(.+)$/i.exec(id)
-  const [, subscription, resourceGroup, provider, rest] = match ?? []
-  if (subscription === undefined || resourceGroup === undefined || provider === undefined || rest === undefined) return undefined
-  const parts = rest.split('/')
-  if (parts.length % 2 !== 0 || parts.includes('')) return undefined
-  // A name of dots alone would lead somewhere else in a URL.
-  const isName = (part: string): boolean => /^[\w.-]+$/.test(part) && !/^\.+$/.test(part)
-  if (!guid.test(subscription) || ![provider, ...parts].every(isName)) return undefined
-  if (!/^[\p{L}\p{N}_.()-]+$/u.test(resourceGroup) || /^\.+$/.test(resourceGroup)) return undefined
-  const names = parts.filter((_, index) => index % 2 === 1)
-  const type = [provider, ...parts.filter((_, index) => index % 2 === 0)].join('/')
-  return { id, subscription, resourceGroup, type, names, name: names.at(-1) ?? '' }
-}
-
-type Raw = Readonly<Record<InputName, string>>
-type Problem = (input: InputName, expected: string) => void
-
-/** The inputs that a {@link Target} is read from. */
-export const targetInputs = ['server', 'environment', 'tenant-id', 'client-id', 'audience'] as const
-
-/**
- * Parses the inputs that name the server, its cloud and the login, by the same rules as {@link parseInputs}.
- * @throws {Failure} with reason `input`, naming every problem at once.
- */
-export function parseTarget(given: Readonly<Record<(typeof targetInputs)[number], string>>): Target {
-  const blank = Object.fromEntries(inputNames.map((name) => [name, ''])) as Record<InputName, string>
-  const raw: Raw = { ...blank, ...given }
-  const problems: string[] = []
-  const problem: Problem = (input, expected) => void problems.push(`\`${input}\`: ${expected}`)
-  checkTexts(raw, problems, problem)
-  const { server, ...target } = targetOf(raw, problem)
-  if (problems.length > 0 || server === undefined) throw inputFailure(problems)
-  return { ...target, server }
-}
-
-/**
- * Refuses what is too long, and what contains a control character that no value of the input can have.
- * @throws {Failure} for oversized values: nothing else looks at them
- */
-function checkTexts(raw: Raw, problems: readonly string[], problem: Problem): void {
-  for (const name of inputNames) {
-    if (raw[name].length > longest)
-      problem(name, `is ${raw[name].length} characters long; nothing of more than ${longest.toLocaleString('en')} is accepted`)
-  }
-  if (problems.length > 0) throw inputFailure(problems)
-
-  const multiline: readonly InputName[] = ['databases', 'machine-learning-input']
-  for (const name of inputNames) {
-    const value = multiline.includes(name) ? raw[name].replaceAll(/[\r\n\t]/g, '') : raw[name]
-    if (controlCharacter.test(value))
-      problem(name, 'contains a line break or another control character, which no value of it can have')
-  }
-}
-
-/** How the text of an input becomes a value; what is wrong with it becomes a problem. */
-function readers(raw: Raw, problem: Problem) {
-  const oneOf = <T extends string>(input: InputName, values: readonly T[]): T => {
-    const found = values.find((value) => value === lowerCase(raw[input]))
-    if (found === undefined)
-      problem(input, `${quoted(raw[input])} is not known; expected ${values.map((value) => `\`${value}\``).join(' or ')}`)
-    return found ?? (values[0] as T)
-  }
-  const flag = (input: InputName): boolean => oneOf(input, ['true', 'false']) === 'true'
-  const optional = (input: InputName): string | undefined => (raw[input] === '' ? undefined : raw[input])
-  const matching = (input: InputName, pattern: RegExp, expected: string): string | undefined => {
-    const value = optional(input)
-    if (value !== undefined && !pattern.test(value)) problem(input, `${quoted(value)} is not ${expected}`)
-    return value
-  }
-  const resourceOf = (input: InputName, types: readonly string[]): ResourceId | undefined => {
-    const value = raw[input]
-    const parsed = parseResourceId(value)
-    const example = `/subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/${types[0] ?? ''}/NAME`
-    if (parsed === undefined) {
-      problem(input, `${quoted(value)} is not a resource id; expected \`${example}\``)
-    } else if (!types.some((type) => type.toLowerCase() === parsed.type.toLowerCase())) {
-      const horizon = /^microsoft\.horizondb\//i.test(parsed.type)
-        ? ', and HorizonDB is another product, which this action does not serve'
-        : ''
-      problem(input, `is the id of a \`${parsed.type}\`${horizon}; expected ${types.map((type) => `\`${type}\``).join(' or ')}`)
-      return undefined
-    }
-    return parsed
-  }
-  return { oneOf, flag, optional, matching, resourceOf }
-}
-
-/** The server is undefined when it is missing or wrong. */
-function targetOf(raw: Raw, problem: Problem): Omit<Target, 'server'> & { readonly server: ResourceId | undefined } {
-  const { matching, resourceOf } = readers(raw, problem)
-  if (raw.server === '') problem('server', 'is required: the resource id of the flexible server')
-  const server = raw.server === '' ? undefined : resourceOf('server', ['Microsoft.DBforPostgreSQL/flexibleServers'])
-
-  const environment = isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : lowerCase(raw.environment)
-  if (!cloudNames.some((name) => name === environment) && !isHttpsUrl(raw.environment)) {
-    problem(
-      'environment',
-      `${quoted(raw.environment)} is not known; expected \`AzureCloud\`, \`AzureUSGovernment\`, \`AzureChinaCloud\` or the https URL of a Resource Manager`,
-    )
-  }
-
-  const tenantId = raw['tenant-id']
-  if (tenantId !== '' && !guid.test(tenantId) && !domain.test(tenantId))
-    problem('tenant-id', `${quoted(tenantId)} is not a tenant id (GUID) or a domain`)
-  const clientId = matching('client-id', guid, 'an application (client) id (GUID)')
-  if ((tenantId === '') !== (clientId === undefined)) {
-    problem(
-      tenantId === '' ? 'tenant-id' : 'client-id',
-      '`tenant-id` and `client-id` belong together: give both, or neither for the ambient login',
-    )
-  }
-  return {
-    server,
-    environment,
-    oidc:
-      tenantId === '' || clientId === undefined
-        ? undefined
-        : { tenantId, clientId, audience: audienceOf(raw.audience, environment, problem) },
-  }
 }
 
 /**
@@ -299,14 +87,49 @@ export function parseInputs(raw: Raw): Inputs {
   const problems: string[] = []
   const problem: Problem = (input, expected) => void problems.push(`\`${input}\`: ${expected}`)
   checkTexts(raw, problems, problem)
-  const { oneOf, flag, optional, matching, resourceOf } = readers(raw, problem)
-
+  const { oneOf, flag, optional, matching } = readers(raw, problem)
   const mode = oneOf<Mode>('mode', ['apply', 'check', 'verify'])
   const part = oneOf<Part>('part', ['all', 'azure', 'database'])
   const authType = oneOf<AuthType>('auth-type', ['managed-identity', 'subscription-key'])
+  const { server, ...target } = targetOf(raw, problem)
+  const inputs: Omit<Inputs, 'server'> = {
+    ...target,
+    mode,
+    part,
+    authType,
+    given: servicesOf(raw, problem),
+    databases: databasesOf(raw.databases, { mode, part, problem }),
+    rolesWithoutService: services.flatMap(({ name }) =>
+      raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
+    ),
+    audienceUnused: raw.audience !== '' && raw['client-id'] === '',
+    keys: new Map(familyKeyInputs.flatMap(([family, input]) => (raw[input] === '' ? [] : [[family, raw[input]] as const]))),
+    verifyTimeoutMs: verifyTimeoutOf(raw['verify-timeout-minutes'], problem),
+    machineLearningInput: jsonOf(optional('machine-learning-input'), problem),
+    database: loginOf(raw, problem),
+    clearKeys: flag('clear-keys'),
+    allowRestart: flag('allow-restart'),
+    allowUnproven: flag('allow-unproven'),
+    updateExtension: flag('update-extension'),
+    testQueries: flag('test-queries'),
+    embeddingDeployment: optional('embedding-deployment'),
+    machineLearningDeployment: optional('machine-learning-deployment'),
+    temporaryFirewallRule: flag('temporary-firewall-rule'),
+    runnerIp: runnerIpOf(raw['runner-ip'], problem),
+    planId: matching('plan-id', planIdPattern, 'the `plan-id` of a check'),
+    failOnDrift: flag('fail-on-drift'),
+    driftIssue: flag('drift-issue'),
+    pullRequestComment: flag('pull-request-comment'),
+  }
+  checkKeys(raw, inputs, problem)
+  checkTogether(raw, inputs, problem)
+  if (problems.length > 0 || server === undefined) throw inputFailure(problems)
+  return { ...inputs, server }
+}
 
-  const { server, environment, oidc } = targetOf(raw, problem)
-
+/** The named services, each with its resource and its role. */
+function servicesOf(raw: Raw, problem: Problem): readonly Given[] {
+  const { matching, resourceOf } = readers(raw, problem)
   const given: Given[] = []
   for (const service of services) {
     const roleInput = `${service.name}-role` as const
@@ -323,31 +146,30 @@ export function parseInputs(raw: Raw): Inputs {
     if (resource !== undefined) given.push({ service: service.name, resource, roleId: (role ?? service.role.id).toLowerCase() })
   }
   if (services.every((service) => raw[service.name] === '')) {
-    problem('openai', `no service is given; name at least one of ${services.map((service) => `\`${service.name}\``).join(', ')}`)
+    problem('openai', `no service is named; name at least one of ${services.map((service) => `\`${service.name}\``).join(', ')}`)
   }
+  return given
+}
 
-  const databases = databasesOf(raw.databases, mode, part, problem)
+function verifyTimeoutOf(text: string, problem: Problem): number {
+  const minutes = Number(text)
+  if (!/^\d+(\.\d+)?$/.test(text) || minutes > 360)
+    problem('verify-timeout-minutes', `${quoted(text)} is not a number of minutes from 0 to 360 (decimals allowed)`)
+  return Math.round(minutes * 60_000)
+}
 
-  const minutes = Number(raw['verify-timeout-minutes'])
-  if (!/^\d+(\.\d+)?$/.test(raw['verify-timeout-minutes']) || minutes > 360) {
-    problem(
-      'verify-timeout-minutes',
-      `${quoted(raw['verify-timeout-minutes'])} is not a number of minutes from 0 to 360 (decimals allowed)`,
-    )
+function jsonOf(text: string | undefined, problem: Problem): string | undefined {
+  try {
+    if (text !== undefined) JSON.parse(text, refusedByJsonb)
+  } catch (error) {
+    const why = quoted(error instanceof Error ? error.message : String(error))
+    problem('machine-learning-input', `is not JSON that PostgreSQL accepts: ${why}`)
   }
+  return text
+}
 
-  const machineLearningInput = optional('machine-learning-input')
-  if (machineLearningInput !== undefined) {
-    try {
-      JSON.parse(machineLearningInput, refusedByJsonb)
-    } catch (error) {
-      problem(
-        'machine-learning-input',
-        `is not JSON that PostgreSQL takes: ${quoted(error instanceof Error ? error.message : String(error))}`,
-      )
-    }
-  }
-
+function loginOf(raw: Raw, problem: Problem): Inputs['database'] {
+  const { optional } = readers(raw, problem)
   const portText = raw['database-port']
   const port = Number(portText)
   if (!/^\d{1,5}$/.test(portText) || port < 1 || port > 65_535)
@@ -355,105 +177,53 @@ export function parseInputs(raw: Raw): Inputs {
   const host = optional('database-host')
   if (host !== undefined && !hostName.test(host) && !ipAddress.test(host))
     problem('database-host', `${quoted(host)} is not a host name or an address`)
+  if (raw['database-password'] !== '' && raw['database-user'] === '')
+    problem('database-user', 'is required with `database-password`')
+  return { user: optional('database-user'), password: optional('database-password'), host, port }
+}
 
-  if (raw['database-password'] !== '' && raw['database-user'] === '') {
-    problem('database-user', 'is needed with `database-password`: a password does not tell whose it is')
-  }
-
-  const inputs: Omit<Inputs, 'server'> = {
-    mode,
-    part,
-    databases,
-    given,
-    authType,
-    rolesWithoutService: services.flatMap(({ name }) =>
-      raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
-    ),
-    audienceUnused: raw.audience !== '' && raw['client-id'] === '',
-    keys: new Map(
-      (Object.entries(keyInputs) as [FamilyName, InputName][]).flatMap(([family, input]) =>
-        raw[input] === '' ? [] : [[family, raw[input]] as const],
-      ),
-    ),
-    clearKeys: flag('clear-keys'),
-    allowRestart: flag('allow-restart'),
-    allowUnproven: flag('allow-unproven'),
-    updateExtension: flag('update-extension'),
-    testQueries: flag('test-queries'),
-    embeddingDeployment: optional('embedding-deployment'),
-    machineLearningInput,
-    machineLearningDeployment: optional('machine-learning-deployment'),
-    verifyTimeoutMs: Math.round(minutes * 60_000),
-    environment,
-    oidc,
-    database: { user: optional('database-user'), password: optional('database-password'), host, port },
-    temporaryFirewallRule: flag('temporary-firewall-rule'),
-    runnerIp: runnerIpOf(raw['runner-ip'], problem),
-    planId: matching('plan-id', planIdPattern, 'the `plan-id` of a check'),
-    failOnDrift: flag('fail-on-drift'),
-    driftIssue: flag('drift-issue'),
-    pullRequestComment: flag('pull-request-comment'),
-  }
-  for (const [family, input] of Object.entries(keyInputs) as [FamilyName, InputName][]) {
-    if (raw[input] !== '' && raw[input].length < shortestKey)
+/** Keys are for the rollback, long enough to be hidden, and each for a named service. */
+function checkKeys(raw: Raw, { authType, given }: Pick<Inputs, 'authType' | 'given'>, problem: Problem): void {
+  for (const [family, input] of familyKeyInputs) {
+    if (raw[input] === '') continue
+    if (raw[input].length < shortestKey)
       problem(
         input,
-        `has ${raw[input].length} characters; a key needs ${shortestKey} at least, or it could not be hidden in log and report`,
+        `has ${raw[input].length} characters; a key needs at least ${shortestKey}, or it could not be hidden in log and report`,
       )
-    if (raw[input] !== '' && authType !== 'subscription-key') problem(input, 'is only for `auth-type: subscription-key`')
-    else if (raw[input] !== '' && !given.some((each) => serviceNamed(each.service).family === family)) {
-      problem(input, 'is given, but no service that uses it')
-    }
+    if (authType !== 'subscription-key') problem(input, 'is only for `auth-type: subscription-key`')
+    else if (!given.some((each) => serviceNamed(each.service).family === family))
+      problem(input, 'is set, but no service that uses it')
   }
-  if (inputs.clearKeys && authType === 'subscription-key') problem('clear-keys', 'contradicts `auth-type: subscription-key`')
-  const [language, translator] = ['cognitive', 'translator'].map((name) =>
-    given.find((each) => each.service === name)?.resource.id.toLowerCase(),
+}
+
+/** What contradicts each other, or is missing together. */
+function checkTogether(raw: Raw, inputs: Omit<Inputs, 'server'>, problem: Problem): void {
+  const { authType, given, mode, database } = inputs
+  const byKey = authType === 'subscription-key'
+  if (inputs.clearKeys && byKey) problem('clear-keys', 'contradicts `auth-type: subscription-key`')
+  const [language, translator] = (['cognitive', 'translator'] as const).map(
+    (name) => given.find((each) => each.service === name)?.resource.id,
   )
-  if (authType === 'subscription-key' && language !== undefined && translator !== undefined && language !== translator) {
+  if (byKey && language !== undefined && translator !== undefined && !sameId(language, translator)) {
     problem(
       'translator',
       'is another account than `cognitive`; with `subscription-key` both must be one multi-service account, since azure_cognitive has one key',
     )
   }
-  if ((inputs.driftIssue || inputs.pullRequestComment) && raw['github-token'] === '') {
-    problem('github-token', 'is needed for `drift-issue` and `pull-request-comment`, and empty')
-  }
-  // A header takes no other signs; the request would fail as if the network had.
-  if (!/^[!-~]*$/.test(raw['github-token'])) problem('github-token', 'holds a blank or a sign that no token has')
+  if ((inputs.driftIssue || inputs.pullRequestComment) && raw['github-token'] === '')
+    problem('github-token', 'is required for `drift-issue` and `pull-request-comment`, and empty')
+  // A header takes no other characters; the request would fail as if the network had.
+  if (!/^[!-~]*$/.test(raw['github-token']))
+    problem('github-token', 'contains whitespace or a character that is not valid in a token')
   if (mode === 'verify' && !inputs.testQueries) problem('test-queries', 'is false, and `mode: verify` only runs the test queries')
-  const asksControlPlane = mode !== 'verify' || inputs.database.user === undefined || host === undefined
-  if (!asksControlPlane && accountToAsk({ ...inputs, given }) !== undefined) {
+  const asksControlPlane = mode !== 'verify' || database.user === undefined || database.host === undefined
+  if (!asksControlPlane && accountToAsk(inputs) !== undefined) {
     problem(
       'embedding-deployment',
-      'is needed by `verify` with `openai` when `database-host` and `database-user` are given: Resource Manager is not asked then',
+      'is required by `verify` with `openai` when `database-host` and `database-user` are set: Resource Manager is not asked then',
     )
   }
-
-  if (problems.length > 0 || server === undefined) throw inputFailure(problems)
-  return { ...inputs, server }
-}
-
-/**
- * Audience of the OIDC token. A cloud that describes itself needs one of its own: with a token for a known cloud, whoever runs
- * the host could sign in to Azure as this workflow.
- */
-function audienceOf(audience: string, environment: string, problem: Problem): string {
-  const cloud = knownCloud(environment)
-  if (cloud?.oidcAudience !== undefined) return audience === '' ? cloud.oidcAudience : audience
-  // What is neither a known cloud nor a URL is a problem of its own.
-  if (!isHttpsUrl(environment)) return audience
-  if (audience === '') {
-    problem(
-      'audience',
-      "is required when `environment` is a URL: the audience that the app's federated credential in that cloud expects",
-    )
-  } else if (isAudienceOfKnownCloud(audience)) {
-    problem(
-      'audience',
-      `${quoted(audience)} belongs to one of Azure's own clouds, and \`environment\` is another host; expected the audience of that cloud`,
-    )
-  }
-  return audience
 }
 
 /** One unicast IPv4 address: a firewall rule opens the server to whatever stands there. */
@@ -465,7 +235,10 @@ function runnerIpOf(text: string, problem: Problem): string | undefined {
 }
 
 /** Databases by line or comma, each once, in the order given. */
-function databasesOf(text: string, mode: Mode, part: Part, problem: Problem): readonly string[] | '*' {
+function databasesOf(
+  text: string,
+  { mode, part, problem }: Pick<Inputs, 'mode' | 'part'> & { readonly problem: Problem },
+): readonly string[] | '*' {
   const names = [
     ...new Set(
       text
@@ -502,46 +275,6 @@ function refusedByJsonb(key: string, value: unknown): unknown {
   }
   if (typeof value === 'number' && !Number.isFinite(value)) throw new Error('a number is larger than jsonb holds')
   return value
-}
-
-/** In lower case as far as it is ASCII: toLowerCase() makes a `k` of the sign for kelvin. */
-function lowerCase(text: string): string {
-  return text.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
-}
-
-function isHttpsUrl(text: string): boolean {
-  if (!/^https:\/\//i.test(text) || !URL.canParse(text)) return false
-  const url = new URL(text)
-  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
-  return (
-    (hostName.test(host) || ipAddress.test(host)) &&
-    url.username === '' &&
-    url.password === '' &&
-    url.search === '' &&
-    url.hash === ''
-  )
-}
-
-/** Without trailing slash; names of other alphabets as DNS has them. */
-function normalUrl(text: string): string {
-  const { origin, pathname } = new URL(text)
-  return withoutEndSlashes(`${origin}${pathname}`)
-}
-
-/** A value in a message: at most 80 characters of it, control characters shown as such. */
-function quoted(value: string): string {
-  const shown = JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)
-  return shown.replaceAll('`', "'")
-}
-
-function inputFailure(problems: readonly string[]): Failure {
-  return new Failure({
-    reason: 'input',
-    code: 'input',
-    title: problems.length === 1 ? 'An input is wrong' : `${problems.length} inputs are wrong`,
-    detail: problems.join('\n'),
-    fix: 'Correct the `with:` block of the step; the table of inputs is in the README. Nothing was sent to Azure or to the database.',
-  })
 }
 
 /** Inputs that are given but have no effect with the others: told, not refused, so that one workflow can serve many servers. */

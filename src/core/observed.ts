@@ -1,7 +1,7 @@
 /** What was found: the state of the server, its surroundings and its databases, as the plan reads it. Plain data. */
 
 import type { Failure } from '../errors/failure.ts'
-import { withoutEndSlashes } from '../lib/bounded.ts'
+import { canonicalId, liesIn, sameId } from '../lib/resource-id.ts'
 import type { Resource, ServiceName } from './services.ts'
 
 export interface ObservedServer {
@@ -173,20 +173,13 @@ export function formerAssignment(
     (each) =>
       each.description?.toLowerCase() === description &&
       each.principalId.toLowerCase() !== server.principalId?.toLowerCase() &&
-      each.scope.toLowerCase() === scope.toLowerCase() &&
+      sameId(each.scope, scope) &&
       (roleId === undefined || each.roleId === roleId.toLowerCase()),
   )
 }
 
 /** Whether `ancestor` is the scope itself, or a resource group, subscription, management group or the root above it. */
 function covers(ancestor: string, scope: string): boolean {
-  const above = withoutEndSlashes(ancestor.toLowerCase())
-  const below = withoutEndSlashes(scope.toLowerCase())
   // Lists at a scope show management groups only when they are above it.
-  return (
-    above === '' ||
-    above === below ||
-    below.startsWith(`${above}/`) ||
-    above.startsWith('/providers/microsoft.management/managementgroups/')
-  )
+  return liesIn(scope, ancestor) || canonicalId(ancestor).startsWith('/providers/microsoft.management/managementgroups/')
 }

@@ -2,6 +2,7 @@
  * The plan: the desired state compared with the state that was found, as steps. Pure: no I/O, no clock. The same list drives
  * apply, report and summary.
  */
+import { sameId } from '../lib/resource-id.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, formerAssignment, formerIdentity, holding, type Observed, type ObservedDatabase } from './observed.ts'
 import { scopeOf } from './scope.ts'
@@ -76,7 +77,7 @@ function roleSteps(inputs: Inputs, { server, roleAssignments }: Observed): reado
       return { ...step, current: 'unknown', status: 'failed', detail: 'the role assignments could not be read' }
     const assigned = principal === undefined ? undefined : holding(assignments ?? [], principal, roleId, scope)
     if (assigned !== undefined) {
-      const inherited = assigned.scope.toLowerCase() !== scope.toLowerCase()
+      const inherited = !sameId(assigned.scope, scope)
       const how = [
         inherited ? `inherited from ${assigned.scope}` : '',
         assigned.reaches === undefined ? '' : `through group ${assigned.principalId}`,

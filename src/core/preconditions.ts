@@ -2,6 +2,7 @@
 
 import { Failure } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
+import { groupIn } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
@@ -72,8 +73,7 @@ function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service
   const title = titleOf(name)
   const problems: Failure[] = []
   const byIdentity = inputs.authType === 'managed-identity'
-  const group = /\/resourceGroups\/([^/]+)/i.exec(resource.id)?.[1] ?? 'GROUP'
-  const where = `--name ${resource.name} --resource-group ${group}`
+  const where = `--name ${resource.name} --resource-group ${groupIn(resource.id)}`
   const azure = (code: string, problem: string, detail: string, fix: string): void => {
     problems.push(new Failure({ reason: 'azure', code, title: problem, detail, fix }))
   }
@@ -175,7 +175,7 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
         title: 'A read replica would break',
         detail: `${server.name} ${lacks}. Settings replicate to it, identities do not: a family that works today with its key would fail there.`,
         fix: lacks.startsWith('was not restarted')
-          ? `az postgres flexible-server restart --resource-group ${server.id.split('/')[4] ?? 'GROUP'} --name ${server.name}   # then run this action again`
+          ? `az postgres flexible-server restart --resource-group ${groupIn(server.id)} --name ${server.name}   # then run this action again`
           : `Run this action with the replica first, then with the primary again: server: ${server.id}`,
       }),
     ]

@@ -4,24 +4,38 @@ import type { Failure, FailureReason, Finding } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Inputs, Mode, Part } from './inputs.ts'
 import type { Journal, QueryResult } from './journal.ts'
-import { families, services } from './services.ts'
+import { families, type ServiceName, services } from './services.ts'
 import { differs, type Step } from './steps.ts'
 import { type StoredKeys, storedKeys } from './stored-keys.ts'
 
 export type Result = 'in-sync' | 'changed' | 'drift' | 'failed'
 
-/** A step as the report shows it. */
-export type ReportStep = Pick<Step, 'id' | 'kind' | 'target' | 'current' | 'desired' | 'status' | 'detail'>
+/** A step as the JSON report has it. */
+type JsonStep = Pick<Step, 'id' | 'kind' | 'target' | 'current' | 'desired' | 'status' | 'detail'>
 
-const reported = ({ id, kind, target, current, desired, status, detail }: Step): ReportStep => ({
-  id,
-  kind,
-  target,
-  current,
-  desired,
-  status,
-  detail,
-})
+/** A step with what it is about, for the summary; the JSON report leaves that out. */
+export interface ReportStep extends JsonStep {
+  readonly service?: ServiceName
+  readonly database?: string
+  /** Of the setting, or `extension`: what the step is called inside of its database. */
+  readonly name?: string
+}
+
+const jsonStep = ({ id, kind, target, current, desired, status, detail }: JsonStep): JsonStep => {
+  return { id, kind, target, current, desired, status, detail }
+}
+
+function reported(step: Step): ReportStep {
+  const flat = jsonStep(step)
+  if (step.kind === 'role') return { ...flat, service: step.service }
+  if (step.kind === 'extension') return { ...flat, database: step.database, name: 'extension' }
+  return step.kind === 'setting' ? { ...flat, database: step.database, name: step.setting } : flat
+}
+
+/** The report as its file has it. */
+export function asJson(of: Report): unknown {
+  return { ...of, steps: of.steps.map(jsonStep) }
+}
 
 /** The JSON report, schema version 1. Never a secret in it. */
 export interface Report {

@@ -2,8 +2,10 @@
  * The services the action knows, one row each: role, resource, settings and test query. Observation, plan, application,
  * proof and report all read this table, so they cannot disagree.
  */
+
 import { azureRoles, type BuiltInRole } from '../lib/azure-roles.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
+import { canonicalId } from '../lib/resource-id.ts'
 
 export type ServiceName = 'openai' | 'cognitive' | 'translator' | 'machine-learning'
 export type FamilyName = 'azure_openai' | 'azure_cognitive' | 'azure_ml'
@@ -324,6 +326,6 @@ function canonical(setting: string, value: string): string {
     if (url.username !== '' || url.password !== '' || value.includes('#')) return value
     return `${url.origin}${withoutEndSlashes(url.pathname)}${url.search}`
   }
-  if (setting.endsWith('resource_id')) return withoutEndSlashes(value.toLowerCase())
+  if (setting.endsWith('resource_id')) return canonicalId(value)
   return value
 }

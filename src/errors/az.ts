@@ -1,5 +1,7 @@
 /** Builds the commands that fixes show. */
+
 import { azureRoles } from '../lib/azure-roles.ts'
+import { groupIn, parseResourceId } from '../lib/resource-id.ts'
 
 export const accessAdministrator = 'Role Based Access Control Administrator'
 
@@ -59,7 +61,7 @@ export function quotedForShell(text: string): string {
 
 /** `--name N --resource-group G` of a resource id, as az wants it. */
 export function named(resource: string | undefined): string {
-  const group = /\/resourceGroups\/([^/]+)/i.exec(resource ?? '')?.[1] ?? 'GROUP'
-  const name = /\/accounts\/([^/]+)/i.exec(resource ?? '')?.[1] ?? 'NAME'
-  return `--name ${name} --resource-group ${group}`
+  const parsed = parseResourceId(resource ?? '')
+  const name = /\/accounts\b/i.test(parsed?.type ?? '') ? parsed?.names[0] : undefined
+  return `--name ${name ?? 'NAME'} --resource-group ${groupIn(resource)}`
 }

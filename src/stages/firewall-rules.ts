@@ -1,8 +1,9 @@
 /** The temporary firewall rules of this action: their names, and how they are closed. Rules of others are never touched. */
 import { randomBytes } from 'node:crypto'
-import type { FirewallRule, ResourceManager } from '../azure/resource-manager.ts'
-import type { ResourceId } from '../core/inputs.ts'
+import type { FirewallRule } from '../azure/firewall.ts'
+import type { ResourceManager } from '../azure/resource-manager.ts'
 import { type Failure, failuresOf } from '../errors/failure.ts'
+import type { ResourceId } from '../lib/resource-id.ts'
 
 /** The time in a name, in seconds since 1970, is when another run may remove the rule. */
 const temporaryRule = /^gha-aipg-(\d{10,12})-[0-9a-f]{12}$/

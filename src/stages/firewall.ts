@@ -1,6 +1,8 @@
 /** The temporary firewall rule: one rule for exactly this runner, made only when the server refuses it, removed by the post step. */
+
+import type { FirewallRule } from '../azure/firewall.ts'
 import type { Lock } from '../azure/locks.ts'
-import type { FirewallRule, ResourceManager } from '../azure/resource-manager.ts'
+import type { ResourceManager } from '../azure/resource-manager.ts'
 import type { Inputs } from '../core/inputs.ts'
 import type { ObservedServer } from '../core/observed.ts'
 import type { Step } from '../core/steps.ts'

@@ -3,7 +3,7 @@
  * no inputs, because inside a composite action they may be absent by then, or evaluate to another server.
  */
 
-import { parseTarget, type Target, targetInputs } from '../core/inputs.ts'
+import { parseTarget, type Target, targetInputs } from '../core/target.ts'
 import { isTemporaryRule } from './firewall-rules.ts'
 
 /**

@@ -1,6 +1,8 @@
 /** Writes what the plan lists before the settings: identity, roles, allow-list, extension. What is in sync is not touched. */
+
 import { allowsAzureAi, assignmentDescription, type ObservedDatabase } from '../core/observed.ts'
 import type { ChangeOf, Step } from '../core/steps.ts'
+import { nameIn } from '../lib/resource-id.ts'
 import { mapLimited, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { notAllowListed, verdictOnSql } from '../postgres/again.ts'
@@ -58,7 +60,9 @@ function roleAssigner({ observed, azure }: WriteRun, principalId: string) {
   // Two services on one account may want the same role: it is assigned once.
   const assignOnce = (scope: string, roleId: string): Promise<boolean> => {
     const key = `${scope} ${roleId}`.toLowerCase()
-    const assigning = assigned.get(key) ?? azure.assignRole(scope, roleId, principalId, assignmentDescription(observed.server.id))
+    const assigning =
+      assigned.get(key) ??
+      azure.assignRole({ scope, roleId, principalId, description: assignmentDescription(observed.server.id) })
     assigned.set(key, assigning)
     return assigning
   }
@@ -66,7 +70,7 @@ function roleAssigner({ observed, azure }: WriteRun, principalId: string) {
     sending()
     const created = await assignOnce(scope, roleId)
     const how = created ? 'assigned' : 'was there already'
-    const message = `Role ${step.desired} on ${scope.split('/').at(-1)}: ${how}`
+    const message = `Role ${step.desired} on ${nameIn(scope)}: ${how}`
     return { status: created ? 'created' : 'in-sync', detail: created ? step.detail : how, message }
   }
 }

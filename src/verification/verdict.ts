@@ -5,6 +5,7 @@ import type { Resource, ServiceName } from '../core/services.ts'
 import { explain, outlook } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Circumstances } from '../errors/message.ts'
+import { sameId } from '../lib/resource-id.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
 import type { Job } from './jobs.ts'
 
@@ -88,8 +89,7 @@ export const factsOf = (failure: Failure) => ({
 function sharesEndpoint({ resources }: JudgeOptions, text: string): boolean {
   const language = resources.get('cognitive')
   const translator = resources.get('translator')
-  if (language === undefined || translator === undefined || language.id.toLowerCase() === translator.id.toLowerCase())
-    return false
+  if (language === undefined || translator === undefined || sameId(language.id, translator.id)) return false
   return (
     /\b404\b|resource not found|does not map to a resource|not supported.{0,100}kind|api.{0,60}not.{0,40}(available|supported)|endpoint/i.test(
       text,
