@@ -103,15 +103,22 @@ const translations = new Map(
     .map(([english = '', ...others]) => [english, others]),
 )
 
-/** Word by word; what the dictionary lacks stays as it is. Capitals at the start of a word are kept. */
+/** The greeting as a whole, the rest word by word; what the dictionary lacks stays as it is. Capitals at the start of a word are kept. */
 export function translateText(text: string, to: string): string {
   const column = targets.indexOf(to)
-  return text.replace(/[\p{L}']+/gu, (word) => {
+  const greeting = ['buenos días', 'bonjour', 'guten Morgen', 'buongiorno'][column]
+  const greeted =
+    greeting === undefined
+      ? text
+      : text.replaceAll(/\b(g)ood morning\b/gi, (_, first: string) => (first === 'G' ? capital(greeting) : greeting))
+  return greeted.replace(/[\p{L}']+/gu, (word) => {
     const found = translations.get(word.toLowerCase())?.[column]
     if (found === undefined) return word
-    return /^\p{Lu}/u.test(word) && word !== 'I' ? found.charAt(0).toUpperCase() + found.slice(1) : found
+    return /^\p{Lu}/u.test(word) && word !== 'I' ? capital(found) : found
   })
 }
+
+const capital = (word: string): string => word.charAt(0).toUpperCase() + word.slice(1)
 
 export function wordsOf(text: string): string[] {
   return text.toLowerCase().match(/[\p{L}\p{N}']+/gu) ?? []

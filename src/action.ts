@@ -1,6 +1,7 @@
 /** The life of one run: outputs start as failed, the mode runs, the result is reported once; cancel, time limit, unexpected errors. */
 import { setDefaultAutoSelectFamilyAttemptTimeout } from 'node:net'
-import { type InputName, type Inputs, inputNames, parseInputs, secretInputs, unusedInputs } from './core/inputs.ts'
+import { type InputName, inputNames, secretInputs } from './core/input-names.ts'
+import { type Inputs, parseInputs, unusedInputs } from './core/inputs.ts'
 import { createJournal } from './core/journal.ts'
 import { fails, fitted, type Report, report } from './core/report.ts'
 import { scopeOf } from './core/scope.ts'

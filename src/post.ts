@@ -39,7 +39,7 @@ async function close(state: PostState): Promise<void> {
   const log = createLog({ masks: inActions(env) })
   if (target.oidc === undefined) for (const secret of ambientSecrets(env)) log.secret(secret)
   try {
-    const [{ removeRule }, { code }] = await Promise.all([import('./stages/remove-rule.ts'), import('./report/summary.ts')])
+    const [{ removeRule }, { code }] = await Promise.all([import('./stages/remove-rule.ts'), import('./report/markdown.ts')])
     const removal = await removeRule(state, signInContext(env, log, AbortSignal.timeout(limitMs)))
     const now = new Date().toISOString()
     if (removal.how === 'overwritten') {

@@ -474,7 +474,7 @@ describe('on a server that is set up', () => {
     // Without the wrapper the queries pass, and nobody can say that no key answered.
     await emulator.postgres.query('app', 'DROP SCHEMA azure_ai_identity CASCADE')
     const blind = await job({ mode: 'verify', 'database-user': 'gha-check', 'embedding-deployment': 'text-embedding-3-small' })
-    expect(blind.outputs, blind.log).toMatchObject({ result: 'in-sync', verified: 'false' })
+    expect(blind.outputs, blind.log).toMatchObject({ 'failure-reason': 'verification', verified: 'false', 'stored-keys': '' })
   })
 
   test.each(role('verify').Actions)('verify fails without %s', async (action) => {

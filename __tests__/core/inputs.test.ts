@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
-import { type InputName, parseInputs, parseResourceId, unusedInputs } from '../../src/core/inputs.ts'
+import type { InputName } from '../../src/core/input-names.ts'
+import { parseInputs, unusedInputs } from '../../src/core/inputs.ts'
 import { Failure } from '../../src/errors/failure.ts'
+import { parseResourceId } from '../../src/lib/resource-id.ts'
 import { apply, emulate, ids, parsed, rawInputs, removeJobs, settingsOf } from '../support/support.ts'
 
 /** The problems told of these inputs, one line each; empty when they are accepted. */
@@ -77,7 +79,7 @@ describe('each kind of bad input names the input and what was expected', () => {
       { 'machine-learning': `${ids['machine-learning']}/deployments/blue` },
       /^`machine-learning`: is the id of/,
     ],
-    ['no service', { openai: '', cognitive: '', translator: '', 'machine-learning': '' }, /no service is given/],
+    ['no service', { openai: '', cognitive: '', translator: '', 'machine-learning': '' }, /no service is named/],
     ['a role by name', { 'openai-role': 'Cognitive Services OpenAI User' }, /^`openai-role`: .*GUID/],
     ['no database', { databases: ' ,\n ' }, /^`databases`: is required/],
     ['every database', { databases: '*' }, /^`databases`: `\*` is allowed in `check` and `verify` only/],

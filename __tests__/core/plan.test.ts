@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from 'vitest'
-import { assignmentName } from '../../src/azure/resource-manager.ts'
+import { assignmentName } from '../../src/azure/roles.ts'
 import { holds, type RoleAssignment } from '../../src/core/observed.ts'
 import { desiredSettings, givenFamilies, isOlder, plan } from '../../src/core/plan.ts'
 import { preconditions } from '../../src/core/preconditions.ts'

@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { actionFile } from '../../emulator/runner.ts'
-import { inputNames, parseInputs, secretInputs } from '../../src/core/inputs.ts'
+import { inputNames, secretInputs } from '../../src/core/input-names.ts'
+import { parseInputs } from '../../src/core/inputs.ts'
 import { rawInputs } from '../support/support.ts'
 
 const root = join(import.meta.dirname, '..', '..')

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { assignmentName } from '../../src/azure/resource-manager.ts'
+import { assignmentName } from '../../src/azure/roles.ts'
 import { services } from '../../src/core/services.ts'
 
 const root = join(import.meta.dirname, '..', '..')

@@ -157,6 +157,9 @@ describe('from nothing, with slow replication and propagation', () => {
       'changed',
       'drift',
       'verified',
+      'storedKeys',
+      'setUp',
+      'toDo',
       'planId',
       'startedAt',
       'durationMs',
@@ -534,7 +537,17 @@ describe('names of databases that mean something elsewhere', () => {
       const result = await apply(emulator, { ...only, databases: names.join('\n') })
       expect(result.outputs).toMatchObject({ result: 'changed', verified: 'true', drift: 'false' })
       expect(Object.keys(result.outputs).sort()).toEqual(
-        ['changed', 'drift', 'failure-reason', 'plan-id', 'principal-id', 'report-path', 'result', 'verified'].sort(),
+        [
+          'changed',
+          'drift',
+          'failure-reason',
+          'plan-id',
+          'principal-id',
+          'report-path',
+          'result',
+          'stored-keys',
+          'verified',
+        ].sort(),
       )
       for (const name of names) {
         expect(await settingsOf(emulator, name)).toMatchObject({ 'azure_openai.auth_type': 'managed-identity' })

@@ -116,7 +116,7 @@ async function restart(): Promise<void> {
 
 describe('a run that is killed', () => {
   test.each([
-    ['while the identity is being turned on', /^Turning on the system-assigned identity/],
+    ['while the identity is being turned on', /^Enabling the system-assigned identity/],
     ['when roles and allow-list are written', /^Role .*: assigned/],
     ['while the server restarts', /^Restarting /],
     ['while it waits for the roles', /… waiting for the identity and its roles/],

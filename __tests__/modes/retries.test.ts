@@ -193,7 +193,7 @@ describe('the tables', () => {
     // Whoever sends something stands here, with the limit beside it.
     // These make agents, which only open connections: what is sent over them goes through a pipeline with the policy of retries.
     expect(where(/\bfetch\(|from 'node:https?'|from 'undici'/)).toEqual(['azure/agent.ts', 'azure/pipeline.ts'])
-    expect(where(/createDefaultHttpClient|ManagementClient\(/)).toEqual(['azure/pipeline.ts', 'azure/resource-manager.ts'])
+    expect(where(/createDefaultHttpClient|ManagementClient\(/)).toEqual(['azure/calls.ts', 'azure/pipeline.ts'])
     expect(where(/from '@actions\/http-client'/)).toEqual(['github/runner.ts'])
     expect(where(/getIDToken/)).toEqual([])
     expect(where(/octokit\.request/)).toEqual(['github/rest.ts'])
@@ -384,7 +384,7 @@ describe('whole runs', () => {
       const result = await run(openaiOnly, {})
       delete emulator.world.sqlFault
       expect(result.outputs, result.log).toMatchObject({ result: 'changed', 'failure-reason': 'none' })
-      expect(result.log).toContain('COMMIT got no answer; reading what came of it')
+      expect(result.log).toContain('no response to COMMIT; checking whether it took effect')
       expect(lost).toBe(kind === 'lost-before' ? 2 : 1)
       expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.auth_type': 'managed-identity' })
     },
@@ -397,7 +397,7 @@ describe('whole runs', () => {
     const result = await run(openaiOnly, hurried([[budget, budget, 5_000]]))
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'azure', changed: 'true' })
     expect(result.code).toBe(1)
-    expect(result.log).toContain('Turning on the system-assigned identity')
+    expect(result.log).toContain('Enabling the system-assigned identity')
   })
 })
 

@@ -4,19 +4,23 @@ import { coverageOf } from '../../src/core/coverage.ts'
 import type { Inputs } from '../../src/core/inputs.ts'
 import { createJournal, type Journal, type QueryResult } from '../../src/core/journal.ts'
 import { plan } from '../../src/core/plan.ts'
-import { fails, type Report, report } from '../../src/core/report.ts'
+import { asJson, fails, type Report, report } from '../../src/core/report.ts'
+import { withWaits } from '../../src/core/steps.ts'
 import { Failure, type FailureFacts } from '../../src/errors/failure.ts'
 import { plain } from '../../src/github/runner.ts'
 import { changedComment, driftIssue, driftOf, driftState, planComment } from '../../src/report/drift-issue.ts'
-import { code, summary, text } from '../../src/report/summary.ts'
+import { code, text } from '../../src/report/markdown.ts'
+import { summary } from '../../src/report/summary.ts'
 import { observed, observedDatabase, parsed, tablesOf } from '../support/support.ts'
 
 const hostile = 'a|b<script>alert(1)</script>`{{x}}`\r\n::error::x @team #1 [l](javascript:x) <!-- \u202e'
 
 function journalOf(inputs: Inputs, names: readonly string[]): Journal {
   const journal = createJournal(() => undefined)
+  const databases = names.map((name) => observedDatabase(name))
   journal.expect(names)
-  journal.plan(plan(inputs, observed({ databases: names.map((name) => observedDatabase(name)) })), 'fingerprint')
+  journal.observe(databases)
+  journal.plan(plan(inputs, observed({ databases })), 'fingerprint')
   return journal
 }
 
@@ -115,7 +119,7 @@ describe('the result', () => {
     journal.fail(failing('azure'))
     const made = reportOf(parsed(), journal, [failing('azure')])
     expect(made.findings.map(({ severity }) => severity)).toEqual(['error', 'warning', 'notice'])
-    for (const step of made.steps)
+    for (const step of (asJson(made) as Report).steps)
       expect(Object.keys(step).sort()).toEqual(['current', 'desired', 'detail', 'id', 'kind', 'status', 'target'])
   })
 
@@ -132,12 +136,46 @@ describe('the result', () => {
 describe('the summary', () => {
   test('says in its first line how it stands', () => {
     expect(summary(reportOf(parsed(), good())).split('\n')[0]).toBe(
-      '## ✅ <code>pg&#45;one</code> needs no secrets now: 16 steps done, all 4 test queries passed',
+      '## ✅ <code>pg&#45;one</code> needs no secrets now: 16 steps done, all 4 test queries verified, no key is stored',
     )
     const failed = summary(reportOf(parsed(), good(), [failing('permission', 'authorization-failed')]))
     expect(failed.split('\n')[0]).toBe(
       '## ❌ <code>pg&#45;one</code>: title of authorization&#45;failed (<code>permission</code>)',
     )
+  })
+
+  test('says whether the server was set up before, and what there is to do', () => {
+    const fresh = observed({ server: { ...observed().server, principalId: undefined }, databases: [observedDatabase('app')] })
+    const journal = createJournal(() => undefined)
+    journal.plan(withWaits(plan(parsed({ mode: 'check' }), fresh)), 'p')
+    const first = summary(reportOf(parsed({ mode: 'check' }), journal))
+    expect(first.split('\n')[0]).toMatch(/^## ⚠️ <code>pg&#45;one<\/code> is not set up yet: \d+ steps to do, /)
+    expect(first).toContain('### Next\n')
+
+    const drifted = good()
+    drifted.mark('app/azure_openai.auth_type', 'in-sync')
+    drifted.mark('app/azure_openai.endpoint', 'different')
+    expect(summary(reportOf(parsed({ mode: 'check' }), drifted)).split('\n')[0]).toMatch(
+      /^## ⚠️ <code>pg&#45;one<\/code> has drifted: 1 of \d+ steps, /,
+    )
+  })
+
+  test('shows the keys before and after, and what is left to clear', () => {
+    const inputs = parsed({ 'clear-keys': 'true' })
+    const withKeys = [observedDatabase('app', { keysSet: new Set(['azure_openai.subscription_key', 'azure_ml.endpoint_key']) })]
+    const journal = createJournal(() => undefined)
+    journal.expect(['app'])
+    journal.observe(withKeys)
+    journal.plan(plan(inputs, observed({ databases: withKeys })), 'p')
+    const before = summary(reportOf(inputs, journal))
+    expect(before).toContain('🔑 **Keys stored: 2**')
+    for (const step of [...journal.steps]) journal.mark(step.id, step.change?.kind === 'key' ? 'updated' : 'in-sync')
+    const cleared = reportOf(inputs, journal)
+    expect(cleared.storedKeys).toEqual({ before: 2, after: 0 })
+    expect(summary(cleared)).toContain('🔑 **Keys stored: 2 before, 0 now**')
+    expect(summary(cleared).split('\n')[0]).toContain('2 keys removed')
+    journal.mark('app/azure_ml.endpoint_key', 'failed')
+    expect(reportOf(inputs, journal).storedKeys.after).toBe(1)
   })
 
   test('does not claim that no key was in reach when one was', () => {

@@ -23,7 +23,8 @@ import {
   returnedComment,
 } from '../../src/report/drift-issue.ts'
 import { alikeFindings } from '../../src/report/grouping.ts'
-import { code, summary, text } from '../../src/report/summary.ts'
+import { code, text } from '../../src/report/markdown.ts'
+import { summary } from '../../src/report/summary.ts'
 import { bare, commandOf, commandsIn, expectOwnPicture, hostileText, read, runs, shows, texts } from '../support/hostile.ts'
 
 type ReportStep = Report['steps'][number]
@@ -97,7 +98,7 @@ const report: fc.Arbitrary<Report> = fc.record({
   findings: fc.array(finding, { maxLength: 4 }),
 })
 
-const headings = /^(Steps|Test queries|Findings)$/
+const headings = /^(Steps|Test queries|Findings|Next)$/
 
 test('the summary: no value becomes markup, a link, a mention or a row; each can be read', () => {
   fc.assert(

@@ -4,8 +4,10 @@
  * would use the other.
  */
 import { describe, expect, test } from 'vitest'
-import { type InputName, parseInputs, parseResourceId } from '../../src/core/inputs.ts'
+import type { InputName } from '../../src/core/input-names.ts'
+import { parseInputs } from '../../src/core/inputs.ts'
 import { Failure } from '../../src/errors/failure.ts'
+import { parseResourceId } from '../../src/lib/resource-id.ts'
 import { ids, rawInputs } from '../support/support.ts'
 
 const { server, openai } = ids

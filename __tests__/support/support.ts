@@ -17,7 +17,8 @@ import type {
   Switches,
   World,
 } from '../../emulator/world.ts'
-import { type InputName, type Inputs, inputNames, parseInputs } from '../../src/core/inputs.ts'
+import { type InputName, inputNames } from '../../src/core/input-names.ts'
+import { type Inputs, parseInputs } from '../../src/core/inputs.ts'
 import type { Observed, ObservedDatabase, ObservedServer } from '../../src/core/observed.ts'
 import type { Resource } from '../../src/core/services.ts'
 

@@ -4,17 +4,8 @@ import type { Coverage, Mark } from '../core/coverage.ts'
 import { covers, isSame, markOf } from '../core/coverage.ts'
 import type { Report } from '../core/report.ts'
 import type { Finding } from '../errors/failure.ts'
-import {
-  type ConversationOptions,
-  connect,
-  type GitHub,
-  isThrottled,
-  type Json,
-  type Place,
-  said,
-  statusOf,
-} from '../github/rest.ts'
-import { describe } from '../lib/bounded.ts'
+import { type ConversationOptions, connect, type GitHub, isThrottled, type Json, type Place, statusOf } from '../github/rest.ts'
+import { commentFinding, issueFinding, lockedIssue, lockedPullRequest } from './conversation-findings.ts'
 import {
   changedComment,
   type Drift,
@@ -33,7 +24,7 @@ import {
   sameSteps,
   showsAll,
 } from './drift-issue.ts'
-import type { Writing } from './markdown.ts'
+import type { Writing } from './issue-tables.ts'
 
 /** Keeps the listing small; author and marker decide. */
 export const driftLabel = 'azure-ai-drift'
@@ -309,102 +300,5 @@ async function howToWrite(gitHub: GitHub, place: Place): Promise<Writing> {
   } catch (error) {
     if (statusOf(error) === 403 || statusOf(error) === 404) return { namesOnly: true, runUrl: place.runUrl }
     throw error
-  }
-}
-
-const again = 'Run the job again; the result of this run does not depend on it.'
-
-/** A refused token; undefined for anything else. */
-function tokenFinding(error: unknown): Finding | undefined {
-  if (statusOf(error) !== 401) return undefined
-  return {
-    severity: 'warning',
-    code: 'github-token-refused',
-    title: 'GitHub does not accept the token',
-    detail: said(error),
-    fix: "Leave `github-token` out: its default is the job's own token. Or give it one that is valid, from a secret.",
-  }
-}
-
-/** Neither a limit nor an archived repository, where no permission would help. */
-function lacksPermission(error: unknown): boolean {
-  const status = statusOf(error)
-  return (status === 403 || status === 404) && !isThrottled(error) && !/archived/i.test(describe(error))
-}
-
-function lockedIssue({ number, url }: Issue, { owner, repository }: Place): Finding {
-  return {
-    severity: 'warning',
-    code: 'drift-issue-locked',
-    title: `The drift issue #${number} is locked`,
-    detail: `Its title, text and state are up to date, but GitHub refuses comments on it, so watchers were not notified: ${url}`,
-    fix: `gh issue unlock ${number} --repo ${owner}/${repository}   # or delete the issue: the next run opens another`,
-  }
-}
-
-function lockedPullRequest(number: number, { owner, repository }: Place, error: unknown): Finding {
-  return {
-    severity: 'warning',
-    code: 'pull-request-comment-locked',
-    title: `The pull request #${number} is locked: the comment was not kept`,
-    detail: `${said(error)}. The plan stands in the job summary.`,
-    fix: `gh pr unlock ${number} --repo ${owner}/${repository}`,
-  }
-}
-
-function permissions(line: string): string {
-  return `Add to the job, beside what it has:\npermissions:\n  contents: read\n  id-token: write\n  ${line}`
-}
-
-function issueFinding(error: unknown): Finding {
-  const refused = tokenFinding(error)
-  if (refused !== undefined) return refused
-  if (lacksPermission(error)) {
-    return {
-      severity: 'warning',
-      code: 'drift-issue-permission',
-      title: 'The token may not write issues: the drift issue was not kept',
-      detail: `${said(error)}. It needs \`permissions: issues: write\`.`,
-      fix: permissions('issues: write'),
-    }
-  }
-  if (statusOf(error) === 410) {
-    return {
-      severity: 'warning',
-      code: 'drift-issue-disabled',
-      title: 'The repository has no issues: the drift issue was not kept',
-      detail: said(error),
-      fix: 'Turn them on (Settings > General > Features > Issues), or leave `drift-issue` out.',
-    }
-  }
-  return {
-    severity: 'warning',
-    code: 'drift-issue-failed',
-    title: 'The drift issue was not kept',
-    detail: said(error),
-    fix: again,
-  }
-}
-
-function commentFinding(error: unknown, place: Place): Finding {
-  const refused = tokenFinding(error)
-  if (refused !== undefined) return refused
-  if (lacksPermission(error)) {
-    return {
-      severity: 'warning',
-      code: 'pull-request-comment-permission',
-      title: 'The token may not comment on the pull request',
-      detail: place.fromFork
-        ? `${said(error)}. The pull request comes from a fork, whose runs get a token that may only read; the plan stands in the job summary.`
-        : `${said(error)}. It needs \`permissions: pull-requests: write\`.`,
-      fix: place.fromFork ? 'Nothing to do; read the plan in the job summary.' : permissions('pull-requests: write'),
-    }
-  }
-  return {
-    severity: 'warning',
-    code: 'pull-request-comment-failed',
-    title: 'The comment on the pull request was not kept',
-    detail: said(error),
-    fix: again,
   }
 }

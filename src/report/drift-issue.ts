@@ -4,11 +4,11 @@
  */
 import { createHash } from 'node:crypto'
 import { type Coverage, isSame, type Mark, markOf, markPattern, markText, readMark, serverHash } from '../core/coverage.ts'
-import type { Report } from '../core/report.ts'
+import type { Report, ReportStep } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
-import { addressOf, count, findingsPart, link, type ReportStep, rows, shownNames, tables, type Writing } from './markdown.ts'
-import { code } from './summary.ts'
+import { addressOf, findingsPart, link, rows, shownNames, tables, type Writing } from './issue-tables.ts'
+import { code, count } from './markdown.ts'
 
 /** What an issue's body remembers of the drift it shows. */
 export interface DriftState {

@@ -1,166 +1,132 @@
-/** Pieces of Markdown for GitHub's issues and comments: rows of steps, findings, names and links, each of bounded length. Pure. */
+/**
+ * Pieces of GitHub's Markdown: escaped texts, code, tables, folds and fences, each under its limit. Values are written by others,
+ * so none of them can become markup, a link or a mention. Pure.
+ */
+import { nameIn } from '../lib/resource-id.ts'
+import { onOneLine, visible } from '../lib/unicode.ts'
 
-import type { Report } from '../core/report.ts'
-import { families, services } from '../core/services.ts'
-import type { Finding } from '../errors/failure.ts'
-import { grouped, likeness, withoutName } from './grouping.ts'
-import { code } from './summary.ts'
-
-export type ReportStep = Report['steps'][number]
-
-/** How a text is written, beside what it says. */
-export interface Writing {
-  /** Names only: strangers may read it. No ids, no values, nothing that a server said. */
-  readonly namesOnly: boolean
-  /** Page of the workflow run; left out when it is not an http(s) address. */
-  readonly runUrl: string
-}
-
-/** Longest value in a cell, in characters; an escaped character takes up to six. */
-const longest = 200
-/** Most names, or findings, in a list. */
-const named = 30
-/** Most that the list of findings takes, in characters. */
-const findingsRoom = 15_000
+/** Most that one table or list may take of a summary, in bytes. */
+export const partLimit = 170_000
+/** Longest value shown in a cell, in characters. */
+const longest = 1_000
+/** Longest text in a fence, in characters. */
+export const longestFence = 4_000
+/** Names shown at once; the others unfold. */
+const namesAtOnce = 6
+/** Most that a list of names may take, in bytes. */
+const namesLimit = 6_000
 
 export const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`
 
-const icons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
+export const small = (markup: string): string => `<sub>${markup}</sub>`
 
-/** Codes, and titles where everyone who reads may see them; details and fixes stay with the run. */
-export function findingsPart(findings: readonly Finding[], writing: Writing): string {
-  if (findings.length === 0) return ''
-  const line = (finding: Finding): string =>
-    `- ${icons[finding.severity]} ${code(cut(finding.code))}${writing.namesOnly ? '' : `: ${code(cut(finding.title))}`}`
-  const lines = [...new Set(findings.map(line))]
-  const shown = fitting(lines, findingsRoom)
-  const more = lines.length > shown.length ? [`- and ${lines.length - shown.length} more`] : []
-  return `Findings, explained in the run's summary:\n\n${[...shown, ...more].join('\n')}\n\n`
+/** Names of databases: the first few, the others folded below them, and in the report what is too much even for that. */
+export function names(before: string, databases: readonly string[]): string {
+  const shown = databases.map(code)
+  // One more takes no more room than the words for it.
+  if (shown.length <= namesAtOnce + 1) return small(before + shown.join(', '))
+  const rest = shown.slice(namesAtOnce)
+  const { kept, left } = within(rest, namesLimit)
+  const more = left === 0 ? '' : ` and ${left} more in the report`
+  const first = small(before + shown.slice(0, namesAtOnce).join(', '))
+  return `${first}<details><summary>${small(`and ${rest.length} more`)}</summary>${small(kept.join(', ') + more)}</details>`
 }
 
-/** The first of the texts: at most {@link named}, and at most `room` characters, but always one. */
-function fitting(texts: readonly string[], room: number): string[] {
-  let left = room
-  const end = texts.findIndex((text, index) => {
-    left -= text.length
-    return index > 0 && (left < 0 || index >= named)
-  })
-  return texts.slice(0, end === -1 ? texts.length : end)
+/** A resource by its name; the whole id shows under the pointer, and in the list of ids at the end. */
+export function named(id: string): string {
+  return `<code title="${entities(onOneLine(cut(id)))}">${coded(onOneLine(cut(nameIn(id))))}</code>`
 }
 
-/** Names as code, as many as have a place: in one row, or in so many characters. */
-export function shownNames(names: readonly string[], room = sharedNames): string[] {
-  return fitting(
-    names.map((name) => code(cut(name))),
-    room,
-  )
+/** A table under the limit of a part, whole rows only; folded under its title. */
+export function table(head: string, rows: readonly string[], title: string, fold: boolean): string {
+  const { kept, left } = within(rows, partLimit)
+  const more = left === 0 ? '' : `\n\n> The rest (${count(left, 'row')}) is left out here; it stands in the report.`
+  const body = `${[head, ...kept].join('\n')}${more}`
+  return fold ? folded(title, body) : `${body}\n`
 }
 
-/** What differs as a table, the rest folded below, in at most `room` characters: rows that find no place are counted. */
-export function tables(first: readonly string[], rest: readonly string[], steps: number, room: number): string {
-  const inFull = fitted(first, room)
-  if (rest.length === 0) return inFull
-  const before = `${inFull === '' ? '' : `${inFull}\n\n`}<details><summary>${count(steps, 'more step')}</summary>\n\n`
-  const after = '\n\n</details>'
-  const left = room - before.length - after.length
-  // Less than this holds no row worth folding open.
-  return left < 2_000 ? inFull : before + fitted(rest, left) + after
-}
-
-const tableHead = '| | What | Before | After |\n|:--|:--|:--|:--|'
-
-function fitted(rows: readonly string[], room: number): string {
-  if (rows.length === 0) return ''
-  let text = tableHead
-  for (const [index, each] of rows.entries()) {
-    const left = rows.length - index
-    const note = `\n\n${count(left, 'more row')} left out here; the run's report has them all.`
-    if (text.length + 1 + each.length > room - note.length) return text + note
-    text += `\n${each}`
+/** As many of the texts, from the first, as stay below the limit in bytes. */
+export function within(texts: readonly string[], bytes: number): { kept: readonly string[]; left: number } {
+  let sum = 0
+  let end = 0
+  for (const each of texts) {
+    sum += Buffer.byteLength(each) + 1
+    if (sum > bytes) break
+    end++
   }
-  return text
+  return { kept: texts.slice(0, end), left: texts.length - end }
 }
 
-/** Databases that are alike stand in one row when they are more than this. */
-const listed = 3
-/** Most that their names may take in it, in characters. */
-const sharedNames = 1_500
-
-/** A row for each step; one for all databases in which it is the same. */
-export function rows(steps: readonly ReportStep[], writing: Writing, status?: string): string[] {
-  const ofDatabase = ({ kind }: ReportStep): boolean => kind === 'setting' || kind === 'extension'
-  return grouped(steps, (step) =>
-    ofDatabase(step)
-      ? JSON.stringify([
-          step.id.slice(step.target.length),
-          step.status,
-          ...values(step, writing.namesOnly),
-          writing.namesOnly ? '' : likeness(step.detail, step.target),
-        ])
-      : step.id,
-  ).flatMap((group) =>
-    group.length > listed ? [sharedRow(group, writing, status)] : group.map((step) => row(step, writing, status)),
-  )
+export function folded(title: string, body: string): string {
+  return `<details><summary>${title}</summary>\n\n${body}\n\n</details>\n`
 }
 
-function sharedRow(group: readonly [ReportStep, ...ReportStep[]], writing: Writing, status?: string): string {
-  const [step] = group
-  const shown = shownNames(group.map(({ target }) => target))
-  const more = group.length > shown.length ? ` and ${group.length - shown.length} more` : ''
-  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(withoutName(step.detail, step.target)))}`
-  const [before, after] = values(step, writing.namesOnly)
-  const what = `${code(cut(step.id.slice(step.target.length + 1)))}<br/>in ${group.length} databases: ${shown.join(', ')}${more}`
-  return `| ${status ?? step.status} | ${what} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
+/** A fence longer than any run of backticks inside; a value cannot end it. */
+export function fence(body: string): string {
+  const runs = body.match(/`+/g) ?? []
+  const ticks = '`'.repeat(Math.max(3, ...runs.map((run) => run.length + 1)))
+  return `${ticks}\n${visible(body.slice(0, longestFence)).slice(0, longestFence)}\n${ticks}`
 }
 
-function row(step: ReportStep, writing: Writing, status: string = step.status): string {
-  const service = step.kind === 'role' ? services.find((each) => step.id === `role/${each.name}`) : undefined
-  const on = writing.namesOnly ? undefined : step.target.split('/').at(-1)
-  const target = service === undefined ? '' : `<br/>${service.title}${on === undefined || on === '' ? '' : ` ${code(cut(on))}`}`
-  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(step.detail))}`
-  const [before, after] = values(step, writing.namesOnly)
-  return `| ${status} | ${code(cut(step.id))}${target} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
+/** A value as code. */
+export function code(value: string): string {
+  return value === '' ? '' : `<code>${coded(cut(value).replaceAll(/\s+/g, ' '))}</code>`
 }
 
-const secrets = Object.values(families).map((family) => `/${family.key}`)
-
-/** Words that say nothing of this server beyond what they mean everywhere. */
-const plainWords = new Set([
-  ...['on', 'off', 'set', 'not set', 'unknown', 'empty', 'not assigned', 'not installed', 'not yet', 'not needed', 'azure_ai'],
-  ...['managed-identity', 'subscription-key', 'system-assigned identity on', 'restarted after the identity was turned on'],
-  ...services.map((service) => service.role.name),
-])
-const isPlain = (value: string): boolean => plainWords.has(value) || /^azure_ai \d{1,4}(\.\d{1,4}){0,3}$/.test(value)
-
-/** Before and after as they may be shown: a key never, a value only where it may be read. */
-function values(step: ReportStep, namesOnly: boolean): [string, string] {
-  if (secrets.some((key) => step.id.endsWith(key))) {
-    const word = (value: string): string => (['set', 'not set', 'unknown', 'another value', ''].includes(value) ? value : 'set')
-    return [word(step.current), word(step.desired)]
-  }
-  if (!namesOnly) return [step.current, step.desired]
-  const asAsked = step.kind === 'allow-list' ? 'with azure_ai' : 'as asked'
-  const other = step.kind === 'allow-list' ? 'without azure_ai' : 'another value'
-  const current = step.current.replace(/^on \(.*\)$/s, 'on')
-  return [
-    isPlain(current) ? current : step.status === 'in-sync' ? asAsked : other,
-    isPlain(step.desired) ? step.desired : asAsked,
-  ]
+/** A value as text, its line breaks kept. */
+export function text(value: string): string {
+  return words(cut(value))
 }
 
-export function cut(value: string): string {
-  return value.length > longest ? `${value.slice(0, longest)}…` : value
+/** A value as code that may wrap behind its separators; copied, it is what it was. */
+export function wrapped(value: string): string {
+  return value === '' ? '' : `<code>${soft(value, coded)}</code>`
 }
 
-/** A link that cannot be ended early by what the address holds. */
-export function link(writing: Writing, words: string): string {
-  const address = addressOf(writing)
-  return address === undefined ? words : `[${words}](${address})`
+/** A value on one line that may wrap behind its separators. */
+export function soft(value: string, as: (piece: string) => string): string {
+  return cut(value)
+    .replaceAll(/\s+/g, ' ')
+    .split(/(?<=[./,:;=&?_-])(?=[^\s./,:;=&?_-])/)
+    .map(as)
+    .join('<wbr>')
 }
 
-/** The address of the run's page as it stands in a link; undefined when it is no http(s) address. */
-export function addressOf({ runUrl }: Writing): string | undefined {
-  const url = URL.canParse(runUrl) ? new URL(runUrl) : undefined
-  if (url === undefined || !/^https?:$/.test(url.protocol)) return undefined
-  return url.href.replaceAll(/[()<>[\]\\`*_~|]/g, (sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)
+/** Our own sentences, with values of others inside: what stands between backticks becomes code, the rest text. */
+export function prose(value: string): string {
+  // What stands at the beginning of a line could be code by its indentation, or a list by its number.
+  return cut(value)
+    .trimStart()
+    .split(/`([^`\n]+)`/)
+    .map((piece, index) => (index % 2 === 1 ? `<code>${coded(piece)}</code>` : words(piece)))
+    .join('')
+    .replace(/^(\d{1,9})([.)])/, (_, number: string, sign: string) => `${number}&#${sign.charCodeAt(0)};`)
+}
+
+function cut(value: string): string {
+  return visible(value.length > longest ? `${value.slice(0, longest)}…` : value)
+}
+
+/** What could begin markup, a mention, a reference or a link becomes an entity. */
+function entities(value: string): string {
+  return value.replaceAll(/[!"#$%&*+\-/:<>?@[\\\]^_`{|}~]/g, (sign) => `&#${sign.charCodeAt(0)};`)
+}
+
+/** A value between tags of our own. Markdown knows nothing of `<code>`, and makes links of addresses inside it. */
+export function coded(value: string): string {
+  return entities(value)
+    .replaceAll(/&#64;(?=\S)/g, '$&<wbr>')
+    .replaceAll(/(www)\./gi, '$1<wbr>&#46;')
+}
+
+/**
+ * A value as text outside code. GitHub looks for mentions, references, emoji and formulas in the rendered text, where an
+ * entity is a sign again: a tag that shows nothing comes between.
+ */
+export function words(value: string): string {
+  return coded(value)
+    .replaceAll(/&#(35|58);(?=\S)/g, '$&<wbr>')
+    .replaceAll(/(\bgh&#45;)(?=\d)/gi, '$1<wbr>')
+    .replaceAll('&#36;', '<span>&#36;</span>')
+    .replaceAll(/\r?\n/g, '<br/>')
 }

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { coverageOf } from '../core/coverage.ts'
 import type { Inputs } from '../core/inputs.ts'
-import type { Report } from '../core/report.ts'
+import { asJson, type Report } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import type { Place } from '../github/rest.ts'
@@ -30,7 +30,7 @@ export function failClosed(): void {
 /** Writes the report file. A folder that cannot be written to costs the report, not the run: then a finding says so. */
 export async function keepReport(of: Report, folder: string): Promise<Finding | undefined> {
   try {
-    setOutput('report-path', await writeReport(of, folder, reportName))
+    setOutput('report-path', await writeReport(asJson(of), folder, reportName))
     return undefined
   } catch (error) {
     setOutput('report-path', '')
@@ -58,7 +58,11 @@ export async function publish(final: Report, { summaryFile, log, failsOnDrift }:
   setOutput('drift', String(final.drift))
   setOutput('principal-id', final.server.principalId)
   setOutput('plan-id', final.planId)
-  const [{ alikeFindings }, { databasesOf, summary }] = await Promise.all([import('./grouping.ts'), import('./summary.ts')])
+  const [{ alikeFindings }, { databasesOf }, { summary }] = await Promise.all([
+    import('./grouping.ts'),
+    import('./summary-steps.ts'),
+    import('./summary.ts'),
+  ])
   if (final.result === 'drift' && failsOnDrift) annotateDrift(final)
   annotate(alikeFindings(final.findings, databasesOf(final)))
   await appendSummary(summary(final), summaryFile).catch((error: unknown) =>

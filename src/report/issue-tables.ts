@@ -1,0 +1,163 @@
+/** Pieces of Markdown for GitHub's issues and comments: rows of steps, findings, names and links, each of bounded length. Pure. */
+
+import type { ReportStep } from '../core/report.ts'
+import { families, services } from '../core/services.ts'
+import type { Finding } from '../errors/failure.ts'
+import { nameIn } from '../lib/resource-id.ts'
+import { grouped, likeness, withoutName } from './grouping.ts'
+import { code, count } from './markdown.ts'
+
+/** How a text is written, beside what it says. */
+export interface Writing {
+  /** Names only: strangers may read it. No ids, no values, nothing that a server said. */
+  readonly namesOnly: boolean
+  /** Page of the workflow run; left out when it is not an http(s) address. */
+  readonly runUrl: string
+}
+
+/** Longest value in a cell, in characters; an escaped character takes up to six. */
+const longest = 200
+/** Most names, or findings, in a list. */
+const named = 30
+/** Most that the list of findings takes, in characters. */
+const findingsRoom = 15_000
+
+const icons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
+
+/** Codes, and titles where everyone who reads may see them; details and fixes stay with the run. */
+export function findingsPart(findings: readonly Finding[], writing: Writing): string {
+  if (findings.length === 0) return ''
+  const line = (finding: Finding): string =>
+    `- ${icons[finding.severity]} ${code(cut(finding.code))}${writing.namesOnly ? '' : `: ${code(cut(finding.title))}`}`
+  const lines = [...new Set(findings.map(line))]
+  const shown = fitting(lines, findingsRoom)
+  const more = lines.length > shown.length ? [`- and ${lines.length - shown.length} more`] : []
+  return `Findings, explained in the run's summary:\n\n${[...shown, ...more].join('\n')}\n\n`
+}
+
+/** The first of the texts: at most {@link named}, and at most `room` characters, but always one. */
+function fitting(texts: readonly string[], room: number): string[] {
+  let left = room
+  const end = texts.findIndex((text, index) => {
+    left -= text.length
+    return index > 0 && (left < 0 || index >= named)
+  })
+  return texts.slice(0, end === -1 ? texts.length : end)
+}
+
+/** Names as code, as many as have a place: in one row, or in so many characters. */
+export function shownNames(names: readonly string[], room = sharedNames): string[] {
+  return fitting(
+    names.map((name) => code(cut(name))),
+    room,
+  )
+}
+
+/** What differs as a table, the rest folded below, in at most `room` characters: rows that find no place are counted. */
+export function tables(first: readonly string[], rest: readonly string[], steps: number, room: number): string {
+  const inFull = fitted(first, room)
+  if (rest.length === 0) return inFull
+  const before = `${inFull === '' ? '' : `${inFull}\n\n`}<details><summary>${count(steps, 'more step')}</summary>\n\n`
+  const after = '\n\n</details>'
+  const left = room - before.length - after.length
+  // Less than this holds no row worth folding open.
+  return left < 2_000 ? inFull : before + fitted(rest, left) + after
+}
+
+const tableHead = '| | What | Before | After |\n|:--|:--|:--|:--|'
+
+function fitted(rows: readonly string[], room: number): string {
+  if (rows.length === 0) return ''
+  let text = tableHead
+  for (const [index, each] of rows.entries()) {
+    const left = rows.length - index
+    const note = `\n\n${count(left, 'more row')} left out here; the run's report has them all.`
+    if (text.length + 1 + each.length > room - note.length) return text + note
+    text += `\n${each}`
+  }
+  return text
+}
+
+/** Databases that are alike stand in one row when they are more than this. */
+const listed = 3
+/** Most that their names may take in it, in characters. */
+const sharedNames = 1_500
+
+/** A row for each step; one for all databases in which it is the same. */
+export function rows(steps: readonly ReportStep[], writing: Writing, status?: string): string[] {
+  const ofDatabase = ({ kind }: ReportStep): boolean => kind === 'setting' || kind === 'extension'
+  return grouped(steps, (step) =>
+    ofDatabase(step)
+      ? JSON.stringify([
+          step.name ?? step.id,
+          step.status,
+          ...values(step, writing.namesOnly),
+          writing.namesOnly ? '' : likeness(step.detail, step.target),
+        ])
+      : step.id,
+  ).flatMap((group) =>
+    group.length > listed ? [sharedRow(group, writing, status)] : group.map((step) => row(step, writing, status)),
+  )
+}
+
+function sharedRow(group: readonly [ReportStep, ...ReportStep[]], writing: Writing, status?: string): string {
+  const [step] = group
+  const shown = shownNames(group.map(({ target }) => target))
+  const more = group.length > shown.length ? ` and ${group.length - shown.length} more` : ''
+  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(withoutName(step.detail, step.target)))}`
+  const [before, after] = values(step, writing.namesOnly)
+  const what = `${code(cut(step.name ?? step.id))}<br/>in ${group.length} databases: ${shown.join(', ')}${more}`
+  return `| ${status ?? step.status} | ${what} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
+}
+
+function row(step: ReportStep, writing: Writing, status: string = step.status): string {
+  const service = services.find((each) => each.name === step.service)
+  const on = writing.namesOnly ? undefined : nameIn(step.target)
+  const target = service === undefined ? '' : `<br/>${service.title}${on === undefined || on === '' ? '' : ` ${code(cut(on))}`}`
+  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(step.detail))}`
+  const [before, after] = values(step, writing.namesOnly)
+  return `| ${status} | ${code(cut(step.id))}${target} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
+}
+
+const secrets: readonly string[] = Object.values(families).map((family) => family.key)
+
+/** Words that say nothing of this server beyond what they mean everywhere. */
+const plainWords = new Set([
+  ...['on', 'off', 'set', 'not set', 'unknown', 'empty', 'not assigned', 'not installed', 'not yet', 'not needed', 'azure_ai'],
+  ...['managed-identity', 'subscription-key', 'system-assigned identity on', 'restarted after the identity was turned on'],
+  ...services.map((service) => service.role.name),
+])
+const isPlain = (value: string): boolean => plainWords.has(value) || /^azure_ai \d{1,4}(\.\d{1,4}){0,3}$/.test(value)
+
+/** Before and after as they may be shown: a key never, a value only where it may be read. */
+function values(step: ReportStep, namesOnly: boolean): [string, string] {
+  if (secrets.some((key) => (step.name ?? step.id).endsWith(key))) {
+    const word = (value: string): string => (['set', 'not set', 'unknown', 'another value', ''].includes(value) ? value : 'set')
+    return [word(step.current), word(step.desired)]
+  }
+  if (!namesOnly) return [step.current, step.desired]
+  const asAsked = step.kind === 'allow-list' ? 'with azure_ai' : 'as asked'
+  const other = step.kind === 'allow-list' ? 'without azure_ai' : 'another value'
+  const current = step.current.replace(/^on \(.*\)$/s, 'on')
+  return [
+    isPlain(current) ? current : step.status === 'in-sync' ? asAsked : other,
+    isPlain(step.desired) ? step.desired : asAsked,
+  ]
+}
+
+export function cut(value: string): string {
+  return value.length > longest ? `${value.slice(0, longest)}…` : value
+}
+
+/** A link that cannot be ended early by what the address holds. */
+export function link(writing: Writing, words: string): string {
+  const address = addressOf(writing)
+  return address === undefined ? words : `[${words}](${address})`
+}
+
+/** The address of the run's page as it stands in a link; undefined when it is no http(s) address. */
+export function addressOf({ runUrl }: Writing): string | undefined {
+  const url = URL.canParse(runUrl) ? new URL(runUrl) : undefined
+  if (url === undefined || !/^https?:$/.test(url.protocol)) return undefined
+  return url.href.replaceAll(/[()<>[\]\\`*_~|]/g, (sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)
+}

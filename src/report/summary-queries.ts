@@ -1,0 +1,117 @@
+/** The test queries of a summary: their results by database and service, and their SQL. Pure. */
+import type { QueryResult } from '../core/journal.ts'
+import type { Report } from '../core/report.ts'
+import { serviceNamed, services } from '../core/services.ts'
+import { visible } from '../lib/unicode.ts'
+import { grouped, likeness, withoutName } from './grouping.ts'
+import { code, coded, count, names, soft, table, text, words, wrapped } from './markdown.ts'
+import { inDatabase } from './summary-steps.ts'
+
+/** Rows of a table beyond which it is folded. */
+const foldedFrom = 24
+/** Databases that are alike are in one row when they are more than this. */
+const listed = 3
+/** Longest SQL shown, in characters. */
+const longestSql = 4_000
+
+const queryIcons: Record<QueryResult['status'], string> = { passed: '✅', failed: '❌', skipped: '⏭️' }
+const order = (query: QueryResult): number => services.findIndex((service) => service.name === query.service)
+
+/** The answers: a row for each database, or for all that have the same ones; a column for each service. */
+export function answersPart(report: Report): string {
+  const { queries } = report
+  if (queries.length === 0) return ''
+  const asked = services.filter((service) => queries.some((query) => query.service === service.name))
+  // In the order of the steps, which is that of the input; queries end when they end.
+  const planned = new Set(report.steps.filter(inDatabase).map((step) => step.target))
+  const databases = new Map<string, QueryResult[]>()
+  for (const database of planned) if (queries.some((query) => query.database === database)) databases.set(database, [])
+  for (const query of queries) {
+    const own = databases.get(query.database)
+    if (own === undefined) databases.set(query.database, [query])
+    else own.push(query)
+  }
+  const groups = grouped([...databases.entries()], ([database, own]) =>
+    JSON.stringify(
+      asked.map((service) => {
+        const query = own.find((each) => each.service === service.name)
+        return query && [query.status, query.answer, query.proof, likeness(query.error, database)]
+      }),
+    ),
+  ).flatMap((group) => (group.length > listed ? [group] : group.map((each) => [each] as const)))
+  const rows = groups.map((group) => {
+    const own = group[0][1]
+    const bad = own.some((query) => query.status === 'failed')
+    const icon = bad ? '❌' : own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
+    const cells = asked.map((service) =>
+      answer(group.flatMap(([, queries]) => queries.find((query) => query.service === service.name) ?? [])),
+    )
+    const which = group.map(([database]) => database)
+    const all = which.length === databases.size
+    const label =
+      which.length === 1
+        ? code(which[0] ?? '')
+        : `**${all ? 'all ' : ''}${which.length} databases**${all ? '' : `<br/>${names('', which)}`}`
+    return { bad, row: `| ${icon}&nbsp;${label} | ${cells.join(' | ')} |` }
+  })
+  // What failed stands first.
+  const sorted = [...rows.filter((each) => each.bad), ...rows.filter((each) => !each.bad)].map((each) => each.row)
+  const head = `| Database | ${asked.map((service) => text(service.title)).join(' | ')} |\n|:--|${asked.map(() => ':--').join('|')}|`
+  const fold = sorted.length > foldedFrom && !rows.some((each) => each.bad)
+  return `### Test queries\n\n${table(head, sorted, `Answers of ${count(databases.size, 'database')}`, fold)}`
+}
+
+/** One number, or the span of several. */
+function span(numbers: readonly number[]): string {
+  const [least, most] = [Math.min(...numbers), Math.max(...numbers)]
+  return least === most ? `${least}` : `${least} to ${most}`
+}
+
+/** What a service answered in a database, or in several that it answered alike. */
+function answer(queries: readonly QueryResult[]): string {
+  const [query] = queries
+  if (query === undefined) return ''
+  const { status, proof } = query
+  const error = queries.length === 1 ? query.error : withoutName(query.error, query.database)
+  const said =
+    status === 'passed'
+      ? wrapped(query.answer)
+      : `<sub>${soft(error.length > 160 ? `${error.slice(0, 160)}…` : error, words)}</sub>`
+  const durations = queries.map((each) => each.durationMs)
+  const tries = queries.map((each) => each.attempts)
+  const notes = [
+    durations.some((ms) => ms > 0) ? `${span(durations)} ms` : '',
+    tries.some((number) => number > 1) ? `${span(tries)} tries` : '',
+    status === 'passed' && proof !== 'none' ? proof : '',
+  ].filter((note) => note !== '')
+  const line = notes.length === 0 ? '' : `<br/><sub>${notes.join(', ')}</sub>`
+  return `${status === 'passed' ? '' : `${queryIcons[status]} ${status}<br/>`}${said}${line}`
+}
+
+/** The queries as SQL, each once: most often they are the same in every database. */
+export function sqlPart(report: Report): string {
+  const asked = report.queries.filter((query) => query.sql !== '').sort((a, b) => order(a) - order(b))
+  if (asked.length === 0) return ''
+  const all = new Set(asked.map((query) => query.database)).size
+  const rows = grouped(asked, (query) => JSON.stringify([query.service, query.sql])).map((group) => {
+    const [query] = group
+    const databases = new Set(group.map((each) => each.database))
+    const only = databases.size === all ? '' : `<br/>${names('in ', [...databases])}`
+    return `| ${text(serviceNamed(query.service).title)}${only} | ${sqlBlock(query.sql)} |`
+  })
+  const title = 'The queries as SQL, as they ran; paste one into psql to see it again'
+  return `${table('| Query | SQL |\n|:--|:--|', rows, title, rows.length > foldedFrom)}`
+}
+
+/** SQL in a cell, an argument a line. A cell holds one line of Markdown: line breaks are entities. */
+function sqlBlock(sql: string): string {
+  const whole = sql.length > longestSql ? `${sql.slice(0, longestSql)}… -- cut; the whole stands in the report` : `${sql};`
+  const lines = whole
+    .split(/('(?:[^']|'')*')/)
+    .map((piece, index) => (index % 2 === 1 ? piece : piece.replaceAll(/(\(|, )(?=\w+ => )/g, (open) => `${open.trim()}\n  `)))
+    .join('')
+  const shown = coded(visible(lines)).replaceAll(/\r?\n/g, '&#10;')
+  // A block does not wrap: what is too wide for the page stands as code, which does.
+  const wide = lines.split('\n').some((line) => line.length > 95)
+  return wide ? `<code>${shown}</code>` : `<pre lang="sql"><code>${shown}</code></pre>`
+}
