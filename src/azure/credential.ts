@@ -261,14 +261,12 @@ async function choose(
  */
 function checkAuthority(cloud: Cloud, ambient: AmbientLogin): void {
   const { clientSecret, clientCertificatePath, federatedTokenFile, authorityHost } = ambient
-  const variable =
-    clientSecret !== undefined
-      ? 'AZURE_CLIENT_SECRET'
-      : clientCertificatePath !== undefined
-        ? 'AZURE_CLIENT_CERTIFICATE_PATH'
-        : federatedTokenFile !== undefined
-          ? 'AZURE_FEDERATED_TOKEN_FILE'
-          : undefined
+  const logins = [
+    [clientSecret, 'AZURE_CLIENT_SECRET'],
+    [clientCertificatePath, 'AZURE_CLIENT_CERTIFICATE_PATH'],
+    [federatedTokenFile, 'AZURE_FEDERATED_TOKEN_FILE'],
+  ] as const
+  const variable = logins.find(([value]) => value !== undefined)?.[1]
   if (variable === undefined || cloud.wellKnown || isSameOrigin(authorityHost, cloud.authority)) return
   throw new Failure({
     reason: 'credentials',
@@ -337,7 +335,8 @@ async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: S
   } catch (reason) {
     if (!(reason instanceof Failure)) return error
     const said = /"error_description":"(AADSTS[^"]+)/.exec(reason.detail)?.[1]
-    return said !== undefined ? new Error(said, { cause: error }) : reason.reason === 'network' ? reason : error
+    if (said !== undefined) return new Error(said, { cause: error })
+    return reason.reason === 'network' ? reason : error
   }
 }
 

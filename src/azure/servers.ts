@@ -221,6 +221,13 @@ interface ServerModel {
 const isGuid = (value: unknown): boolean =>
   typeof value === 'string' && /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)
 
+const identityTypes = {
+  'true-true': 'SystemAssigned,UserAssigned',
+  'true-false': 'SystemAssigned',
+  'false-true': 'UserAssigned',
+  'false-false': 'None',
+} as const
+
 function observedServer(model: ServerModel): ObservedServer {
   const types = (model.identity?.type ?? 'None').split(',').map((type) => type.trim().toLowerCase())
   const system = types.includes('systemassigned')
@@ -234,7 +241,7 @@ function observedServer(model: ServerModel): ObservedServer {
     host: model.fullyQualifiedDomainName ?? '',
     version: model.version ?? '',
     state: model.state ?? 'unknown',
-    identityType: system ? (user ? 'SystemAssigned,UserAssigned' : 'SystemAssigned') : user ? 'UserAssigned' : 'None',
+    identityType: identityTypes[`${system}-${user}`],
     principalId,
     userAssignedIdentities: Object.keys(model.identity?.userAssignedIdentities ?? {}),
     publicAccess: model.network?.publicNetworkAccess !== 'Disabled',

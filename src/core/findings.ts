@@ -99,12 +99,10 @@ function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Obs
   if (inputs.part === 'database' || (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false))
     return []
   const waits = server.principalId !== undefined && missingRoles.length === 0
-  const lacks =
-    server.principalId === undefined
-      ? 'no identity'
-      : waits
-        ? 'not been restarted since its identity was turned on'
-        : `no role for ${missingRoles.map(titleOf).join(', ')}`
+  const withIdentity = waits
+    ? 'not been restarted since its identity was turned on'
+    : `no role for ${missingRoles.map(titleOf).join(', ')}`
+  const lacks = server.principalId === undefined ? 'no identity' : withIdentity
   return [
     {
       severity: 'warning',
@@ -284,18 +282,17 @@ function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal):
     }
     const [first] = unproven
     if (first === undefined) return []
-    const why =
-      first.status === 'passed'
-        ? 'a key is stored that may have answered'
-        : first.status === 'failed'
-          ? 'its test query failed'
-          : first.error
+    const reasons = {
+      passed: 'a key is stored that may have answered',
+      failed: 'its test query failed',
+      skipped: first.error,
+    }
     return [
       {
         severity: 'notice',
         code: 'key-login-still-needed',
         title: 'Key access of a resource cannot be turned off yet',
-        detail: `${resource.name}: "${first.database}" is not proven to work without a key (${why}).`,
+        detail: `${resource.name}: "${first.database}" is not proven to work without a key (${reasons[first.status]}).`,
         fix: '',
       },
     ]

@@ -2,7 +2,8 @@
 import type { Failure, Finding } from '../errors/failure.ts'
 import type { ObservedDatabase } from './observed.ts'
 import type { ServiceName } from './services.ts'
-import { type Step, type StepId, type StepStatus, waiting } from './steps.ts'
+import { createStepList } from './step-list.ts'
+import type { Step, StepId, StepStatus } from './steps.ts'
 
 export type Proof = 'keyless' | 'key-present' | 'key' | 'none'
 
@@ -59,99 +60,59 @@ export interface Journal {
 
 /** @param onChanged called once, before the first write */
 export function createJournal(onChanged: () => void): Journal {
-  const steps: Step[] = []
+  const list = createStepList()
+  const { steps, step, stepsIn, mark, wait } = list
   const queries: QueryResult[] = []
   const findings: Finding[] = []
   const failures: Failure[] = []
   const databases: string[] = []
-  // Hundreds of databases have thousands of steps: looked up, not searched.
   const places = new Map<string, number>()
-  const inDatabase = new Map<string, number[]>()
-  const asked = new Map<string, number>()
-  const told = new Set<string>()
+  const reported = new Set<string>()
   let writes = 0
   let fingerprint = ''
   let observed: readonly ObservedDatabase[] | undefined
-  const arrange = (): void => {
-    places.clear()
-    inDatabase.clear()
-    for (const [place, step] of steps.entries()) {
-      if (!places.has(step.id)) places.set(step.id, place)
-      if (step.kind !== 'extension' && step.kind !== 'setting') continue
-      const own = inDatabase.get(step.database)
-      if (own === undefined) inDatabase.set(step.database, [place])
-      else own.push(place)
-    }
-  }
-  const stepAt = (place: number): Step => steps[place] as Step
-  const placeOf = (id: StepId): number => {
-    const place = places.get(id)
-    if (place === undefined) throw new Error(`no step ${id}`)
-    return place
-  }
-  /** Whether this has not been told yet. */
+  /** Whether this was not reported yet. */
   const isNew = (kind: 'finding' | 'failure', { code, detail }: { readonly code: string; readonly detail: string }): boolean => {
     const key = JSON.stringify([kind, code, detail])
-    if (told.has(key)) return false
-    told.add(key)
+    if (reported.has(key)) return false
+    reported.add(key)
     return true
   }
   return {
-    steps,
-    databases,
+    ...{ steps, step, stepsIn, mark, wait, databases, queries, findings, failures },
     get planId() {
       return fingerprint
     },
     get observed() {
       return observed
     },
-    queries,
-    findings,
-    failures,
     get changed() {
       return writes > 0
     },
     plan(planned, planId) {
-      const rules = steps.filter((step) => step.kind === 'firewall')
-      steps.splice(0, steps.length, ...rules, ...planned)
+      list.replace([...steps.filter(({ kind }) => kind === 'firewall'), ...planned])
       fingerprint = planId
-      arrange()
     },
-    firewall(step) {
-      steps.unshift(step)
-      arrange()
-    },
-    step(id) {
-      const place = places.get(id)
-      return place === undefined ? undefined : stepAt(place)
-    },
-    stepsIn: (database) => (inDatabase.get(database) ?? []).map(stepAt),
+    firewall: (rule) => list.replace([rule, ...steps]),
     observe(found) {
       observed = found
     },
     expect(names) {
       databases.splice(0, databases.length, ...names)
     },
-    mark(id, status, detail) {
-      const { waitsFor: _, ...step } = stepAt(placeOf(id))
-      steps[placeOf(id)] = { ...step, status, detail: detail ?? step.detail }
-    },
-    wait(id, first) {
-      steps[placeOf(id)] = waiting(stepAt(placeOf(id)), first)
-    },
     writing() {
       writes++
       if (writes === 1) onChanged()
-      let counted = true
+      let isCounted = true
       return () => {
-        if (counted) writes--
-        counted = false
+        if (isCounted) writes--
+        isCounted = false
       }
     },
     query(result) {
       const key = JSON.stringify([result.database, result.service])
-      const place = asked.get(key)
-      if (place === undefined) asked.set(key, queries.push(result) - 1)
+      const place = places.get(key)
+      if (place === undefined) places.set(key, queries.push(result) - 1)
       else queries[place] = result
     },
     finding(finding) {

@@ -222,7 +222,8 @@ function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | und
       const detail = 'the connecting role may not read the key, so it is not compared with that of the resource'
       return { ...step, current: 'set', desired: 'set', status: 'skipped', detail }
     }
-    const shown = { current: unknown ? 'unknown' : isSet ? 'set' : 'not set', desired: store ? 'set' : 'not set' }
+    const word = (set: boolean): string => (set ? 'set' : 'not set')
+    const shown = { current: unknown ? 'unknown' : word(isSet), desired: word(store) }
     if (store ? isSet && state !== 'other' : !isSet) return { ...step, ...shown, status: 'in-sync', detail: '' }
     return {
       ...step,

@@ -1,12 +1,13 @@
 /** What must hold before the first write, checked on what was observed; pure. All problems are told together, each with its fix. */
 
-import { Failure } from '../errors/failure.ts'
+import { Failure, type FailureFacts } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import { groupIn } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
 import { desiredSettings, givenFamilies, isOlder } from './plan.ts'
+import { scopeOf } from './scope.ts'
 import { type families, type Resource, serviceNamed } from './services.ts'
 import type { Step } from './steps.ts'
 
@@ -149,8 +150,8 @@ export function isConfigured(database: ObservedDatabase, family: (typeof familie
 
 /** Settings reach the replicas, identities do not: switching a family that works would break it there. */
 function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
-  if (inputs.mode !== 'apply' || inputs.part === 'azure' || inputs.authType !== 'managed-identity' || observed.server.isReplica)
-    return []
+  const { writesSql, byIdentity } = scopeOf(inputs)
+  if (!writesSql || !byIdentity || observed.server.isReplica) return []
   const wanted = desiredSettings(inputs, observed.resources)
   const switched = observed.databases.some((database) =>
     givenFamilies(inputs).some(
@@ -162,19 +163,18 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
   if (!switched) return []
   return observed.replicas.flatMap(({ server, missingRoles, restarted }) => {
     if (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false) return []
-    const lacks =
-      server.principalId === undefined
-        ? 'has no identity'
-        : missingRoles.length > 0
-          ? `lacks the role for ${missingRoles.map(titleOf).join(', ')}`
-          : 'was not restarted since its identity was turned on'
+    const onlyRestart = server.principalId !== undefined && missingRoles.length === 0
+    const withIdentity = onlyRestart
+      ? 'was not restarted since its identity was turned on'
+      : `lacks the role for ${missingRoles.map(titleOf).join(', ')}`
+    const lacks = server.principalId === undefined ? 'has no identity' : withIdentity
     return [
       new Failure({
         reason: 'azure',
         code: 'replica-would-break',
         title: 'A read replica would break',
         detail: `${server.name} ${lacks}. Settings replicate to it, identities do not: a family that works today with its key would fail there.`,
-        fix: lacks.startsWith('was not restarted')
+        fix: onlyRestart
           ? `az postgres flexible-server restart --resource-group ${groupIn(server.id)} --name ${server.name}   # then run this action again`
           : `Run this action with the replica first, then with the primary again: server: ${server.id}`,
       }),
@@ -182,93 +182,112 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
   })
 }
 
+type Report = (problem: FailureFacts) => void
+
 function databaseProblems(inputs: Inputs, observed: Observed, database: ObservedDatabase, steps: readonly Step[]): Failure[] {
   if (database.failure !== undefined) return []
-  const { installed, available } = database.extension
   const problems: Failure[] = []
-  const told = (reason: 'permission' | 'database', code: string, title: string, detail: string, fix: string): void => {
-    problems.push(new Failure({ reason, code, title, detail, fix }))
-  }
-  const user = `"${database.user.replaceAll('"', '""')}"`
-  const writes = inputs.mode === 'apply'
-  // Who may only read succeeds while there is nothing to set.
-  const sets =
-    writes &&
-    (!database.mayRead ||
-      steps.some(({ change }) => (change?.kind === 'setting' || change?.kind === 'key') && change.database === database.name))
-  if (writes && database.isReadOnly) {
-    told(
-      'database',
-      'read-only-database',
-      'The database is read-only',
-      `"${database.name}" is in recovery: a read replica answers at this address.`,
-      'Let `database-host` lead to the primary, or leave it out.',
-    )
+  const report: Report = (problem) => void problems.push(new Failure(problem))
+  const { name } = database
+  if (scopeOf(inputs).writesSql && database.isReadOnly) {
+    report({
+      reason: 'database',
+      code: 'read-only-database',
+      title: 'The database is read-only',
+      detail: `"${name}" is in recovery: a read replica answers at this address.`,
+      fix: 'Let `database-host` lead to the primary, or leave it out.',
+    })
     return problems
   }
   if (database.serverVersion > 0 && database.serverVersion < 12) {
-    told(
-      'database',
-      'postgres-too-old',
-      'There is no azure_ai for this version of PostgreSQL',
-      `The server runs PostgreSQL ${database.serverVersion}; azure_ai needs 12 or newer.`,
-      `az postgres flexible-server upgrade --resource-group ${inputs.server.resourceGroup} --name ${inputs.server.name} --version 17`,
-    )
+    report({
+      reason: 'database',
+      code: 'postgres-too-old',
+      title: 'There is no azure_ai for this version of PostgreSQL',
+      detail: `The server runs PostgreSQL ${database.serverVersion}; azure_ai needs 12 or newer.`,
+      fix: `az postgres flexible-server upgrade --resource-group ${inputs.server.resourceGroup} --name ${inputs.server.name} --version 17`,
+    })
     return problems
   }
-  if (writes && installed === undefined && !database.mayCreateExtension) {
-    told(
-      'permission',
-      'may-not-create-extension',
-      'The connecting role may not create the extension',
-      `User ${user} is not a member of azure_pg_admin, and azure_ai is not installed in "${database.name}".`,
-      `GRANT azure_pg_admin TO ${user};   -- as an administrator; or have one run: CREATE EXTENSION azure_ai;`,
-    )
-  }
-  if (installed === undefined) problems.push(...obstacles(database))
-  if (installed !== undefined && !(database.mayRead && (!sets || database.maySet))) {
-    told(
-      'permission',
-      sets ? 'may-not-set' : 'may-not-read',
-      `The connecting role may not ${sets ? 'read or write' : 'read'} the settings`,
-      `User ${user} is not a member of azure_ai_settings_manager in "${database.name}".`,
-      `GRANT azure_ai_settings_manager TO ${user};`,
-    )
-  }
-  const updates = inputs.updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
-  if (writes && updates && !database.mayCreateExtension) {
-    told(
-      'permission',
-      'may-not-update-extension',
-      'The connecting role may not update the extension',
-      `User ${user} is not a member of azure_pg_admin in "${database.name}".`,
-      `GRANT azure_pg_admin TO ${user};`,
-    )
-  }
-  const unknown = desiredSettings(inputs, observed.resources).filter((each) => database.unknownSettings.has(each.setting))
-  if (unknown.length > 0 && !updates) {
-    told(
-      'database',
-      'extension-too-old',
-      'The installed azure_ai is too old for a managed identity',
-      `azure_ai ${installed ?? ''} in "${database.name}" does not know ${unknown.map((each) => each.setting).join(', ')}.`,
-      `ALTER EXTENSION azure_ai UPDATE;   -- in "${database.name}"${available === undefined ? '' : `, to ${available}`}; or give \`update-extension: true\``,
-    )
-  }
-  if (
-    installed === undefined &&
-    inputs.part === 'database' &&
-    (observed.allowList === undefined || !allowsAzureAi(observed.allowList))
-  ) {
-    told(
-      'database',
-      'not-allow-listed',
-      'azure_ai is not on the allow-list',
-      `azure_ai is not installed in "${database.name}", and azure.extensions does not hold it.`,
-      'Run this action with `part: azure` first.',
-    )
-  }
+  if (database.extension.installed === undefined) problems.push(...obstacles(database))
+  rightsProblems(inputs, database, { steps, report })
+  versionProblems(inputs, observed, { database, report })
   return problems
+}
+
+/** What the connecting role may not do although this run needs it. */
+function rightsProblems(
+  inputs: Inputs,
+  database: ObservedDatabase,
+  { steps, report }: { readonly steps: readonly Step[]; readonly report: Report },
+): void {
+  const { name, extension, mayRead, maySet, mayCreateExtension } = database
+  const { writesSql } = scopeOf(inputs)
+  const user = `"${database.user.replaceAll('"', '""')}"`
+  if (writesSql && extension.installed === undefined && !mayCreateExtension) {
+    report({
+      reason: 'permission',
+      code: 'may-not-create-extension',
+      title: 'The connecting role may not create the extension',
+      detail: `User ${user} is not a member of azure_pg_admin, and azure_ai is not installed in "${name}".`,
+      fix: `GRANT azure_pg_admin TO ${user};   -- as an administrator; or have one run: CREATE EXTENSION azure_ai;`,
+    })
+  }
+  // Who may only read succeeds while there is nothing to set.
+  const hasChange = steps.some((step) => step.kind === 'setting' && step.database === name && step.change !== undefined)
+  const sets = writesSql && (!mayRead || hasChange)
+  if (extension.installed !== undefined && !(mayRead && (!sets || maySet))) {
+    report({
+      reason: 'permission',
+      code: sets ? 'may-not-set' : 'may-not-read',
+      title: `The connecting role may not ${sets ? 'read or write' : 'read'} the settings`,
+      detail: `User ${user} is not a member of azure_ai_settings_manager in "${name}".`,
+      fix: `GRANT azure_ai_settings_manager TO ${user};`,
+    })
+  }
+  if (writesSql && updates(inputs, database) && !mayCreateExtension) {
+    report({
+      reason: 'permission',
+      code: 'may-not-update-extension',
+      title: 'The connecting role may not update the extension',
+      detail: `User ${user} is not a member of azure_pg_admin in "${name}".`,
+      fix: `GRANT azure_pg_admin TO ${user};`,
+    })
+  }
+}
+
+function updates({ updateExtension }: Inputs, { extension: { installed, available } }: ObservedDatabase): boolean {
+  return updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
+}
+
+/** What the installed version, or the allow-list, does not offer. */
+function versionProblems(
+  inputs: Inputs,
+  { resources, allowList }: Observed,
+  { database, report }: { readonly database: ObservedDatabase; readonly report: Report },
+): void {
+  const { name, unknownSettings, extension } = database
+  const { installed, available } = extension
+  const unknown = desiredSettings(inputs, resources).filter((each) => unknownSettings.has(each.setting))
+  if (unknown.length > 0 && !updates(inputs, database)) {
+    report({
+      reason: 'database',
+      code: 'extension-too-old',
+      title: 'The installed azure_ai is too old for a managed identity',
+      detail: `azure_ai ${installed ?? ''} in "${name}" does not know ${unknown.map((each) => each.setting).join(', ')}.`,
+      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}"${available === undefined ? '' : `, to ${available}`}; or set \`update-extension: true\``,
+    })
+  }
+  const isListed = allowList !== undefined && allowsAzureAi(allowList)
+  if (installed === undefined && inputs.part === 'database' && !isListed) {
+    report({
+      reason: 'database',
+      code: 'not-allow-listed',
+      title: 'azure_ai is not on the allow-list',
+      detail: `azure_ai is not installed in "${name}", and azure.extensions does not contain it.`,
+      fix: 'Run this action with `part: azure` first.',
+    })
+  }
 }
 
 /** What would keep CREATE EXTENSION from working, or be taken over by it from another role. */

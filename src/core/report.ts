@@ -89,7 +89,9 @@ export function report(facts: Facts): Report {
   const [first] = failures
   // In a check the drift explains the query; in apply the query explains why the drift was not mended.
   const failure = inputs?.mode === 'check' && first?.reason === 'verification' && drift ? undefined : first
-  const result: Result = failure !== undefined ? 'failed' : drift ? 'drift' : journal.changed ? 'changed' : 'in-sync'
+  const good = journal.changed ? 'changed' : 'in-sync'
+  const ended = drift ? 'drift' : good
+  const result: Result = failure === undefined ? ended : 'failed'
   const severity = { error: 0, warning: 1, notice: 2 }
   const findings = [...unique(failures).map((each) => each.finding()), ...journal.findings].sort(
     (a, b) => severity[a.severity] - severity[b.severity],
@@ -126,8 +128,8 @@ function inOrderOf({ queries, databases }: Journal): readonly QueryResult[] {
 
 /** The failure that names the reason first: being told to restart or stopped, then errors, then what the queries said. */
 function ranked(failures: readonly Failure[]): Failure[] {
-  const rank = ({ reason }: Failure): number =>
-    reason === 'cancelled' ? 0 : reason === 'restart-required' ? 1 : reason === 'verification' ? 3 : 2
+  const ranks: Partial<Record<FailureReason, number>> = { cancelled: 0, 'restart-required': 1, verification: 3 }
+  const rank = ({ reason }: Failure): number => ranks[reason] ?? 2
   return [...failures].sort((a, b) => rank(a) - rank(b))
 }
 

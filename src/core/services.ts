@@ -146,13 +146,8 @@ function subdomainEndpoint(resource: Resource, label: 'openai' | 'cognitiveservi
     .map((host) => /\.(?:openai|cognitiveservices|services\.ai)\.(.+)$/.exec(host)?.[1])
     .find((found) => found !== undefined)
   // An account may show only a global endpoint; its cloud is then told by that endpoint's own ending.
-  const cloud =
-    suffix ??
-    (hosts.some((host) => host.endsWith('.us'))
-      ? 'azure.us'
-      : hosts.some((host) => host.endsWith('.cn'))
-        ? 'azure.cn'
-        : 'azure.com')
+  const national = ['us', 'cn'].find((ending) => hosts.some((host) => host.endsWith(`.${ending}`)))
+  const cloud = suffix ?? `azure.${national ?? 'com'}`
   return `https://${subdomain}.${label}.${cloud}`
 }
 
@@ -165,7 +160,7 @@ const embeddingModel = /embed|ada-002/i
 
 /** The deployment for the embedding query: the first that can embed, by name; else any; undefined when there is none. */
 export function embeddingDeployment(deployments: readonly Deployment[]): Deployment | undefined {
-  const sorted = [...deployments].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))
+  const sorted = [...deployments].sort((a, b) => Number(a.name > b.name) - Number(a.name < b.name))
   return sorted.find((each) => each.capabilities.embeddings === 'true' || embeddingModel.test(each.model)) ?? sorted[0]
 }
 
@@ -298,7 +293,8 @@ function translated(value: string): string {
     const whole = JSON.parse(value) as { translations?: unknown } | null
     const { translations } = whole ?? {}
     const found = Array.isArray(translations) ? (translations[0] as { text?: unknown } | null)?.text : undefined
-    return typeof found === 'string' ? found : hasText(translations === undefined ? whole : translations) ? value : ''
+    if (typeof found === 'string') return found
+    return hasText(translations === undefined ? whole : translations) ? value : ''
   } catch {
     return value
   }

@@ -51,11 +51,10 @@ export async function observeDatabase(
     const mayReadAll = isInstalled && facts?.may_read === true
     const mayRead = mayReadAll || (isInstalled && facts?.may_ask === true)
     const maySet = isInstalled ? facts?.manager === true && facts.may_write === true : facts?.admin === true
-    const readable = mayReadAll
-      ? await settings(connection, extensionSchemas, keys)
-      : mayRead
-        ? await wrappedSettings(connection)
-        : { values: new Map(), keysSet: new Set<string>(), keyStates: new Map(), unknown: new Set<string>() }
+    const read = mayReadAll ? () => settings(connection, extensionSchemas, keys) : () => wrappedSettings(connection)
+    const readable = mayRead
+      ? await read()
+      : { values: new Map(), keysSet: new Set<string>(), keyStates: new Map(), unknown: new Set<string>() }
     return {
       name,
       failure: undefined,
@@ -217,7 +216,7 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${want
             .update(salt + candidate)
             .digest('hex') === row.hash,
       )
-      found.keyStates.set(key, index === -1 ? 'other' : index === 0 ? 'first' : 'second')
+      found.keyStates.set(key, (['first', 'second'] as const)[index] ?? 'other')
     }
   }
   const all = [...plainSettings, ...secretSettings]

@@ -186,51 +186,14 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
     signal.throwIfAborted()
     // In the startup message a NUL ends a value, and what follows would be a parameter of its own.
     for (const name of [login.user, database]) if (name.includes('\0')) throw malformed('A name of a role or database', name)
-    const [{ Client }, password] = await Promise.all([import('./driver.ts'), login.password()])
-    const dial = async (ca: string[] | undefined) => {
-      const stream = ca === undefined ? await address.greeted?.take() : undefined
-      const client = new Client({
-        host: address.host,
-        port: address.port,
-        user: login.user,
-        password,
-        database,
-        connectionTimeoutMillis: connectTimeoutMs,
-        keepAlive: true,
-        application_name: 'azure-ai-postgres-identity',
-        // Statements that are given at once are sent at once.
-        pipeline: true,
-        ...(stream === undefined
-          ? { ssl: { ...tlsFor(address.serverName, address.host), ...(ca === undefined ? {} : { ca }) } }
-          : { stream: () => stream }),
-      })
-      // A connection that dies between statements is told by the next statement.
-      client.on('error', () => undefined)
-      const drop = (): void => {
-        ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
-      }
-      signal.addEventListener('abort', drop, { once: true })
-      boundReceived(client, stream !== undefined)
-      try {
-        await client.connect()
-      } catch (error) {
-        signal.removeEventListener('abort', drop)
-        drop()
-        if (signal.aborted) throw signal.reason
-        throw failure(hasAnswered(client) ? loginTimeout(error) : error, database, 'connecting')
-      }
-      return { client, drop }
-    }
-    let opened: Awaited<ReturnType<typeof dial>>
-    try {
-      opened = await dial(undefined)
-    } catch (error) {
-      if (!(error instanceof Failure) || error.code !== 'tls-not-trusted' || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID')
-        throw error
-      // Node's own roots and NODE_EXTRA_CA_CERTS did not do: those of the system are looked at only now, they take a moment.
-      opened = await dial([...getCACertificates('default'), ...getCACertificates('system')])
-    }
-    const { client, drop } = opened
+    const { client, drop } = await dialTrusted({
+      address,
+      user: login.user,
+      password: await login.password(),
+      database,
+      signal,
+      failure,
+    })
     const close = async (): Promise<void> => {
       signal.removeEventListener('abort', drop)
       await Promise.race([
@@ -256,6 +219,69 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
     second: { connect: patiently },
     learn: slots.learn,
   }
+}
+
+interface Dial {
+  readonly address: Address
+  readonly user: string
+  readonly password: string
+  readonly database: string
+  readonly signal: AbortSignal
+  readonly failure: Connector['failure']
+}
+
+/** A client that is logged in, and what cuts its connection. */
+interface Dialled {
+  readonly client: Client
+  readonly drop: () => void
+}
+
+/** Trusts Node's own roots and NODE_EXTRA_CA_CERTS; those of the system are read only where these do not do, which takes a moment. */
+async function dialTrusted(of: Dial): Promise<Dialled> {
+  try {
+    return await dial(of, undefined)
+  } catch (error) {
+    const isUntrusted = error instanceof Failure && error.code === 'tls-not-trusted'
+    if (!isUntrusted || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID') throw error
+    return dial(of, [...getCACertificates('default'), ...getCACertificates('system')])
+  }
+}
+
+async function dial(of: Dial, ca: string[] | undefined): Promise<Dialled> {
+  const { address, user, password, database, signal, failure } = of
+  const { Client } = await import('./driver.ts')
+  const stream = ca === undefined ? await address.greeted?.take() : undefined
+  const client = new Client({
+    host: address.host,
+    port: address.port,
+    user,
+    password,
+    database,
+    connectionTimeoutMillis: connectTimeoutMs,
+    keepAlive: true,
+    application_name: 'azure-ai-postgres-identity',
+    // Statements that are given at once are sent at once.
+    pipeline: true,
+    ...(stream === undefined
+      ? { ssl: { ...tlsFor(address.serverName, address.host), ...(ca === undefined ? {} : { ca }) } }
+      : { stream: () => stream }),
+  })
+  // A connection that dies between statements is reported by the next statement.
+  client.on('error', () => undefined)
+  const drop = (): void => {
+    ;(client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy()
+  }
+  signal.addEventListener('abort', drop, { once: true })
+  boundReceived(client, stream !== undefined)
+  try {
+    await client.connect()
+  } catch (error) {
+    signal.removeEventListener('abort', drop)
+    drop()
+    if (signal.aborted) throw signal.reason
+    throw failure(hasAnswered(client) ? loginTimeout(error) : error, database, 'connecting')
+  }
+  return { client, drop }
 }
 
 /** Most bytes that one connection may receive: nothing that is read here comes near. */

@@ -139,10 +139,8 @@ function values(step: ReportStep, namesOnly: boolean): [string, string] {
   const asAsked = step.kind === 'allow-list' ? 'with azure_ai' : 'as asked'
   const other = step.kind === 'allow-list' ? 'without azure_ai' : 'another value'
   const current = step.current.replace(/^on \(.*\)$/s, 'on')
-  return [
-    isPlain(current) ? current : step.status === 'in-sync' ? asAsked : other,
-    isPlain(step.desired) ? step.desired : asAsked,
-  ]
+  const shown = step.status === 'in-sync' ? asAsked : other
+  return [isPlain(current) ? current : shown, isPlain(step.desired) ? step.desired : asAsked]
 }
 
 export function cut(value: string): string {

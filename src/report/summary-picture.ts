@@ -24,12 +24,10 @@ export function picture(report: Report): string {
     const titles = own.map((step) => label(serviceOf(step).title)).join('<br/>')
     const name = label(nameIn(own[0]?.target ?? ''))
     const answered = report.queries.filter((query) => own.some((step) => serviceOf(step).name === query.service))
-    const state =
-      answered.some((query) => query.status === 'failed') || own.some(differs)
-        ? 'bad'
-        : answered.length > 0 && answered.every((query) => query.status === 'passed')
-          ? 'proven'
-          : 'plain'
+    const isBad = answered.some((query) => query.status === 'failed') || own.some(differs)
+    const isVerified = answered.length > 0 && answered.every((query) => query.status === 'passed')
+    const goodState = isVerified ? 'proven' : 'plain'
+    const state = isBad ? 'bad' : goodState
     for (const [nth, step] of own.entries()) {
       const [start, end] = good(step) ? ['--', '-->'] : ['-.', '.->']
       lines.push(

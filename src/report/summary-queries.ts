@@ -42,7 +42,8 @@ export function answersPart(report: Report): string {
   const rows = groups.map((group) => {
     const own = group[0][1]
     const bad = own.some((query) => query.status === 'failed')
-    const icon = bad ? '❌' : own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
+    const passedOrSkipped = own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
+    const icon = bad ? '❌' : passedOrSkipped
     const cells = asked.map((service) =>
       answer(group.flatMap(([, queries]) => queries.find((query) => query.service === service.name) ?? [])),
     )

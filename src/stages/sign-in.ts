@@ -190,27 +190,32 @@ function needsTokens(inputs: Inputs): boolean {
   return requestsAtOnce(inputs) > 0 || inputs.database.password === undefined || inputs.temporaryFirewallRule
 }
 
+const permissionFix = 'Let the job have it:\npermissions:\n  id-token: write\n  contents: read'
+
 function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Failure {
   const said = error instanceof Error ? error.message : String(error)
-  const lacking = /ACTIONS_ID_TOKEN_REQUEST_(URL|TOKEN)/.test(said)
-  const dependabot = actor === 'dependabot[bot]'
-  const detail = !lacking
-    ? said
-    : fromFork
-      ? 'This run was started by a pull request from a fork, and such a run never gets one.'
-      : dependabot
-        ? 'This run was started by Dependabot, whose runs may only read unless the workflow says otherwise.'
-        : `The job lacks the permission for it (${said})`
-  const fix = fromFork
-    ? `Leave the step out for forks: if: github.event.pull_request.head.repo.full_name == github.repository`
-    : dependabot && event === 'pull_request'
-      ? `Leave the step out for Dependabot: if: github.actor != 'dependabot[bot]'; or say \`permissions: { id-token: write, contents: read }\` in the job`
-      : lacking
-        ? 'Let the job have it:\npermissions:\n  id-token: write\n  contents: read'
-        : "Run the job again; on a self-hosted runner check the way to GitHub's OIDC service (HTTPS_PROXY, NODE_EXTRA_CA_CERTS)."
-  return new Failure(
-    { reason: 'credentials', code: 'no-oidc-token', title: "The workflow's OIDC token cannot be had", detail, fix },
-    error,
+  const isLacking = /ACTIONS_ID_TOKEN_REQUEST_(URL|TOKEN)/.test(said)
+  const byDependabot = actor === 'dependabot[bot]'
+  const noToken = (detail: string, fix: string): Failure => {
+    const title = "The workflow's OIDC token is not available"
+    return new Failure({ reason: 'credentials', code: 'no-oidc-token', title, detail, fix }, error)
+  }
+  if (fromFork)
+    return noToken(
+      isLacking ? 'A pull request from a fork started this run, and its runs never get a token.' : said,
+      'Leave the step out for forks: if: github.event.pull_request.head.repo.full_name == github.repository',
+    )
+  if (byDependabot && (isLacking || event === 'pull_request'))
+    return noToken(
+      isLacking ? 'Dependabot started this run, and its runs may only read unless the workflow says otherwise.' : said,
+      event === 'pull_request'
+        ? "Leave the step out for Dependabot: if: github.actor != 'dependabot[bot]'; or set `permissions: { id-token: write, contents: read }` in the job"
+        : permissionFix,
+    )
+  if (isLacking) return noToken(`The job lacks the permission for it (${said})`, permissionFix)
+  return noToken(
+    said,
+    "Run the job again; on a self-hosted runner check the way to GitHub's OIDC service (HTTPS_PROXY, NODE_EXTRA_CA_CERTS).",
   )
 }
 

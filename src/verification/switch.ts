@@ -152,8 +152,9 @@ class SwitchAttempt {
   async commitThenCheck(): Promise<Outcome> {
     const { inputs } = this.#options
     const job = this.#job
-    const byKey = inputs.authType === 'subscription-key'
-    const proof = job.calls.length === 0 ? 'none' : byKey ? 'key' : job.keyStored ? 'key-present' : 'keyless'
+    const byIdentity = job.keyStored ? 'key-present' : 'keyless'
+    const queried = inputs.authType === 'subscription-key' ? 'key' : byIdentity
+    const proof = job.calls.length === 0 ? 'none' : queried
     const isPrecious = job.secrets.length > 0 && worksToday(job) && !inputs.allowUnproven
     if (isPrecious && !(await this.#session.fresh(mayMakeTemporaryTables)))
       return { kind: 'failed', failure: couldNotBePutBack(job), outcomes: new Map() }
