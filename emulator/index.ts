@@ -267,14 +267,16 @@ function resourceInputs(world: World): Record<string, string> {
 async function main(): Promise<void> {
   const emulator = await startEmulator()
   const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`
-  const inputs = Object.entries(emulator.inputs).map(([name, value]) => [`INPUT_${name.toUpperCase()}`, value] as const)
+  const inputs = Object.entries({ ...emulator.inputs, 'allow-restart': 'true' }).map(
+    ([name, value]) => [`INPUT_${name.toUpperCase()}`, value] as const,
+  )
   const assignments = [...Object.entries(emulator.env), ...inputs].map(([name, value]) => quoted(`${name}=${value}`))
   process.stdout.write(`Azure emulator
   Resource Manager and Entra  ${emulator.url}
   CA certificate              ${emulator.caFile}
   PostgreSQL                  ${emulator.postgres.host}:${emulator.postgres.port}
 
-A job's environment and the action's inputs:
+The built action against it, with the environment of a job:
 
 env ${assignments.join(' \\\n  ')} \\
   node dist/index.js

@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
- * src/errors/known/, the retries in docs/reliability.md from their tables, the workflows of examples/ from the recipes in README.md, and its
+ * src/errors/known/, the retries in docs/reliability.md from their tables, the workflows of examples/ from docs/recipes.md, and its
  * SQL from docs/permissions.md.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
@@ -14,20 +14,43 @@ interface ActionFile {
   readonly outputs: Readonly<Record<string, { description: string }>>
 }
 
+/** How the README groups the inputs: each stands in one group. */
+export const inputGroups: Readonly<Record<string, readonly string[]>> = {
+  Resources: ['server', 'databases', 'openai', 'cognitive', 'translator', 'machine-learning'],
+  'Sign-in': [
+    ...['tenant-id', 'client-id', 'audience', 'environment', 'database-user', 'database-password', 'database-host'],
+    ...['database-port', 'temporary-firewall-rule', 'runner-ip'],
+  ],
+  Behaviour: [
+    ...['mode', 'part', 'auth-type', 'clear-keys', 'allow-restart', 'allow-unproven', 'update-extension', 'plan-id'],
+    ...['openai-role', 'cognitive-role', 'translator-role', 'machine-learning-role'],
+    ...['openai-key', 'cognitive-key', 'machine-learning-key'],
+  ],
+  Verification: [
+    ...['test-queries', 'verify-timeout-minutes', 'embedding-deployment'],
+    ...['machine-learning-input', 'machine-learning-deployment'],
+  ],
+  GitHub: ['fail-on-drift', 'drift-issue', 'pull-request-comment', 'github-token'],
+}
+
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', ' ')
 const code = (text: string): string => `\`${cell(text)}\``
 
 /** The tables by the names of their markers. */
 export function tables(actionFile: string): Readonly<Record<string, string>> {
   const { inputs, outputs } = parse(actionFile) as ActionFile
-  const inputRows = Object.entries(inputs).map(([name, { description, default: value, required }]) => {
-    const given = required === true ? 'required' : value === undefined || value === '' ? '' : code(String(value))
-    return `| ${code(name)} | ${given} | ${cell(description)} |`
-  })
-  const outputRows = Object.entries(outputs).map(([name, { description }]) => `| ${code(name)} | ${cell(description)} |`)
+  const inputRow = (name: string): string => {
+    const { description = '', default: value = '', required } = inputs[name] ?? {}
+    const given = required === true ? 'required' : value === '' ? '' : code(String(value))
+    return `|${code(name)}|${given}|${cell(description)}|`
+  }
+  const inputTables = Object.entries(inputGroups).map(([title, names]) =>
+    [`**${title}**`, '', '|input|default|meaning|', '|---|---|---|', ...names.map(inputRow)].join('\n'),
+  )
+  const outputRows = Object.entries(outputs).map(([name, { description }]) => `|${code(name)}|${cell(description)}|`)
   return {
-    inputs: ['| input | default | meaning |', '|---|---|---|', ...inputRows].join('\n'),
-    outputs: ['| output | values |', '|---|---|', ...outputRows].join('\n'),
+    inputs: inputTables.join('\n\n'),
+    outputs: ['|output|values|', '|---|---|', ...outputRows].join('\n'),
   }
 }
 
@@ -41,7 +64,7 @@ export function withTables(readme: string, actionFile: string): string {
   }, readme)
 }
 
-/** The workflows of README.md by their paths, which their first lines name. */
+/** The workflows of a page by their paths, which their first lines name. */
 export function workflows(readme: string): ReadonlyMap<string, string> {
   return new Map([...readme.matchAll(/^```yaml\n(# (\S+)\n[\s\S]*?)^```$/gm)].map(([, text = '', path = '']) => [path, text]))
 }
@@ -76,15 +99,16 @@ async function keep(page: string, source: string, afresh: (text: string) => stri
 if (import.meta.main) {
   const root = dirname(import.meta.dirname)
   const actionFile = await readFile(join(root, 'action.yml'), 'utf8')
-  const readme = await keep('README.md', 'action.yml', (text) => withTables(text, actionFile))
+  await keep('README.md', 'action.yml', (text) => withTables(text, actionFile))
+  const recipes = await readFile(join(root, 'docs', 'recipes.md'), 'utf8')
   await keep('docs/troubleshooting.md', 'src/errors/known/', troubleshooting, ': write the causes that are empty')
   const examples = join(root, 'examples')
   for (const file of await readdir(join(examples, '.github', 'workflows'))) {
-    const text = workflows(readme).get(`.github/workflows/${file}`)
-    if (text === undefined) throw new Error(`README.md has no workflow .github/workflows/${file}`)
+    const text = workflows(recipes).get(`.github/workflows/${file}`)
+    if (text === undefined) throw new Error(`docs/recipes.md has no workflow .github/workflows/${file}`)
     await writeFile(join(examples, '.github', 'workflows', file), text)
   }
-  console.log('The workflows of examples/ are those of README.md.')
+  console.log('The workflows of examples/ are those of docs/recipes.md.')
   const permissions = await readFile(join(root, 'docs', 'permissions.md'), 'utf8')
   for (const [file, text] of sqlFiles(permissions)) await writeFile(join(examples, 'sql', file), text)
   console.log('The SQL of examples/ is that of docs/permissions.md.')

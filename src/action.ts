@@ -8,7 +8,7 @@ import { scopeOf } from './core/scope.ts'
 import { addressTimeoutMs, lastWordMs, outOfTime, runBudgetMs } from './core/time-limit.ts'
 import { Failure, Failures, type Finding, failuresOf } from './errors/failure.ts'
 import type { Place } from './github/rest.ts'
-import { endProcess, fail, setOutput } from './github/runner.ts'
+import { endProcess, fail, type SetOutput } from './github/runner.ts'
 import { bounded, describe } from './lib/bounded.ts'
 import type { Log } from './lib/log.ts'
 import { withoutCredentials, withoutSecrets } from './lib/secrets.ts'
@@ -22,6 +22,9 @@ export interface Job {
   readonly log: Log
   readonly signIn: (signal: AbortSignal) => SignInContext
   readonly getInput: (name: InputName) => string
+  readonly setOutput: SetOutput
+  /** Whether a post step will follow, which closes the firewall again. */
+  readonly hasPostStep: boolean
   readonly saveState: (name: string, value: string) => void
   /** What is known of the job before any input is read, such as a variable that was removed. */
   readonly findings: readonly Finding[]
@@ -51,7 +54,7 @@ export async function runAction(job: Job): Promise<void> {
 
 class ActionRun {
   readonly #job: Job
-  readonly #journal = createJournal(() => setOutput('changed', 'true'))
+  readonly #journal = createJournal(() => this.#job.setOutput('changed', 'true'))
   readonly #controller = new AbortController()
   readonly #startedAt = new Date()
   readonly #start = performance.now()
@@ -94,10 +97,11 @@ class ActionRun {
     saveState(postState, '')
     for (const finding of findings) this.#journal.finding(finding)
     const raw = this.#readInputs()
-    failClosed()
+    failClosed(this.#job.setOutput)
     await this.#keepReport(this.#current([unfinished]))
     const inputs = parseInputs(raw)
     this.#inputs = inputs
+    if (inputs.temporaryFirewallRule && !this.#job.hasPostStep) throw needsPostStep
     this.#githubToken = raw['github-token']
     for (const input of unusedInputs(inputs)) this.#journal.finding(unusedInput(input))
     if (inputs.databases !== '*') this.#journal.expect(inputs.databases)
@@ -137,7 +141,7 @@ class ActionRun {
         this.#host = facts.host ?? this.#host
         if (facts.principalId === undefined) return
         this.#principalId = facts.principalId
-        setOutput('principal-id', facts.principalId)
+        this.#job.setOutput('principal-id', facts.principalId)
       },
     }
   }
@@ -163,7 +167,7 @@ class ActionRun {
   }
 
   async #keepReport(of: Report): Promise<void> {
-    const finding = await keepReport(of, this.#job.reportFolder)
+    const finding = await keepReport(of, this.#job.reportFolder, this.#job.setOutput)
     if (finding !== undefined) this.#journal.finding(finding)
   }
 
@@ -180,7 +184,7 @@ class ActionRun {
       }
       await this.#keepReport(fitted(this.#current(thrown)))
       const final = this.#current(thrown)
-      await publish(final, { summaryFile, log, failsOnDrift: inputs?.failOnDrift ?? true })
+      await publish(final, { setOutput: this.#job.setOutput, summaryFile, log, failsOnDrift: inputs?.failOnDrift ?? true })
       process.exitCode = fails(final, inputs?.failOnDrift ?? true) ? 1 : 0
     })()
     return this.#reporting
@@ -207,6 +211,7 @@ class ActionRun {
     if (this.#reporting !== undefined) {
       // It was reported already, or is being reported: what is thrown now still makes the run a failed one.
       await this.#reporting.catch(() => undefined)
+      const { setOutput } = this.#job
       setOutput('result', 'failed')
       setOutput('verified', 'false')
       setOutput('failure-reason', 'internal')
@@ -240,6 +245,14 @@ const unfinished = new Failure({
   title: 'The run did not finish',
   detail: 'The action was ended from outside before it could report.',
   fix: 'Run the job again; it goes on where it stopped.',
+})
+
+const needsPostStep = new Failure({
+  reason: 'input',
+  code: 'no-post-step',
+  title: 'A temporary firewall rule needs a job of GitHub Actions',
+  detail: '`temporary-firewall-rule` is true, and outside GitHub Actions no post step would close the firewall again.',
+  fix: 'Leave `temporary-firewall-rule` out, and run this where the server can be reached.',
 })
 
 function cancelled(signal: string): Failure {

@@ -1,6 +1,7 @@
 /** What the job's environment says. The two entries pass it on: no other part of the action reads a variable. */
 import { readFileSync, statSync } from 'node:fs'
 import type { AmbientLogin } from './azure/credential.ts'
+import { type InputName, inputDefaults } from './core/input-names.ts'
 import type { Finding } from './errors/failure.ts'
 import type { Place } from './github/rest.ts'
 import { idToken } from './github/runner.ts'
@@ -98,6 +99,16 @@ export function removeUnsafeVariables(env: NodeJS.ProcessEnv): boolean {
 /** Whether GitHub's runner reads what is printed. */
 export function inActions(env: Environment): boolean {
   return env['GITHUB_ACTIONS'] === 'true'
+}
+
+/**
+ * An input of the step. An absent variable means the default of action.yml, also where no runner sets it. Outside GitHub Actions
+ * underscores are accepted for hyphens, because a shell cannot export the variables that the runner sets.
+ */
+export function inputOf(env: Environment, name: InputName): string {
+  const variable = `INPUT_${name.toUpperCase()}`
+  const set = env[variable] ?? (inActions(env) ? undefined : env[variable.replaceAll('-', '_')])
+  return (set ?? inputDefaults[name] ?? '').trim()
 }
 
 /** Secrets that the environment contains: they are masked before anything else reads them. */

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { actionFile } from '../../emulator/runner.ts'
-import { inputNames, secretInputs } from '../../src/core/input-names.ts'
+import { inputDefaults, inputNames, secretInputs } from '../../src/core/input-names.ts'
 import { parseInputs } from '../../src/core/inputs.ts'
 import { rawInputs } from '../support/support.ts'
 
@@ -68,6 +68,13 @@ test('the defaults are those of the interface and stand in action.yml', () => {
   })
   const required = Object.entries(file.inputs).flatMap(([name, input]) => (input.required === true ? [name] : []))
   expect(required).toEqual(['server', 'databases'])
+})
+
+test('the defaults in the code are those of action.yml, for a run whose variables are absent', () => {
+  const defaults = Object.entries(file.inputs).flatMap(([name, { default: value = '' }]) =>
+    value === '' || value.includes('${{') ? [] : [[name, value]],
+  )
+  expect(inputDefaults).toEqual(Object.fromEntries(defaults))
 })
 
 test('every input has a description, every flag a default', () => {

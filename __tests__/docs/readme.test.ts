@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { withTables, workflows } from '../../scripts/docs.ts'
+import { inputGroups, withTables, workflows } from '../../scripts/docs.ts'
 import { assignmentDescription } from '../../src/core/observed.ts'
 import { services } from '../../src/core/services.ts'
 
@@ -19,12 +19,25 @@ test('a missing marker is told', () => {
   expect(() => withTables('', read('action.yml'))).toThrow('lacks <!-- inputs -->')
 })
 
-test('the workflow to copy has every required input, only inputs that exist, and just the permissions it needs', () => {
+test('README.md has at most 2,500 words, code included, and its first workflow is a check', () => {
+  expect(readme.split(/\s+/).filter((word) => word !== '').length).toBeLessThanOrEqual(2_500)
+  const [, block = ''] = /```yaml\n(# \S+\nname:[\s\S]*?)```/.exec(readme) ?? []
+  expect(parse(block).jobs.identity.steps[0].with.mode).toBe('check')
+  expect(readme.indexOf('mode: apply')).toBeGreaterThan(readme.indexOf('mode: check'))
+  expect(readme.indexOf('`OWNER`')).toBeLessThan(readme.indexOf('OWNER/azure-ai-postgres-identity@v1'))
+})
+
+test('each input is in one group of the README', () => {
+  expect(Object.values(inputGroups).flat().sort()).toEqual(Object.keys(action.inputs).sort())
+  for (const name of Object.keys(action.inputs)) expect(read('docs/inputs.md')).toContain(`\n### \`${name}\`\n`)
+})
+
+test('the first workflow has every required input, only inputs that exist, and just the permissions it needs', () => {
   const [, block = ''] = /```yaml\n(# \S+\nname:[\s\S]*?)```/.exec(readme) ?? []
   const workflow = parse(block)
   const { identity } = workflow.jobs
   expect(workflow.permissions).toEqual({})
-  expect(identity.permissions).toEqual({ 'id-token': 'write', contents: 'read' })
+  expect(identity.permissions).toEqual({ 'id-token': 'write' })
   const [step] = identity.steps
   expect(step.uses).toBe('OWNER/azure-ai-postgres-identity@v1')
   const given = Object.keys(step.with)
@@ -33,11 +46,12 @@ test('the workflow to copy has every required input, only inputs that exist, and
   expect(required.filter((name) => !given.includes(name))).toEqual([])
 })
 
-test('the workflows of examples/ are those of README.md (npm run docs)', () => {
+test('the workflows of examples/ are those of docs/recipes.md (npm run docs)', () => {
   const folder = join('examples', '.github', 'workflows')
   const files = readdirSync(join(root, folder))
   expect(files.length).toBeGreaterThan(3)
-  for (const file of files) expect(read(join(folder, file))).toBe(workflows(readme).get(`.github/workflows/${file}`))
+  for (const file of files)
+    expect(read(join(folder, file))).toBe(workflows(read('docs/recipes.md')).get(`.github/workflows/${file}`))
 })
 
 test('the four questions are headings, and their answers agree with the sources', () => {
@@ -46,11 +60,10 @@ test('the four questions are headings, and their answers agree with the sources'
     if (text === undefined) throw new Error(`README.md has no heading ${question}?`)
     return text
   }
-  const [changes, rights, sends, undo] = [
+  const [changes, rights, sends] = [
     answer('What does it change'),
     answer('What rights does it need'),
     answer('What does it send where'),
-    answer('How do I undo it'),
   ]
   for (const { name, role } of services) expect(changes).toContain(`| \`${name}\` | ${role.name} |`)
   for (const setting of services.flatMap(({ settings }) => settings.map((each) => each.setting.split('.')[1] ?? '')))
@@ -65,7 +78,9 @@ test('the four questions are headings, and their answers agree with the sources'
   expect(said.length).toBe(3)
   for (const text of said) expect(sends).toContain(`"${text}"`)
   // Only what the action described so is taken away by the command.
-  expect(assignmentDescription('id')).toContain(/contains\(description \|\| '', '([^']+)'\)/.exec(undo)?.[1] ?? 'no filter')
+  expect(assignmentDescription('id')).toContain(
+    /contains\(description \|\| '', '([^']+)'\)/.exec(read('docs/recipes.md'))?.[1] ?? 'no filter',
+  )
 })
 
 /** Every page of the repository that people read. */

@@ -53,8 +53,8 @@ function workflowsIn(file: string): { title: string; text: string; workflow: Wor
   return found
 }
 
-const all = workflowsIn('README.md')
-const recipes = all.filter(({ title }) => title !== 'README.md: A workflow to copy')
+const recipes = workflowsIn('docs/recipes.md')
+const all = [...workflowsIn('README.md'), ...recipes]
 const action = await actionFile()
 
 const recipe = (title: string): Workflow => {
@@ -97,14 +97,15 @@ function filled(text: string, job: Job): string {
 }
 
 test('there is a recipe for each of the usual tasks', () => {
-  expect(recipes.map(({ title }) => title.replace('README.md: ', ''))).toEqual([
+  expect(recipes.map(({ title }) => title.replace('docs/recipes.md: ', ''))).toEqual([
+    'From keys to none',
     'Gate a deployment',
     'Watch for drift every night',
     'Show the plan on pull requests',
     'Apply on main, approved, exactly what was shown',
     'Two jobs with two identities',
     'Several servers',
-    'The way back to keys',
+    'Back to keys',
     'A temporary firewall rule',
     'Verify without Resource Manager',
   ])
@@ -236,14 +237,24 @@ test('several servers: one job and one concurrency group for each, and one that 
   expect(new Set(names).size).toBe(names.length)
 })
 
-test('the way back is an apply with keys, behind the same approval and never beside an apply', () => {
-  const back = recipe('The way back to keys')
+test('the rollback is an apply with keys, behind the same approval and never beside an apply', () => {
+  const back = recipe('Back to keys')
   const [used] = oursIn(back)
   expect(used?.step.with).toMatchObject({ 'auth-type': 'subscription-key' })
   expect(used?.step.with).not.toHaveProperty('mode')
   const forth = recipe('Apply on main, approved, exactly what was shown')
   expect(used?.job.environment).toBe(forth.jobs['apply']?.environment)
   expect((back as unknown as Job).concurrency).toEqual((forth as unknown as Job).concurrency)
+})
+
+test('from keys to none: the same plan is checked, approved and applied, and the proof wants no key', () => {
+  const { look, move, confirm } = recipe('From keys to none').jobs
+  const of = (job: Job | undefined) => job?.steps[0]?.with ?? {}
+  for (const job of [look, move, confirm]) expect(of(job)['clear-keys']).toBe(true)
+  expect([of(look)['mode'], of(move)['mode'], of(confirm)['mode']]).toEqual(['check', 'apply', 'check'])
+  expect(of(move)).toMatchObject({ 'allow-restart': true, 'plan-id': expect.stringContaining('needs.look.outputs.plan-id') })
+  expect(move?.environment).toBe('production')
+  expect(confirm?.steps[1]?.run).toContain('"true 0"')
 })
 
 test('the verify gives what it would otherwise ask Resource Manager for', () => {

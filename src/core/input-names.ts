@@ -1,4 +1,4 @@
-/** The names of the inputs, and which of them are secrets. */
+/** The names of the inputs, which of them are secrets, and their defaults. */
 
 /** Every input of action.yml. A test holds this list against the file. */
 export const inputNames = [
@@ -54,3 +54,22 @@ export const secretInputs: readonly InputName[] = [
   'database-password',
   'github-token',
 ]
+
+/** The defaults of action.yml, for an input whose variable is absent. A test compares them with the file. */
+export const inputDefaults: Readonly<Partial<Record<InputName, string>>> = {
+  mode: 'apply',
+  part: 'all',
+  'auth-type': 'managed-identity',
+  'clear-keys': 'false',
+  'allow-restart': 'false',
+  'allow-unproven': 'false',
+  'update-extension': 'false',
+  'test-queries': 'true',
+  'verify-timeout-minutes': '10',
+  environment: 'AzureCloud',
+  'database-port': '5432',
+  'temporary-firewall-rule': 'false',
+  'fail-on-drift': 'true',
+  'drift-issue': 'false',
+  'pull-request-comment': 'false',
+}

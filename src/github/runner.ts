@@ -83,8 +83,17 @@ export function createLog({ masks = true }: { readonly masks?: boolean } = {}): 
   }
 }
 
-export function setOutput(name: OutputName, value: string): void {
-  core.setOutput(name, value)
+export type SetOutput = (name: OutputName, value: string) => void
+
+export const setOutput: SetOutput = (name, value) => core.setOutput(name, value)
+
+/** Outside GitHub Actions the outputs are lines of the log, printed when the last of them, `result`, has its final value. */
+export function printedOutputs(log: Log): SetOutput {
+  const outputs = new Map<OutputName, string>()
+  return (name, value) => {
+    outputs.set(name, value)
+    if (name === 'result' && outputs.has('report-path')) for (const [each, text] of outputs) log.result(`${each}=${text}`)
+  }
 }
 
 /** Appends to the job summary; without the runner's file there is none to write. */

@@ -46,11 +46,14 @@ function formsOf(secret: string): Set<string> {
   return new Set([...plain, ...escaped])
 }
 
+/** For an expression with the flag `u`. RegExp.escape needs Node 24. */
+const escaped = (text: string): string => text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, '\\$&')
+
 function patternOf(form: string): string | RegExp {
   if (form.length >= shortestAnywhere) return form
   const before = /^[\p{L}\p{N}_]/u.test(form) ? '(?<![\\p{L}\\p{N}_])' : ''
   const after = /[\p{L}\p{N}_]$/u.test(form) ? '(?![\\p{L}\\p{N}_])' : ''
-  return new RegExp(`${before}${RegExp.escape(form)}${after}`, 'gu')
+  return new RegExp(`${before}${escaped(form)}${after}`, 'gu')
 }
 
 /**

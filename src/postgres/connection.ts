@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import { type Duplex, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { type ConnectionOptions, checkServerIdentity, getCACertificates } from 'node:tls'
+import * as tls from 'node:tls'
 import type { Client, QueryConfig } from 'pg'
 import { explain } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
@@ -53,12 +53,12 @@ export interface Address {
 }
 
 /** A certificate is valid when it is for the server's own name or for the host that was given. */
-export function tlsFor(serverName: string, host: string): ConnectionOptions {
+export function tlsFor(serverName: string, host: string): tls.ConnectionOptions {
   return {
     rejectUnauthorized: true,
     checkServerIdentity: (_name, certificate) => {
-      const asItself = checkServerIdentity(serverName, certificate)
-      const valid = asItself === undefined || checkServerIdentity(host, certificate) === undefined
+      const asItself = tls.checkServerIdentity(serverName, certificate)
+      const valid = asItself === undefined || tls.checkServerIdentity(host, certificate) === undefined
       return valid ? undefined : asItself
     },
   }
@@ -243,7 +243,9 @@ async function dialTrusted(of: Dial): Promise<Dialled> {
   } catch (error) {
     const isUntrusted = error instanceof Failure && error.code === 'tls-not-trusted'
     if (!isUntrusted || sqlState(error) === 'ERR_TLS_CERT_ALTNAME_INVALID') throw error
-    return dial(of, [...getCACertificates('default'), ...getCACertificates('system')])
+    // Older versions of Node cannot read those of the system.
+    if (typeof tls.getCACertificates !== 'function') throw error
+    return dial(of, [...tls.getCACertificates('default'), ...tls.getCACertificates('system')])
   }
 }
 

@@ -6,7 +6,7 @@ import { asJson, type Report } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import type { Place } from '../github/rest.ts'
-import { annotate, annotateError, appendSummary, setOutput, warn, writeReport } from '../github/runner.ts'
+import { annotate, annotateError, appendSummary, type SetOutput, warn, writeReport } from '../github/runner.ts'
 import { describe } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 
@@ -16,7 +16,7 @@ const conversationLimitMs = 120_000
 const reportName = `report-${randomUUID()}.json`
 
 /** Before anything else: outputs start as failed, so a killed run never looks successful. */
-export function failClosed(): void {
+export function failClosed(setOutput: SetOutput): void {
   setOutput('stored-keys', '')
   setOutput('result', 'failed')
   setOutput('verified', 'false')
@@ -28,7 +28,7 @@ export function failClosed(): void {
 }
 
 /** Writes the report file. A folder that cannot be written to costs the report, not the run: then a finding says so. */
-export async function keepReport(of: Report, folder: string): Promise<Finding | undefined> {
+export async function keepReport(of: Report, folder: string, setOutput: SetOutput): Promise<Finding | undefined> {
   try {
     setOutput('report-path', await writeReport(asJson(of), folder, reportName))
     return undefined
@@ -45,6 +45,7 @@ export async function keepReport(of: Report, folder: string): Promise<Finding | 
 }
 
 export interface PublishOptions {
+  readonly setOutput: SetOutput
   readonly summaryFile: string | undefined
   readonly log: Log
   /** Whether drift fails the step, which then needs an error that says why. */
@@ -52,7 +53,7 @@ export interface PublishOptions {
 }
 
 /** Outputs, annotations and summary of a run that is over. */
-export async function publish(final: Report, { summaryFile, log, failsOnDrift }: PublishOptions): Promise<void> {
+export async function publish(final: Report, { setOutput, summaryFile, log, failsOnDrift }: PublishOptions): Promise<void> {
   setOutput('changed', String(final.changed))
   setOutput('stored-keys', String(final.storedKeys.after ?? ''))
   setOutput('drift', String(final.drift))

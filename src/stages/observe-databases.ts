@@ -93,10 +93,13 @@ async function readDatabases(
   { connector, user, keys }: DatabaseAccess,
   signal: AbortSignal,
 ): Promise<ObservedDatabase[]> {
-  const first = Promise.withResolvers<Failure | undefined>()
+  let tellFirst: (silence: Failure | undefined) => void = () => undefined
+  const firstSilence = new Promise<Failure | undefined>((resolve) => {
+    tellFirst = resolve
+  })
   const look = async (name: string): Promise<ObservedDatabase> => {
     const connection = await connector.connect(name, signal)
-    first.resolve(undefined)
+    tellFirst(undefined)
     try {
       const found = await observeDatabase(connection, connector, keys)
       if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
@@ -108,7 +111,7 @@ async function readDatabases(
   }
   return mapLimited(names, most, async (name, index) => {
     try {
-      const silence = index === 0 ? undefined : await first.promise
+      const silence = index === 0 ? undefined : await firstSilence
       if (silence !== undefined) return unobserved(name, user, silence)
       return await retrying(() => look(name), {
         signal,
@@ -118,10 +121,10 @@ async function readDatabases(
     } catch (error) {
       if (signal.aborted) throw signal.reason
       const failure = connector.failure(error, name, 'connecting')
-      first.resolve(failure.code === 'connection-timeout' ? failure : undefined)
+      tellFirst(failure.code === 'connection-timeout' ? failure : undefined)
       return unobserved(name, user, failure)
     } finally {
-      if (index === 0) first.resolve(undefined)
+      if (index === 0) tellFirst(undefined)
     }
   })
 }
