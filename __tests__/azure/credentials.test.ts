@@ -368,7 +368,7 @@ describe("a job without the workflow's OIDC token", () => {
       'pull_request',
       'dependabot[bot]',
       false,
-      /started by Dependabot/,
+      /Dependabot started/,
       /github\.actor != 'dependabot\[bot\]'/,
     ],
   ])('that %s is told so', async (_, name, actor, fork, detail, fix) => {

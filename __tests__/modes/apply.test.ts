@@ -210,7 +210,7 @@ describe('from nothing, with slow replication and propagation', () => {
 
   test('the summary has the state, the picture, the steps and the queries, and its tables hold', () => {
     const { summary } = first
-    expect(summary.split('\n')[0]).toMatch(/^## ✅ .*needs no secrets now: 25 steps done, all 8 test queries passed/)
+    expect(summary.split('\n')[0]).toMatch(/^## ✅ .*needs no secrets now: 25 steps done, all 8 test queries verified/)
     expect(summary).toContain('```mermaid')
     const tables = tablesOf(summary)
     expect(tables).toHaveLength(3)
@@ -253,7 +253,7 @@ describe('from nothing, with slow replication and propagation', () => {
     })
     expect(new Set(Object.values(statusesOf(second)))).toEqual(new Set(['in-sync']))
     expect(serverOf(emulator).restarts).toBe(1)
-    expect(second.summary.split('\n')[0]).toContain('is in sync: nothing to do, all 8 test queries passed')
+    expect(second.summary.split('\n')[0]).toContain('is in sync: nothing to do, all 8 test queries verified')
   })
 
   test('who may only read succeeds when nothing is missing', async () => {

@@ -295,7 +295,7 @@ describe('rules of others', () => {
 describe('the post step never fails the job', () => {
   test.each([
     ['may not remove the rule', 'DELETE', 403, /flexibleServers\/firewallRules\/delete/],
-    ['cannot sign in any more', 'GET', 401, /OIDC token cannot be had/],
+    ['cannot sign in any more', 'GET', 401, /OIDC token is not available/],
   ])('when it %s: it warns with the command', async (_, method, status, why) => {
     const result = await run({}, noPauses())
     const [rule = ''] = rules()

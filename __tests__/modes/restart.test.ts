@@ -1,7 +1,7 @@
 /** The restart that a new identity needs: only when nothing but a token is missing, once in all, and told before it happens. */
 import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import type { Delays, Fault, World } from '../../emulator/world.ts'
+import type { Delays, Fault, Switches, World } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
@@ -11,7 +11,9 @@ import {
   codesOf,
   giveIdentity,
   giveRoles,
+  identitySettings,
   onlyService,
+  putSettings,
   rolesOfServer,
   serverOf,
   settingsOf,
@@ -25,8 +27,8 @@ import { httpFaults } from '../support/sweep/sweep.ts'
 const emulator = await ownEmulator({ databases: ['app'] })
 
 /** The identity was turned on earlier, and the server has not been restarted since. `loaded`: what it runs with. */
-async function turnedOnEarlier(delays: Partial<Delays> = {}, loaded?: string): Promise<void> {
-  await begin(emulator, { delays })
+async function turnedOnEarlier(delays: Partial<Delays> = {}, loaded?: string, switches: Partial<Switches> = {}): Promise<void> {
+  await begin(emulator, { delays, switches })
   giveIdentity(emulator)
   const server = serverOf(emulator)
   delete server.loadedPrincipalId
@@ -37,7 +39,7 @@ async function turnedOnEarlier(delays: Partial<Delays> = {}, loaded?: string): P
 const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
 
 describe('an identity that was turned on earlier, on a server that was never restarted', () => {
-  test('allowed: one restart after failures for want of a token, told with what it interrupts, then success', async () => {
+  test('allowed: one restart, reported with what it interrupts, then success', async () => {
     await turnedOnEarlier({ identityPropagation: 100 })
     const server = serverOf(emulator)
     server.highAvailability = { mode: 'ZoneRedundant', state: 'Healthy' }
@@ -58,10 +60,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     expect(statusesOf(result)['restart']).toBe('created')
     const lines = result.log.split('\n')
     const at = (text: string): number => lines.findIndex((line) => line.includes(text))
-    expect(at("The server's identity gives no token yet")).toBeGreaterThan(-1)
-    expect(at('The identity cannot get a token, and the server has run since')).toBeGreaterThan(
-      at("The server's identity gives no token yet"),
-    )
+    expect(at('The identity does not work yet, and the server runs without an identity')).toBeGreaterThan(-1)
     expect(lines[at('connections: ')]).toMatch(
       /connections: [1-9]\d*, of which [1-9]\d* are busy; longest open transaction: [1-9]\d* s/,
     )
@@ -166,13 +165,63 @@ describe('an answer of the AI service proves a token, and restarts nothing', () 
   })
 
   test('a server that was started after its identity had a role is not restarted either', async () => {
-    await turnedOnEarlier()
+    await turnedOnEarlier({}, undefined, { sqlIdentity: 'unknown' })
     giveRoles(emulator)
+    rolesGivenAt(Date.now() - 10 * 60_000)
     const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.02' })
     expect(codesOf(result), result.log).toContain('no-token')
     expect(serverOf(emulator).restarts).toBe(0)
   })
 })
+
+/** As if the roles of the server's identity had been assigned at this time, in milliseconds since 1970. */
+function rolesGivenAt(createdAt: number): void {
+  for (const assignment of emulator.world.roleAssignments) assignment.createdAt = createdAt
+}
+
+describe('evidence that the server was not restarted since it has its identity', () => {
+  const states: [string, () => Promise<void>, RegExp][] = [
+    [
+      'a refusal names another principal',
+      async () => {
+        const former = randomUUID()
+        await turnedOnEarlier({}, former, { sqlIdentity: 'unknown', formerIdentityWorks: true })
+        emulator.world.principals.push({ objectId: former, displayName: 'pg-contoso', kind: 'ManagedIdentity' })
+      },
+      /former identity [0-9a-f-]{36}/,
+    ],
+    ['the running identity is empty', async () => turnedOnEarlier(), /runs without an identity/],
+  ]
+
+  test.each(states)('%s: check has the restart in its plan, and apply asks for it at once', async (_, state, text) => {
+    await state()
+    if (rolesOfServer(emulator).length === 0) giveRoles(emulator)
+    await workWithIdentitySettings()
+    const checked = await apply(emulator, { ...openai(), mode: 'check', 'allow-restart': 'false' })
+    expect(statusesOf(checked)['restart'], checked.log).toBe('missing')
+    expect(checked.report.steps.find(({ id }: { id: string }) => id === 'restart').current).toMatch(text)
+    const refused = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '5' })
+    expect(refused.outputs, refused.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
+    expect(refused.report.durationMs).toBeLessThan(60_000)
+    expect(serverOf(emulator).restarts).toBe(0)
+  })
+
+  test('a query that passed with the identity means no restart, whatever the server shows', async () => {
+    await turnedOnEarlier({}, undefined, { sqlIdentity: 'empty' })
+    giveRoles(emulator)
+    const server = serverOf(emulator)
+    server.loadedPrincipalId = server.identity?.principalId ?? ''
+    await emulator.refresh()
+    const result = await apply(emulator, openai())
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+    expect(server.restarts).toBe(0)
+    const checked = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(statusesOf(checked)['restart']).toBe('in-sync')
+  })
+})
+
+/** Settings as an apply leaves them, so that a check runs the test query. */
+const workWithIdentitySettings = (): Promise<void> => putSettings(emulator, 'app', identitySettings(emulator.world))
 
 describe('interrupted at any point and run again', () => {
   type Asked = Parameters<NonNullable<World['fault']>>[0]

@@ -128,7 +128,7 @@ function restartStep(inputs: Inputs, observed: Observed): Step {
   return { ...step, current: 'not yet', ...restartWanted(inputs) }
 }
 
-function restartWanted({ allowRestart }: Inputs): Pick<Step, 'desired' | 'status' | 'detail' | 'change'> {
+export function restartWanted({ allowRestart }: Inputs): Pick<Step, 'desired' | 'status' | 'detail' | 'change'> {
   return {
     desired: 'restarted after the identity was turned on',
     status: 'missing',

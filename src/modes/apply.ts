@@ -45,16 +45,16 @@ export async function apply(run: Run): Promise<void> {
   const restart = restartPolicy(writing, databases)
   if (access !== undefined) {
     // Waiting for a former identity changes nothing: one try shows whether it works after all.
-    const patient: Inputs = restart.triesOnce === true ? { ...inputs, verifyTimeoutMs: 0 } : inputs
+    const patient: Inputs = restart.triesOnce ? { ...inputs, verifyTimeoutMs: 0 } : inputs
     await log.group('Settings and test queries', () =>
       runTestQueries(
         { ...run, inputs: patient },
-        { ...access, ...restart.patience, databases, resources: observed.resources, since },
+        { ...access, onWaiting: restart.onWaiting, databases, resources: observed.resources, since },
         prove,
       ),
     )
   }
-  restart.conclude()
+  await restart.conclude()
   for (const finding of findings(inputs, { ...observed, databases }, journal)) journal.finding(finding)
 }
 

@@ -2,12 +2,14 @@
 
 import type { Inputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
-import { formerIdentity, type Observed, type ObservedDatabase } from '../core/observed.ts'
+import { formerIdentity, type ObservedDatabase } from '../core/observed.ts'
+import { type RestartEvidence, restartEvidence } from '../core/restart-evidence.ts'
 import type { StepKind } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
 import { retrying } from '../lib/retry.ts'
 import { activity } from '../postgres/azure-ai.ts'
 import { type Connector, messageOf } from '../postgres/connection.ts'
+import type { ProveOptions, Waiting } from '../verification/rounds.ts'
 import { carryOut, due, type Write, type WriteRun } from './carry-out.ts'
 import { startUp, untilReady } from './server-state.ts'
 
@@ -76,45 +78,58 @@ async function untilConnected({ signal, log }: WriteRun, connector: Connector, d
   })
 }
 
+/** What a restart does to the waiting of the test queries. */
+export interface RestartPolicy {
+  readonly onWaiting: ProveOptions['onWaiting']
+  /** Called when the test queries are over. */
+  readonly conclude: () => Promise<void> | void
+  /** Waiting changes nothing: one try shows whether the identity works after all. */
+  readonly triesOnce: boolean
+}
+
+const noPolicy: RestartPolicy = { onWaiting: undefined, conclude: () => undefined, triesOnce: false }
+
 /**
- * When a restart is considered: while all that is missing is a token, and the server has not been started since the
- * identity could be of use to it. One restart in all; an answer of an AI service proves a token, and never restarts a server.
+ * When a restart is considered: while no query has passed with the identity, and something shows that the server has not been
+ * restarted since it has it. One restart in all; after it nothing is evidence.
  */
-export function restartPolicy(run: WriteRun, databases: readonly ObservedDatabase[]) {
+export function restartPolicy(run: WriteRun, databases: readonly ObservedDatabase[]): RestartPolicy {
   const { inputs, journal, observed, scope } = run
-  const step = journal.steps.find((each) => each.id === 'restart')
+  const step = journal.step('restart')
+  if (step === undefined || step.status === 'created') return noPolicy
   const limitMs = Math.min(noTokenPatienceMs, inputs.verifyTimeoutMs)
-  if (step === undefined || step.status === 'created')
-    return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
   const former = formerIdentity(observed)
-  // Waiting changes nothing: one try tells whether the identity works after all.
   if (step.status === 'missing' && former !== undefined)
-    return { patience: { noTokenLimitMs: undefined }, triesOnce: true, conclude: () => formerOutcome(inputs, journal, former) }
-  if (step.status === 'missing') return { patience: { noTokenLimitMs: limitMs }, conclude: () => restartOutcome(inputs, journal) }
-  const evidence = notStartedSince(observed, databases, journal)
-  if (evidence === undefined) return { patience: { noTokenLimitMs: undefined }, conclude: () => undefined }
-  let required = false
-  const onNoToken = async (): Promise<boolean> => {
-    if (inputs.allowRestart && scope.writesAzure) {
-      run.log.info(`The identity cannot get a token, and ${evidence.text}`)
-      await carryOut(run, step, restartWrite(run))
-      return true
+    return { ...noPolicy, triesOnce: true, conclude: () => formerOutcome(inputs, journal, former) }
+  if (step.status === 'missing') {
+    // This run turned the identity on, and may not restart: beyond some minutes waiting for a token is vain.
+    const onWaiting = async ({ noToken, waitedMs }: Waiting) => (noToken && waitedMs >= limitMs ? 'give-up' : undefined)
+    return { ...noPolicy, onWaiting, conclude: () => restartOutcome(inputs, journal) }
+  }
+  const roleAssignedNow = journal.steps.some(({ kind, status }) => kind === 'role' && status === 'created')
+  let isOver = false
+  let required: RestartEvidence | undefined
+  const onWaiting = async ({ noToken, refusedPrincipals, waitedMs }: Waiting) => {
+    const evidence = isOver ? undefined : restartEvidence(observed, databases, { noToken, refusedPrincipals, roleAssignedNow })
+    if (evidence === undefined || !(evidence.certain || waitedMs >= limitMs)) return undefined
+    isOver = true
+    if (!inputs.allowRestart || !scope.writesAzure) {
+      required = evidence
+      return 'give-up'
     }
-    required = true
-    return false
+    run.log.info(`The identity does not work yet, and ${evidence.text}`)
+    await carryOut(run, step, restartWrite(run))
+    return 'restarted'
   }
-  return {
-    patience: { noTokenLimitMs: evidence.certain ? 0 : limitMs, onNoToken },
-    conclude: () => {
-      if (required)
-        journal.fail(
-          restartRequired(
-            inputs,
-            `The identity cannot get a token, and ${evidence.text}; ${scope.writesAzure ? '`allow-restart` is false' : 'part: database does not restart'}.`,
-          ),
-        )
-    },
+  const conclude = async (): Promise<void> => {
+    // Where no query ran, only what the server shows can tell.
+    const noneRan = journal.failures.length === 0 && journal.queries.every(({ status }) => status === 'skipped')
+    if (noneRan && databases.length > 0) await onWaiting({ noToken: true, refusedPrincipals: [], waitedMs: 0 })
+    const why = scope.writesAzure ? '`allow-restart` is false' : 'part: database does not restart'
+    if (required !== undefined)
+      journal.fail(restartRequired(inputs, `The identity does not work yet, and ${required.text}; ${why}.`))
   }
+  return { ...noPolicy, onWaiting, conclude }
 }
 
 /**
@@ -131,8 +146,8 @@ export async function restartWithoutSql(run: WriteRun): Promise<void> {
     journal.finding({
       severity: 'notice',
       code: 'restart-unknown',
-      title: 'It cannot be told whether the server was restarted since its identity was turned on',
-      detail: `${name} names no identity that it runs with. If azure_ai gets no token there, a restart is missing.`,
+      title: 'Unknown whether the server was restarted after its identity was enabled',
+      detail: `${name} names no identity that it runs with. If azure_ai cannot get a token there, a restart is missing.`,
       fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # only when the test queries fail for want of a token`,
     })
     return
@@ -140,34 +155,6 @@ export async function restartWithoutSql(run: WriteRun): Promise<void> {
   const step = journal.step('restart')
   if (inputs.allowRestart && step !== undefined) await carryOut(run, step, restartWrite(run))
   else journal.fail(restartRequired(inputs, `The server still runs with identity ${running}, and \`allow-restart\` is false.`))
-}
-
-/** What shows that the server was not started since its identity could be of use; undefined when nothing does. */
-function notStartedSince(
-  observed: Observed,
-  databases: readonly ObservedDatabase[],
-  journal: Journal,
-): { readonly text: string; readonly certain: boolean } | undefined {
-  const { principalId } = observed.server
-  const database = databases.find((each) => each.failure === undefined)
-  if (principalId === undefined || database === undefined) return undefined
-  const { runningIdentity, startedAt } = database
-  if (runningIdentity !== undefined && runningIdentity !== '') {
-    if (runningIdentity.toLowerCase() === principalId.toLowerCase()) return undefined
-    return { text: `the server still runs with identity ${runningIdentity}`, certain: true }
-  }
-  // A role that was given in this run is younger than any start.
-  const givenNow = journal.steps.some((step) => step.kind === 'role' && step.status === 'created')
-  const given = [...observed.roleAssignments.values()]
-    .flat()
-    .filter((each) => each.principalId.toLowerCase() === principalId.toLowerCase() && each.createdOn !== undefined)
-    .map((each) => (each.createdOn as Date).getTime())
-  const earliest = Math.min(...given, givenNow ? Date.now() : Number.POSITIVE_INFINITY)
-  if (startedAt === undefined || !Number.isFinite(earliest) || startedAt.getTime() >= earliest) return undefined
-  return {
-    text: `the server has run since ${startedAt.toISOString()}, before its identity was given its first role`,
-    certain: false,
-  }
 }
 
 /** The running server uses a former identity, and the restart was not allowed: the step is needed unless everything passed. */

@@ -15,8 +15,7 @@ interface Queried extends DatabaseAccess {
   readonly resources: ReadonlyMap<ServiceName, Resource>
   /** When the clock started, by `performance.now()`; now when absent. */
   readonly since?: number
-  readonly noTokenLimitMs?: number | undefined
-  readonly onNoToken?: () => Promise<boolean>
+  readonly onWaiting?: ProveOptions['onWaiting']
 }
 
 /** @param how once, or with the patience of apply and verify */
@@ -25,7 +24,7 @@ export async function runTestQueries(
   queried: Queried,
   how: (options: ProveOptions) => Promise<void>,
 ): Promise<void> {
-  await how({ since: performance.now(), noTokenLimitMs: undefined, ...queried, inputs, journal, log, signal })
+  await how({ since: performance.now(), onWaiting: undefined, ...queried, inputs, journal, log, signal })
   for (const query of journal.queries) {
     const result = query.status === 'passed' ? `${query.answer} (${query.durationMs} ms, ${query.proof})` : query.error
     log.result(onOneLine(`${query.status.padEnd(7)} ${query.service} in "${query.database}": ${result}`))

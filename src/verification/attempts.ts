@@ -1,6 +1,7 @@
 /** One family in one database: what was tried so far, the next attempt, and what the journal says of it. */
 import type { Proof } from '../core/journal.ts'
 import { Failure } from '../errors/failure.ts'
+import { principalIn } from '../errors/known/ai.ts'
 import type { CallOutcomes } from '../postgres/trial.ts'
 import { clearKey } from './clear-key.ts'
 import { type Job, worksToday } from './jobs.ts'
@@ -42,6 +43,11 @@ export class Attempts {
 
   get waitingFor(): Failure | undefined {
     return this.#waitingFor
+  }
+
+  /** Object ids that the services named in the last attempt when they refused. */
+  get refusedPrincipals(): readonly string[] {
+    return [...this.#outcomes.values()].flatMap((outcome) => (outcome.ok ? [] : (principalIn(outcome.text) ?? [])))
   }
 
   /** Whether another attempt would be seen by everybody, because settings are tried by committing them. */

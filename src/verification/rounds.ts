@@ -31,12 +31,22 @@ export interface ProveOptions {
   readonly signal: AbortSignal
   /** When the clock started, by `performance.now()`. */
   readonly since: number
-  /** How long to wait while all that is missing is a token, in milliseconds; undefined: as long as for the rest. */
-  readonly noTokenLimitMs: number | undefined
-  /** Called once when that limit is reached: true when the server was restarted, and the clock starts again. */
-  readonly onNoToken?: () => Promise<boolean>
+  /**
+   * Called after each round while no query has passed with the identity: `restarted`: the clock starts again. `give-up`:
+   * waiting is vain.
+   */
+  readonly onWaiting: ((waiting: Waiting) => Promise<'restarted' | 'give-up' | undefined>) | undefined
   /** For `subscription-key`: by name of the setting. */
   readonly keys: KeyCandidates
+}
+
+/** What the databases wait for after a round. */
+export interface Waiting {
+  /** All that is missing is a token. */
+  readonly noToken: boolean
+  /** Object ids that services named when they refused. */
+  readonly refusedPrincipals: readonly string[]
+  readonly waitedMs: number
 }
 
 /** Failures of the server, its identity or the services, which every database meets alike. */
@@ -90,12 +100,14 @@ export async function prove(options: ProveOptions): Promise<void> {
   const groups = givenFamilies(inputs).map(({ family, services }): Group => {
     return { family, waiting: options.databases.flatMap((database) => create(family, services, database) ?? []), opened: false }
   })
-  let { since, noTokenLimitMs } = options
-  // A response of an AI service proves a token: from then on no restart is considered.
+  let { since } = options
+  // A response of an AI service proves a token, and a result proves the identity.
   let tokenHad = false
+  let passed = false
   const tried = async (attempts: Attempts): Promise<Result> => {
     const result = await attempts.next()
-    tokenHad ||= result.kind === 'done' ? result.proof === 'keyless' : provesToken.has(result.failure.code)
+    passed ||= result.kind === 'done' && result.proof === 'keyless'
+    tokenHad ||= result.kind !== 'done' && provesToken.has(result.failure.code)
     return result
   }
   const leftMs = (): number => inputs.verifyTimeoutMs - (performance.now() - since)
@@ -104,12 +116,17 @@ export async function prove(options: ProveOptions): Promise<void> {
     for (const group of groups) await tryGroup(group, tried)
     const waiting = groups.filter((group) => group.waiting.length > 0)
     if (waiting.length === 0) return
-    const isPatient = noTokenLimitMs === undefined || performance.now() - since < noTokenLimitMs
-    if (!isPatient && !tokenHad && waiting.every(lacksOnlyToken)) {
-      if (options.onNoToken === undefined || !(await options.onNoToken())) break
-      // Once: from here on it is waited for as long as for the rest.
-      noTokenLimitMs = undefined
+    const state = {
+      noToken: !tokenHad && waiting.every(lacksOnlyToken),
+      refusedPrincipals: waiting.flatMap((group) => group.waiting.flatMap((attempts) => attempts.refusedPrincipals)),
+      waitedMs: performance.now() - since,
+    }
+    const next = passed ? undefined : await options.onWaiting?.(state)
+    if (next === 'give-up') break
+    if (next === 'restarted') {
       since = performance.now()
+      // What was refused before says nothing of the identity that the server has now.
+      tokenHad = false
       continue
     }
     if (leftMs() <= 0) break

@@ -1,4 +1,5 @@
 /** What azure_ai passes on of the AI services. */
+import { bounded } from '../../lib/bounded.ts'
 import { named } from '../az.ts'
 import type { Known } from '../message.ts'
 
@@ -153,3 +154,8 @@ export const ai: readonly Known[] = [
       'The message above is what the service said, word for word. Right after a change it may still be settling: run again in some minutes.',
   },
 ]
+
+/** The object id that a refusal names as the caller: ``The principal `ID` lacks the required data action``. */
+export function principalIn(text: string): string | undefined {
+  return /\bprincipal\W{1,3}([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b/i.exec(bounded(text))?.[1]
+}
