@@ -30,6 +30,8 @@ export interface Job {
   readonly findings: readonly Finding[]
   /** Secrets of the ambient login. */
   readonly ambientSecrets: readonly string[]
+  /** GITHUB_RUN_ID */
+  readonly runId: string
   readonly reportFolder: string
   readonly summaryFile: string | undefined
   readonly place: (token: string) => Place
@@ -136,7 +138,8 @@ class ActionRun {
         early = undefined
         return token ?? context.idToken(wanted)
       },
-      remember: (rule, state) => this.#job.saveState(postState, stateText({ target: inputs, rule, created: state === 'made' })),
+      remember: (rule, state) =>
+        this.#job.saveState(postState, stateText({ target: inputs, rule, created: state === 'made', runId: this.#job.runId })),
       known: (facts) => {
         this.#host = facts.host ?? this.#host
         if (facts.principalId === undefined) return

@@ -129,6 +129,12 @@ function ambientLogin(env: Environment): AmbientLogin {
   }
 }
 
+/** Host of a URL, without the login that it may contain; undefined for an empty text. */
+function hostOf(url: string): string | undefined {
+  if (url === '') return undefined
+  return URL.canParse(url) ? new URL(url).host : 'the proxy of the job'
+}
+
 /** All that signing in takes from the job, for main and post alike. */
 export function signInContext(env: NodeJS.ProcessEnv, log: Log, signal: AbortSignal): SignInContext {
   const { ACTIONS_ID_TOKEN_REQUEST_URL: url = '', ACTIONS_ID_TOKEN_REQUEST_TOKEN: token = '' } = env
@@ -144,7 +150,7 @@ export function signInContext(env: NodeJS.ProcessEnv, log: Log, signal: AbortSig
       event: env['GITHUB_EVENT_NAME'] ?? '',
       actor: env['GITHUB_ACTOR'] ?? '',
       fromFork: fromFork(env),
-      behindProxy: Boolean(env['HTTPS_PROXY'] || env['https_proxy']),
+      proxy: hostOf(env['HTTPS_PROXY'] || env['https_proxy'] || ''),
     },
   }
 }

@@ -27,6 +27,7 @@ export function main(): Promise<void> {
     saveState: isJob ? core.saveState : () => undefined,
     hasPostStep: isJob,
     ambientSecrets: ambientSecrets(env),
+    runId: env['GITHUB_RUN_ID'] ?? '',
     reportFolder: join(env['RUNNER_TEMP'] || tmpdir(), 'azure-ai-postgres-identity'),
     summaryFile: env['GITHUB_STEP_SUMMARY'],
     place: (token) => placeOf(env, token),

@@ -21,7 +21,7 @@ export async function post(): Promise<void> {
   setDefaultAutoSelectFamilyAttemptTimeout(addressTimeoutMs)
   try {
     if (removeUnsafeVariables(process.env)) warn(`${unverifiedTls.detail}\nFix: ${unverifiedTls.fix}`, unverifiedTls.title)
-    const state = parseState(core.getState(postState))
+    const state = parseState(core.getState(postState), process.env['GITHUB_RUN_ID'] ?? '')
     if (state !== undefined) await close(state)
   } catch (error) {
     warn(

@@ -36,8 +36,10 @@ afterAll(async () => {
   await Promise.all([...ended.map((job) => job.remove()), behind?.stop(), local?.stop()])
 })
 
-async function startProxy(): Promise<Proxy> {
-  const child: ChildProcess = spawn(process.execPath, [join(import.meta.dirname, '..', '..', 'emulator', 'connect-proxy.ts')], {
+/** @param refusal status with which it refuses every CONNECT */
+async function startProxy(refusal?: number): Promise<Proxy> {
+  const program = join(import.meta.dirname, '..', '..', 'emulator', 'connect-proxy.ts')
+  const child: ChildProcess = spawn(process.execPath, [program, ...(refusal === undefined ? [] : [String(refusal)])], {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
   const tunnels: string[] = []
@@ -80,6 +82,22 @@ describe('behind a proxy', () => {
     }
     expect(github.issues).toMatchObject([{ state: 'open', comments: [] }])
     expect(exchanges.map(({ url }) => url)).toEqual(expect.arrayContaining(['/github/api/user', '/github/api/graphql']))
+  })
+
+  test.each([401, 403, 407])('that answers %s to CONNECT is named with its status, and its page is not shown', async (status) => {
+    const refusing = await startProxy(status)
+    try {
+      const url = new URL(refusing.url)
+      url.username = 'someone'
+      url.password = 'pr0xy-password'
+      const result = await job(behind, { HTTPS_PROXY: url.href })
+      expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'network' })
+      const failure = result.report.findings.find((each: { code: string }) => each.code === 'proxy-refused')
+      expect(failure.detail).toContain(`${new URL(refusing.url).host} answered ${status}`)
+      expect(result.raw + JSON.stringify(result.report)).not.toMatch(/Contoso web gateway|pr0xy-password/)
+    } finally {
+      refusing.stop()
+    }
   })
 
   test('in lower case it counts as well', async () => {

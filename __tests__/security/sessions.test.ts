@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import pg from 'pg'
 import { describe, expect, test } from 'vitest'
 import { passwordLogin } from '../../emulator/postgres.ts'
-import { mayMakeTemporaryTables, observeDatabase } from '../../src/postgres/azure-ai.ts'
+import { observeDatabase, whyNoKeyIsKept } from '../../src/postgres/azure-ai.ts'
 import type { Connection, Connector } from '../../src/postgres/connection.ts'
 import { type Session, transactionsOn } from '../../src/postgres/transaction.ts'
 import { forget, restore, trial } from '../../src/postgres/trial.ts'
@@ -153,7 +153,7 @@ test('a pooled session that another client has prepared answers as a fresh one, 
       },
     } as unknown as Connector
     const seen = await observeDatabase(connection, connector, new Map([['azure_openai.subscription_key', ['some-key']]]))
-    expect(await mayMakeTemporaryTables(connection)).toBe(true)
+    expect(await whyNoKeyIsKept(connection)).toBeUndefined()
     const setting = ['azure_openai.endpoint', `https://${id}.openai.azure.com`] as const
     const done = await trial(connection, {
       database: seen,

@@ -619,6 +619,7 @@ export function observedDatabase(name: string, given: Partial<ObservedDatabase> 
     logging: new Map(),
     settings: new Map(),
     keysSet: new Set(),
+    literalKeys: new Set(),
     keyStates: new Map(),
     startedAt: undefined,
     runningIdentity: undefined,

@@ -185,8 +185,24 @@ describe('a lock of a trial', () => {
       settings: [],
       hide: undefined,
       calls: [
-        { name: 'one', service: 'openai', deployment: undefined, sql: 'SELECT 1', isAnswer: () => true },
-        { name: 'two', service: 'openai', deployment: undefined, sql: 'SELECT 2', isAnswer: () => true },
+        {
+          name: 'one',
+          service: 'openai',
+          deployment: undefined,
+          answer: String,
+          fallback: undefined,
+          sql: 'SELECT 1',
+          isAnswer: () => true,
+        },
+        {
+          name: 'two',
+          service: 'openai',
+          deployment: undefined,
+          answer: String,
+          fallback: undefined,
+          sql: 'SELECT 2',
+          isAnswer: () => true,
+        },
       ],
       commit: () => false,
       log: {

@@ -24,6 +24,8 @@ export interface CallOptions {
   readonly log: Log
   readonly signal: AbortSignal
   readonly agent: ReadyAgent | undefined
+  /** Host of the job's proxy; undefined without one. */
+  readonly proxy: string | undefined
 }
 
 export interface ListBody<T> {
@@ -34,10 +36,18 @@ export interface ListBody<T> {
 export type Calls = ReturnType<typeof createCalls>
 
 export function createCalls(options: CallOptions) {
-  const { cloud, tokens, server, log, signal, agent } = options
+  const { cloud, tokens, server, log, signal, agent, proxy } = options
   const { resourceGroup, name } = server
   const endpoint = cloud.resourceManager
-  const pipeline = createPipeline({ tokens, scope: cloud.resourceManagerScope, host: new URL(endpoint).host, signal, log, agent })
+  const pipeline = createPipeline({
+    tokens,
+    scope: cloud.resourceManagerScope,
+    host: new URL(endpoint).host,
+    signal,
+    log,
+    agent,
+    proxy,
+  })
   const http: Http = createHttp(pipeline)
 
   // The pipeline carries the token; the clients ask for a credential all the same.

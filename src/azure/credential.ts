@@ -38,6 +38,8 @@ export interface SignInOptions {
   readonly log: Log
   readonly signal: AbortSignal
   readonly agent?: ReadyAgent | undefined
+  /** Host of the job's proxy; undefined without one. */
+  readonly proxy?: string | undefined
 }
 
 /** Longest time that one token may take in all, in milliseconds: as long as Entra may throttle. */
@@ -51,14 +53,14 @@ const renewBeforeMs = 5 * 60_000
 
 /**
  * Variables with which the SDK signs in at another host than the cloud's. An earlier step can set them for the whole job, so
- * they are removed where `tenant-id` and `client-id` say that only the inputs decide.
+ * they are removed: the cloud decides where a sign-in goes.
  */
 const regionVariables = ['AZURE_REGIONAL_AUTHORITY_NAME', 'MSAL_FORCE_REGION']
 
 /** Prepares signing in; nothing is sent before the first token is asked for, but the OIDC token, which is asked for at once. */
 export function signIn(options: SignInOptions): Tokens {
   const { log, signal } = options
-  if (options.oidc !== undefined) options.removeVariables(regionVariables)
+  options.removeVariables(regionVariables)
   const remember = options.oidc === undefined ? undefined : remembered(options.idToken)
   let presenting: Promise<string> | undefined
   const assertion =
@@ -178,12 +180,12 @@ async function choose(
   assertion: (() => Promise<string>) | undefined,
   ended: (failure: Failure) => void,
 ): Promise<Way> {
-  const { cloud, oidc, ambient, signal, log, agent } = options
+  const { cloud, oidc, ambient, signal, log, agent, proxy } = options
   const { agentPolicy, authorityPolicy, localClient, retryPolicy } = await import('./pipeline.ts')
   const policies = [
     // The SDK knows the hosts of Azure's own clouds by itself.
     ...(cloud.wellKnown ? [] : [authorityPolicy(cloud.authority, ended)]),
-    retryPolicy({ from: 'Entra', signal, log, ended }),
+    retryPolicy({ from: 'Entra', signal, log, ended, proxy }),
     ...(agent === undefined ? [] : [agentPolicy(agent)]),
   ]
   const common = {
@@ -325,7 +327,9 @@ async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: S
   const limit = AbortSignal.any([signal, AbortSignal.timeout(10_000)])
   const host = new URL(cloud.authority).host
   try {
-    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host, signal: limit, log, agent: undefined }))
+    const http = createHttp(
+      createPipeline({ tokens: undefined, scope: '', host, signal: limit, log, agent: undefined, proxy: undefined }),
+    )
     await http.get(
       `${cloud.authority}/${tenantId}/v2.0/.well-known/openid-configuration`,
       'asking Entra for its configuration',

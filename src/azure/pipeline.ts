@@ -68,6 +68,8 @@ export interface PipelineOptions {
   readonly log: Log
   /** Behind a proxy there is none: the SDK has its own. */
   readonly agent: ReadyAgent | undefined
+  /** Host of the job's proxy; undefined without one. */
+  readonly proxy: string | undefined
 }
 
 /** Sends requests over the connections of an agent. */
@@ -133,10 +135,12 @@ export interface RetryPolicyOptions {
   readonly refused?: () => boolean
   /** Called with what ended a request on this side, for clients that make an error of their own of everything. */
   readonly ended?: (failure: Failure) => void
+  /** Host of the job's proxy; undefined without one. */
+  readonly proxy?: string | undefined
 }
 
 /** The policy of retry.ts with the table of http.ts as a policy of a pipeline, and the time limit of each request. */
-export function retryPolicy({ from, signal: given, log, refused, ended }: RetryPolicyOptions): PipelinePolicy {
+export function retryPolicy({ from, signal: given, log, refused, ended, proxy }: RetryPolicyOptions): PipelinePolicy {
   return {
     name: 'retry',
     sendRequest: async (request, next) => {
@@ -152,6 +156,7 @@ export function retryPolicy({ from, signal: given, log, refused, ended }: RetryP
           async () => {
             const start = performance.now()
             const answer = await boundedAnswer(request, next, from)
+            if (proxy !== undefined && isRefusedByProxy(answer)) throw proxyRefused(request, answer, proxy)
             const took = Math.round(performance.now() - start)
             log.debug(
               `${request.method} ${pathOf(request.url)}: ${answer.status} in ${took} ms ${requestIdOf(answer) ?? ''}`.trimEnd(),
@@ -228,6 +233,22 @@ function redirected({ method, url }: PipelineRequest, { status, headers }: Pipel
   })
 }
 
+/** A page that no service of Azure writes, with a status by which a proxy refuses to connect. */
+function isRefusedByProxy({ status, bodyAsText }: PipelineResponse): boolean {
+  return status === 407 || ([401, 403].includes(status) && !isJson(bodyAsText))
+}
+
+function proxyRefused({ url }: PipelineRequest, { status }: PipelineResponse, proxy: string): Failure {
+  const { host } = new URL(url)
+  return new Failure({
+    reason: 'network',
+    code: 'proxy-refused',
+    title: 'The proxy refused the connection',
+    detail: `${bounded(proxy, longestName)} answered ${status} to the request to connect to ${host}. The request did not reach Azure.`,
+    fix: `curl -sS -o /dev/null -w "%{http_connect}\\n" https://${host}/   # on this runner: the proxy has to allow ${host}; with 407 HTTPS_PROXY needs its login`,
+  })
+}
+
 /** A poll is not put off for longer than the cap, not at once, and not for all runs to the same moment. */
 async function evenPolls(request: PipelineRequest, { status, headers }: PipelineResponse, signal: AbortSignal): Promise<void> {
   if (status >= 300 || !headers.has('retry-after')) return
@@ -275,7 +296,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     options.tokens?.forget(options.scope)
     return options.tokens !== undefined
   }
-  pipeline.addPolicy(retryPolicy({ from: 'Resource Manager', signal, log, refused }), { phase: 'Retry' })
+  pipeline.addPolicy(retryPolicy({ from: 'Resource Manager', signal, log, refused, proxy: options.proxy }), { phase: 'Retry' })
   pipeline.addPolicy(answersOfAzure, { phase: 'Retry', beforePolicies: ['retry'] })
   const { tokens } = options
   if (tokens !== undefined) {

@@ -1,11 +1,20 @@
 /** What is worth knowing although it is no drift; pure. Codes are documented in docs/findings.md, which a test holds against this file. */
 
 import type { Finding } from '../errors/failure.ts'
+import { setSettingIn } from '../errors/sql.ts'
 import { groupIn, nameIn, parseResourceId, sameId } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
+import { endpointKind } from './endpoints.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { Journal } from './journal.ts'
-import { formerAssignment, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import {
+  allowsAzureAi,
+  assignmentDescription,
+  formerAssignment,
+  holding,
+  type Observed,
+  type ObservedDatabase,
+} from './observed.ts'
 import { givenFamilies, isOlder } from './plan.ts'
 import { type Resource, type ServiceName, serviceNamed } from './services.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
@@ -17,6 +26,7 @@ export function findings(inputs: Inputs, observed: Observed, journal: Journal): 
     ...databaseFindings(inputs, observed.databases, journal),
     ...keyLoginFindings(inputs, observed, journal),
     ...rotationFindings(inputs, observed, journal),
+    ...takenAwayFindings(inputs, observed),
   ])
 }
 
@@ -26,6 +36,8 @@ export function databaseFindings(inputs: Inputs, databases: readonly ObservedDat
   return unrepeated([
     ...seen.flatMap((database) => findingsOf(inputs, database, journal)),
     ...unnamedKeyFindings(inputs, seen),
+    ...seen.flatMap((database) => endpointFindings(inputs, database)),
+    ...seen.flatMap(literalKeyFindings),
     ...loggingFindings(inputs, seen),
   ])
 }
@@ -180,6 +192,77 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
       })
     }
   }
+  return found
+}
+
+/** Endpoints of another kind than azure_ai is known to work with by token. */
+function endpointFindings(inputs: Inputs, { name, settings }: ObservedDatabase): Finding[] {
+  if (inputs.authType !== 'managed-identity') return []
+  return givenFamilies(inputs).flatMap(({ family }): Finding[] => {
+    const endpoint = settings.get(family.endpoint)
+    const kind = endpoint === undefined || family.name === 'azure_ml' ? undefined : endpointKind(endpoint)
+    if (endpoint === undefined || kind === undefined) return []
+    return [
+      {
+        severity: 'notice',
+        code: 'endpoint-of-another-kind',
+        title: 'A stored endpoint is not that of an account',
+        detail: `${family.endpoint} in "${name}" is ${kind}: ${endpoint}. Only https://NAME.openai.azure.com and https://NAME.cognitiveservices.azure.com are known to work with a token.`,
+        fix: 'Run this action with `mode: apply`: it stores the endpoint of the account, after its test query has passed.',
+      },
+    ]
+  })
+}
+
+/** Recipes on the web store the name of the login in the place of a key. */
+function literalKeyFindings({ name, literalKeys }: ObservedDatabase): Finding[] {
+  return [...literalKeys].map((key) => ({
+    severity: 'warning',
+    code: 'key-is-a-word',
+    title: 'A stored key is not a key',
+    detail: `${key} in "${name}" is the text managed_identity, which no service accepts. While it is stored, azure_ai may send it.`,
+    fix: setSettingIn(name, key, ''),
+  }))
+}
+
+/** What a database shows to have worked, and the server no longer has: inferred from what is left. */
+function takenAwayFindings(inputs: Inputs, observed: Observed): Finding[] {
+  const { server, allowList, databases } = observed
+  if (inputs.authType !== 'managed-identity') return []
+  const seen = [...databases].filter(({ failure }) => failure === undefined).sort((a, b) => (a.name < b.name ? -1 : 1))
+  const usesIdentity = seen.filter(({ settings }) =>
+    givenFamilies(inputs).some(({ family }) => settings.get(family.authType) === 'managed-identity'),
+  )
+  const lost = [
+    ...(server.principalId === undefined ? ['its identity is off'] : []),
+    ...(allowList !== undefined && !allowsAzureAi(allowList) ? ['azure.extensions does not list azure_ai'] : []),
+  ]
+  const found: Finding[] = []
+  if (usesIdentity.length > 0 && lost.length > 0)
+    found.push({
+      severity: 'warning',
+      code: 'taken-away',
+      title: 'Something took away what the databases use',
+      detail: `"${usesIdentity[0]?.name}" uses the identity, and ${lost.join(' and ')} on ${server.name}: probably infrastructure code that does not know of it.`,
+      fix: 'Add it to that code, or have the code ignore it, before running this action with `mode: apply`: otherwise its next run takes it away again.',
+    })
+  const ownRoles = [...observed.roleAssignments.values()]
+    .flat()
+    .filter(({ description }) => description === assignmentDescription(server.id))
+  const gone = seen.filter(({ extension }) => extension.installed === undefined)
+  if (ownRoles.length > 0 && gone.length > 0)
+    found.push({
+      severity: 'notice',
+      code: 'extension-gone',
+      title: 'A database has no azure_ai although the server has its roles',
+      detail: `${gone
+        .slice(0, mostNamed)
+        .map(({ name }) => `"${name}"`)
+        .join(
+          ', ',
+        )}: this action assigned roles before, so probably azure_ai was dropped since, as an upgrade to PostgreSQL 17 requires. Its settings went with it.`,
+      fix: 'Run this action with `mode: apply`: it creates the extension and its settings again.',
+    })
   return found
 }
 

@@ -82,6 +82,8 @@ export interface ObservedDatabase {
   readonly settings: ReadonlyMap<string, string>
   /** Secrets that hold something. */
   readonly keysSet: ReadonlySet<string>
+  /** Those of them that are the text `managed_identity`, which is no key. */
+  readonly literalKeys: ReadonlySet<string>
   /** Stored keys held against those of the resource: its first, its second, or another. Empty when there is nothing to hold against. */
   readonly keyStates: ReadonlyMap<string, 'first' | 'second' | 'other'>
   /** When the server was last started. */

@@ -115,7 +115,14 @@ export interface TestInputs {
   readonly machineLearningDeployment: string | undefined
 }
 
+/** A function that stands in for the test function where the service has retired that one. */
+export interface FallbackQuery extends TestQuery {
+  /** For its first text argument, whatever that is called. */
+  readonly text: string
+}
+
 export interface Service {
+  readonly fallback?: FallbackQuery
   readonly name: ServiceName
   readonly title: string
   readonly family: FamilyName
@@ -210,6 +217,14 @@ export const services: readonly Service[] = [
       wrap: (call) => `SELECT (${call}).sentiment AS sentiment`,
       isAnswer: (value) => /^(?:positive|negative|neutral|mixed)$/i.test(value),
       answer: (value) => value,
+    },
+    fallback: {
+      schema: 'azure_cognitive',
+      function: 'detect_language',
+      wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS language`,
+      isAnswer: (value) => value !== '{}' && value !== 'null',
+      answer: (value) => value,
+      text: 'Signing in without a password is wonderful.',
     },
     arguments: () => [literal('text', 'Signing in without a password is wonderful.'), literal('language', 'en')],
   },

@@ -29,9 +29,10 @@ export interface Circumstances {
 
 /**
  * How a test query's failure bears on waiting: it may still be propagation, the caller is let in but throttled, the server
- * has no token yet, waiting cannot help, nobody knows; or the refusal itself proves that access is granted.
+ * has no token yet, waiting cannot help, nobody knows; or the refusal itself proves that access is granted, or says that the
+ * service has retired the function.
  */
-export type Outlook = 'propagating' | 'throttled' | 'no-token' | 'final' | 'unknown' | 'proves-access'
+export type Outlook = 'propagating' | 'throttled' | 'no-token' | 'final' | 'unknown' | 'proves-access' | 'retired'
 
 /** A message of the outside, reduced to what the table looks at. */
 export interface Message {

@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { FunctionSignature, ObservedDatabase } from '../core/observed.ts'
 import { foreignObjects } from '../core/preconditions.ts'
-import { type Argument, commonArguments, families, type Service, services } from '../core/services.ts'
+import { type Argument, commonArguments, type FallbackQuery, families, services, type TestQuery } from '../core/services.ts'
 import { Failure } from '../errors/failure.ts'
 import { bounded, longestName } from '../lib/bounded.ts'
 import { onOneLine } from '../lib/unicode.ts'
@@ -54,7 +54,13 @@ export async function observeDatabase(
     const read = mayReadAll ? () => settings(connection, extensionSchemas, keys) : () => wrappedSettings(connection)
     const readable = mayRead
       ? await read()
-      : { values: new Map(), keysSet: new Set<string>(), keyStates: new Map(), unknown: new Set<string>() }
+      : {
+          values: new Map(),
+          keysSet: new Set<string>(),
+          literalKeys: new Set<string>(),
+          keyStates: new Map(),
+          unknown: new Set<string>(),
+        }
     return {
       name,
       failure: undefined,
@@ -70,6 +76,7 @@ export async function observeDatabase(
       logging: new Map(Object.entries((facts?.logging ?? {}) as Record<string, string>)),
       settings: readable.values,
       keysSet: readable.keysSet,
+      literalKeys: readable.literalKeys,
       keyStates: readable.keyStates,
       startedAt: facts?.started_at === undefined ? undefined : new Date(Number(facts.started_at)),
       runningIdentity: text(facts?.running_identity),
@@ -123,13 +130,16 @@ export async function addressSeen(connection: Connection): Promise<string | unde
   return text(row?.address)
 }
 
-/** Whether the role may keep an old key in a temporary table while it is tried without it. */
-export async function mayMakeTemporaryTables(connection: Connection): Promise<boolean> {
+/** Why this connection cannot keep an old key for putting it back, as the end of a sentence; undefined when it can. */
+export async function whyNoKeyIsKept(connection: Connection): Promise<string | undefined> {
   const [[row] = []] = await connection.read(
     [`SELECT has_database_privilege(current_database(), 'TEMPORARY') AS may`],
     unknownVersion,
   )
-  return row?.may === true
+  if (row?.may !== true) return 'the role may not create temporary tables'
+  return (await keepsSession(connection))
+    ? undefined
+    : 'a pooler in transaction mode is between, which gives each transaction another session'
 }
 
 /** Creates or updates the extension. Both statements do nothing where that is done. */
@@ -154,6 +164,20 @@ export function extensionSql({ needsSchema }: ObservedDatabase['creation'], stat
 }
 
 /** A database that could not be looked at. */
+
+/**
+ * Whether this connection keeps its session from one transaction to the next: a pooler in transaction mode does not, and what is
+ * kept in a temporary table would be another session's.
+ */
+async function keepsSession(connection: Connection): Promise<boolean> {
+  const pids = new Set<string>()
+  for (let round = 0; round < 3; round++) {
+    const [[row] = []] = await connection.read(['SELECT pg_backend_pid()::text AS pid'], unknownVersion)
+    pids.add(String(row?.pid))
+  }
+  return pids.size === 1
+}
+
 export function unobserved(name: string, user: string, failure: ObservedDatabase['failure']): ObservedDatabase {
   return {
     name,
@@ -170,6 +194,7 @@ export function unobserved(name: string, user: string, failure: ObservedDatabase
     logging: new Map(),
     settings: new Map(),
     keysSet: new Set(),
+    literalKeys: new Set(),
     keyStates: new Map(),
     startedAt: undefined,
     runningIdentity: undefined,
@@ -181,20 +206,28 @@ export function unobserved(name: string, user: string, failure: ObservedDatabase
 interface Readable {
   values: Map<string, string>
   keysSet: Set<string>
+  literalKeys: Set<string>
   keyStates: Map<string, 'first' | 'second' | 'other'>
   unknown: Set<string>
 }
 
 /** Reads all at once; where one key is not known to this version, one by one. */
 async function settings(connection: Connection, extensionSchemas: readonly string[], keys: KeyCandidates): Promise<Readable> {
-  const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
+  const found: Readable = {
+    values: new Map(),
+    keysSet: new Set(),
+    literalKeys: new Set(),
+    keyStates: new Map(),
+    unknown: new Set(),
+  }
   // Neither value travels: the server salts and hashes its own, we ours.
   const salt = randomBytes(16).toString('hex')
   const hash =
     keys.size === 0 ? 'NULL' : `CASE WHEN secret THEN encode(sha256(convert_to('${salt}' || value, 'UTF8')), 'hex') END`
   const sql = (names: readonly string[]): string => {
     const wanted = names.map((name) => `(${quoteLiteral(name)}::text, ${secretSettings.includes(name)})`)
-    return `SELECT key, CASE WHEN NOT secret THEN left(value, ${longestSetting + 1}) END AS value, secret AND coalesce(value, '') <> '' AS key_set, ${hash} AS hash
+    return `SELECT key, CASE WHEN NOT secret THEN left(value, ${longestSetting + 1}) END AS value, secret AND coalesce(value, '') <> '' AS key_set,
+  secret AND value IN ('managed_identity', 'managed-identity') AS key_is_word, ${hash} AS hash
 FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${wanted.join(', ')}) AS wanted(key, secret)) AS stored`
   }
   const read = async (names: readonly string[]): Promise<void> => {
@@ -208,6 +241,7 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${want
       if (value !== undefined && value !== '') found.values.set(key, value)
       if (row.key_set !== true) continue
       found.keysSet.add(key)
+      if (row.key_is_word === true) found.literalKeys.add(key)
       const candidates = keys.get(key)
       if (candidates === undefined) continue
       const index = candidates.findIndex(
@@ -246,7 +280,13 @@ FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${want
 
 /** The same by way of the wrapper: no key can be read, so none can be compared. A setting it leaves out is not known to this version. */
 async function wrappedSettings(connection: Connection): Promise<Readable> {
-  const found: Readable = { values: new Map(), keysSet: new Set(), keyStates: new Map(), unknown: new Set() }
+  const found: Readable = {
+    values: new Map(),
+    keysSet: new Set(),
+    literalKeys: new Set(),
+    keyStates: new Map(),
+    unknown: new Set(),
+  }
   const [rows = []] = await connection.read(
     [
       `SELECT left(key, ${longestName}) AS key, left(value, ${longestSetting + 1}) AS value, is_set FROM ${wrapper} LIMIT ${mostSettings}`,
@@ -333,8 +373,11 @@ export type TestCall = { readonly sql: string; readonly hasTimeout: boolean } | 
  * Writes the call: the overload whose arguments have our types, arguments by name, literals with their type, and of the
  * optional ones only those that the installed version has.
  */
-export function testCall(service: Service, wanted: readonly Argument[], functions: readonly FunctionSignature[]): TestCall {
-  const { schema, function: name, wrap } = service.test
+export function testCall(
+  { schema, function: name, wrap }: TestQuery,
+  wanted: readonly Argument[],
+  functions: readonly FunctionSignature[],
+): TestCall {
   const overloads = functions.filter((each) => each.schema === schema && each.name === name)
   if (overloads.length === 0) return { skip: `the installed azure_ai has no ${schema}.${name}` }
   const has = (each: FunctionSignature, argument: Argument): boolean =>
@@ -353,6 +396,15 @@ export function testCall(service: Service, wanted: readonly Argument[], function
     sql: wrap(`${schema}.${name}(${shown.join(', ')})`),
     hasTimeout: passed.some((argument) => argument.name === 'timeout_ms'),
   }
+}
+
+/** The call of a fallback: its first text argument is what the installed version calls it. */
+export function fallbackCall(query: FallbackQuery, functions: readonly FunctionSignature[]): TestCall {
+  const name = functions
+    .filter((each) => each.schema === query.schema && each.name === query.function)
+    .map((each) => each.arguments.find(({ type }) => type === 'text')?.name)
+    .find((found) => found !== undefined && found !== '')
+  return testCall(query, name === undefined ? [] : [{ name, type: 'text', value: query.text }], functions)
 }
 
 function literalOf(argument: Argument): string {

@@ -8,7 +8,11 @@ import { quoteLiteral } from './transaction.ts'
 /** Schemas that azure_ai makes, as its documentation has them. */
 const schemas = ['azure_ai', 'azure_openai', 'azure_cognitive', 'azure_ml']
 /** Functions that this action calls. */
-const called = ['get_setting', 'set_setting', ...services.map(({ test }) => test.function)]
+const called = [
+  'get_setting',
+  'set_setting',
+  ...services.flatMap(({ test, fallback }) => [test.function, ...(fallback === undefined ? [] : [fallback.function])]),
+]
 
 const list = (texts: readonly string[]): string => texts.map(quoteLiteral).join(', ')
 
@@ -18,7 +22,11 @@ const isAdministrator = (role: string): string =>
 
 /** Whether administrators alone can put anything into a schema. */
 const isGuarded = (schema: string): string => `(${isAdministrator(`${schema}.nspowner`)} AND NOT EXISTS (
-    SELECT FROM aclexplode(${schema}.nspacl) AS g WHERE g.privilege_type = 'CREATE' AND NOT ${isAdministrator('g.grantee')}))`
+    SELECT FROM aclexplode(${schema}.nspacl) AS g WHERE g.privilege_type = 'CREATE' AND NOT ${isAdministrator('g.grantee')}
+      -- What the extension's own script granted is part of it; what somebody granted later is not.
+      AND NOT EXISTS (SELECT FROM pg_init_privs AS i, aclexplode(i.initprivs) AS e
+        WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = ${schema}.oid AND i.privtype = 'e'
+          AND e.grantor = g.grantor AND e.grantee = g.grantee AND e.privilege_type = 'CREATE')))`
 
 const isMember = (catalog: 'pg_proc' | 'pg_namespace', object: string): string => `EXISTS (
     SELECT FROM pg_depend AS d JOIN pg_extension AS x ON x.oid = d.refobjid

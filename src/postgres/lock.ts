@@ -68,6 +68,23 @@ async function isFree(transaction: Transaction): Promise<boolean> {
   return row?.taken === true
 }
 
+/** Sessions that hold locks on the tables of azure_ai, which keep settings from being written, as a text; empty when there is none. */
+export async function settingsLockedBy(connection: Connection): Promise<string> {
+  const [rows = []] = await connection.read(
+    [
+      `SELECT DISTINCT a.pid, a.usename AS user, a.application_name AS application, host(a.client_addr) AS address,
+  extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.backend_start))::int AS seconds
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid JOIN pg_depend AS d ON d.objid = l.relation JOIN pg_extension AS x ON x.oid = d.refobjid
+WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid() AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND x.extname = 'azure_ai'
+ORDER BY seconds DESC, a.pid LIMIT 3`,
+    ],
+    { serverVersion: 0 },
+  )
+  return rows.length === 0 ? '' : shown(rows)
+}
+
 /** What other sessions show of themselves depends on the rights of the connecting role. */
 function holdersOf(transaction: Transaction): Promise<readonly Row[]> {
   return transaction.query(

@@ -27,6 +27,10 @@ export interface Call {
   readonly sql: string
   /** Whether a value says that the service did what it was to do. An empty one never does. */
   readonly isAnswer: (value: string) => boolean
+  /** What the answer says, for a reader. */
+  readonly answer: (value: string) => string
+  /** Runs in its place where the service has retired the function. */
+  readonly fallback: Call | undefined
 }
 
 /** What came of one test query. */

@@ -27,11 +27,17 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
   }
   // A server that is not Ready refuses some reads: it is judged by its state then, not by these refusals.
   const refusedByServer: Failure[] = []
-  const ofServer = <T>(promise: Promise<T>): Promise<T | undefined> =>
-    promise.catch((error: unknown) => {
+  const reading = azure.server()
+  // Nor are its errors retried: nothing that it refuses now is waited for.
+  const notReady = reading.then(({ state }) => (state === 'Ready' ? new Promise<never>(() => undefined) : undefined))
+  notReady.catch(() => undefined)
+  const ofServer = <T>(promise: Promise<T>): Promise<T | undefined> => {
+    const read = promise.catch((error: unknown) => {
       refusedByServer.push(...failuresOf(error))
       return undefined
     })
+    return Promise.race([read, notReady.catch(() => read)])
+  }
   const { looksAtRoles: withRoles, runsSql: withSql, byIdentity } = scopeOf(inputs)
   // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
   const asked = withSql ? accountToAsk(inputs)?.id.toLowerCase() : undefined
@@ -47,7 +53,7 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     return { service, found, assignments }
   })
   const [server, administrators, allowList, replicas, ...services] = await Promise.all([
-    collected(azure.server()),
+    collected(reading),
     withSql && inputs.database.user === undefined ? ofServer(azure.administrators()) : ([] as readonly Administrator[]),
     ofServer(azure.allowList()),
     collected(azure.replicas()),

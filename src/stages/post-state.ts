@@ -20,13 +20,16 @@ export interface PostState {
   readonly rule: string
   /** Whether the main step saw that the rule was created; otherwise its creation may still be under way. */
   readonly created: boolean
+  /** Number of the workflow run, which alone may delete the rule. */
+  readonly runId: string
 }
 
-export function stateText({ target, rule, created }: PostState): string {
+export function stateText({ target, rule, created, runId }: PostState): string {
   const { server, environment, oidc } = target
   return JSON.stringify({
     rule,
     created,
+    run: runId,
     server: server.id,
     environment,
     'tenant-id': oidc?.tenantId ?? '',
@@ -40,15 +43,17 @@ export function stateText({ target, rule, created }: PostState): string {
  * step may have been killed before it could save any, and another step may have written this one.
  * @throws {Error} when it is not a state of this action
  */
-export function parseState(text: string): PostState | undefined {
+export function parseState(text: string, runId: string): PostState | undefined {
   if (text === '') return undefined
   const state = objectOf(text)
-  const { rule, created } = state
+  const { rule, created, run } = state
   if (typeof rule !== 'string' || !isTemporaryRule(rule)) throw new Error('the state names no firewall rule of this action')
   const texts = Object.fromEntries(targetInputs.map((name) => [name, state[name]]))
   if (typeof created !== 'boolean' || Object.values(texts).some((value) => typeof value !== 'string'))
     throw new Error('the state is not complete')
-  return { rule, created, target: parseTarget(texts as Record<(typeof targetInputs)[number], string>) }
+  // Another step may have written a state of another run into the environment.
+  if (run !== runId) throw new Error('the state is that of another workflow run')
+  return { rule, created, runId, target: parseTarget(texts as Record<(typeof targetInputs)[number], string>) }
 }
 
 function objectOf(text: string): Record<string, unknown> {

@@ -40,8 +40,8 @@ export interface Workflow {
   readonly actor: string
   /** A pull request whose head is a fork. */
   readonly fromFork: boolean
-  /** Whether the job has a proxy. */
-  readonly behindProxy: boolean
+  /** Host of the job's proxy; undefined without one. */
+  readonly proxy: string | undefined
 }
 
 /** The cloud, its login and its Resource Manager. */
@@ -99,7 +99,8 @@ async function enterCloud(
   const early = oidc === undefined ? undefined : idToken()
   early?.catch(() => undefined)
   const { ReadyAgent } = await import('../azure/agent.ts')
-  const agent = outside.workflow.behindProxy ? undefined : new ReadyAgent()
+  const { proxy } = outside.workflow
+  const agent = proxy === undefined ? new ReadyAgent() : undefined
   // Connections that are sure to be needed are opened while the OIDC token is on its way.
   agent?.open(named?.resourceManager ?? target.environment, requests)
   if (named !== undefined && oidc !== undefined) agent?.open(named.authority, 2)
@@ -115,7 +116,7 @@ async function enterCloud(
   let cloud = named
   if (cloud === undefined) {
     const url = target.environment
-    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log, agent }))
+    const http = createHttp(createPipeline({ tokens: undefined, scope: '', host: new URL(url).host, signal, log, agent, proxy }))
     cloud = await discoverCloud(url, http, signal)
   }
   if (named === undefined && oidc !== undefined) agent?.open(cloud.authority, 2)
@@ -133,8 +134,9 @@ async function enterCloud(
     log,
     signal,
     agent,
+    proxy,
   })
-  return { cloud, tokens, azure: createResourceManager({ cloud, tokens, server: target.server, log, signal, agent }) }
+  return { cloud, tokens, azure: createResourceManager({ cloud, tokens, server: target.server, log, signal, agent, proxy }) }
 }
 
 /** As {@link enterAzure}, for a whole run: what the databases will need is under way as well. */
@@ -247,7 +249,7 @@ export async function connectorFor(
       serverName,
       server: inputs.server.name,
       resourceGroup: inputs.server.resourceGroup,
-      behindProxy: workflow.behindProxy,
+      behindProxy: workflow.proxy !== undefined,
       greeted: fits ? greeted : undefined,
       lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs),
     },

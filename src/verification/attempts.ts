@@ -1,8 +1,9 @@
 /** One family in one database: what was tried so far, the next attempt, and what the journal says of it. */
 import type { Proof } from '../core/journal.ts'
+import { outlook } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import { principalIn } from '../errors/known/ai.ts'
-import type { CallOutcomes } from '../postgres/trial.ts'
+import type { CallOutcome, CallOutcomes } from '../postgres/trial.ts'
 import { clearKey } from './clear-key.ts'
 import { type Job, worksToday } from './jobs.ts'
 import type { DatabaseSession } from './session.ts'
@@ -22,7 +23,7 @@ export type Result =
   | { readonly kind: 'not-yet' | 'failed'; readonly failure: Failure }
 
 export class Attempts {
-  readonly job: Job
+  #job: Job
   readonly #options: AttemptOptions
   readonly #session: DatabaseSession
   readonly #versions: KnownVersions
@@ -35,10 +36,14 @@ export class Attempts {
   #outcomes: CallOutcomes = new Map()
 
   constructor(options: AttemptOptions, session: DatabaseSession, job: Job, versions: KnownVersions) {
-    this.job = job
+    this.#job = job
     this.#options = options
     this.#session = session
     this.#versions = versions
+  }
+
+  get job(): Job {
+    return this.#job
   }
 
   get waitingFor(): Failure | undefined {
@@ -64,7 +69,8 @@ export class Attempts {
     this.#count++
     try {
       await this.#look()
-      const outcome = await this.#attempt()
+      let outcome = await this.#attempt()
+      if (outcome.kind !== 'verified' && this.#replaceRetired(outcome)) outcome = await this.#attempt()
       this.#outcomes = outcome.outcomes
       if (outcome.kind === 'verified') return { kind: 'done', proof: await this.#verified(outcome) }
       this.#waitingFor = outcome.failure
@@ -72,7 +78,7 @@ export class Attempts {
       return outcome
     } catch (error) {
       if (this.#session.signal.aborted) throw this.#session.signal.reason
-      const failure = this.#session.failure(error, `querying ${this.job.family.name}`)
+      const failure = await this.#session.withLockHolders(this.#session.failure(error, `querying ${this.job.family.name}`))
       this.#options.recorder.databaseFailed(this.job, failure, this.#count)
       return { kind: 'failed', failure }
     }
@@ -134,6 +140,16 @@ export class Attempts {
     return this.#session.patiently(() => attempt(this.#options, this.#session, job, { strategy, visibility }))
   }
 
+  /** Puts the fallback in the place of a query whose function the service has retired; false where there is none. */
+  #replaceRetired({ outcomes }: Outcome): boolean {
+    const retired = this.job.calls.find(({ name, fallback }) => fallback !== undefined && isRetired(outcomes.get(name)))
+    if (retired?.fallback === undefined) return false
+    const { fallback } = retired
+    this.#job = { ...this.job, calls: this.job.calls.map((call) => (call === retired ? fallback : call)) }
+    this.#options.recorder.functionRetired(this.job, fallback)
+    return true
+  }
+
   /** What answered the control may be what is committed: nothing is committed on such a response. */
   #wait(visibility: Visibility): Outcome {
     const outcomes = this.#looked?.outcomes ?? new Map()
@@ -162,6 +178,10 @@ export class Attempts {
     this.#session.signal.throwIfAborted()
     return proof
   }
+}
+
+function isRetired(outcome: CallOutcome | undefined): boolean {
+  return outcome?.ok === false && outlook({ origin: 'ai', code: outcome.code, text: outcome.text }) === 'retired'
 }
 
 function notTried({ family, database }: Job): Failure {

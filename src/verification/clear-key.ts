@@ -1,7 +1,7 @@
 /** Clears a stored key once the identity is verified: the queries have to pass without it, or it is put back. */
 import { backoff, pause, transient } from '../lib/retry.ts'
 import { verdictOnSql } from '../postgres/again.ts'
-import { mayMakeTemporaryTables } from '../postgres/azure-ai.ts'
+import { whyNoKeyIsKept } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'
 import { type Call, type CallOutcomes, forget, restore, trial } from '../postgres/trial.ts'
 import type { Job } from './jobs.ts'
@@ -25,12 +25,9 @@ export function clearKey(options: AttemptOptions, session: DatabaseSession, job:
   // What is not seen before COMMIT, or has no time limit of its own, does not run in the transaction.
   const calls = visibility === 'visible' && !job.onlyCommitted ? job.calls : []
   return session.keeping().fresh(async (connection): Promise<Clearing> => {
-    if (calls.length < job.calls.length && !(await mayMakeTemporaryTables(connection))) {
-      return {
-        kind: 'kept',
-        reason: 'it can be verified only once it is gone, and without the right to temporary tables it could not be put back',
-      }
-    }
+    const why = calls.length < job.calls.length ? await whyNoKeyIsKept(connection) : undefined
+    if (why !== undefined)
+      return { kind: 'kept', reason: `it can be verified only once it is gone, and it could not be put back: ${why}` }
     for (let tries = 1; ; tries++) {
       const cleared = await clearInTrial(options, session, { job, connection, calls })
       if ('refused' in cleared) return { kind: 'kept', reason: cleared.refused }

@@ -7,7 +7,7 @@ import { isConfigured } from '../core/preconditions.ts'
 import { type Family, type Resource, type Service, type ServiceName, sameValue } from '../core/services.ts'
 import { firstOpen, queryNeeds, type Step, type StepId } from '../core/steps.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
-import { type KeyCandidates, testCall } from '../postgres/azure-ai.ts'
+import { fallbackCall, type KeyCandidates, testCall } from '../postgres/azure-ai.ts'
 import type { Call, Setting } from '../postgres/trial.ts'
 
 /** The work of one family in one database. */
@@ -134,16 +134,32 @@ function queriesOf({ inputs, resources }: JobOptions, { services, database }: Fa
   let hasEndless = false
   for (const service of services) {
     const wanted = service.arguments(inputs, resources.get(service.name))
-    const tested = 'skip' in wanted ? wanted : testCall(service, wanted, database.functions)
+    const tested = 'skip' in wanted ? wanted : testCall(service.test, wanted, database.functions)
     const call = inputs.testQueries ? tested : { skip: '`test-queries` is false' }
     if ('skip' in call) skipped.push({ service: service.name, reason: call.skip })
     else {
       const deployment = 'skip' in wanted ? undefined : wanted.find(({ name }) => name === 'deployment_name')?.value
-      calls.push({ name: service.name, service: service.name, deployment, sql: call.sql, isAnswer: service.test.isAnswer })
+      calls.push({
+        name: service.name,
+        service: service.name,
+        deployment,
+        sql: call.sql,
+        isAnswer: service.test.isAnswer,
+        answer: service.test.answer,
+        fallback: fallbackOf(service, database),
+      })
       hasEndless ||= !call.hasTimeout
     }
   }
   return { calls, skipped, hasEndless }
+}
+
+/** The query for a service that has retired the function of its test query; undefined where the version offers none. */
+function fallbackOf({ name, fallback }: Service, { functions }: ObservedDatabase): Call | undefined {
+  const call = fallback && fallbackCall(fallback, functions)
+  if (fallback === undefined || call === undefined || 'skip' in call) return undefined
+  const { isAnswer, answer } = fallback
+  return { name, service: name, deployment: undefined, sql: call.sql, isAnswer, answer, fallback: undefined }
 }
 
 /** Whether there is anything to set; a key to clear is not, that comes after the verification. */

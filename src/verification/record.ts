@@ -1,7 +1,7 @@
 /** The only place of verification that writes the journal: results of queries, states of steps, findings and failures. */
 import { titleOf } from '../core/inputs.ts'
 import type { Journal, Proof } from '../core/journal.ts'
-import { type ServiceName, serviceNamed } from '../core/services.ts'
+import type { ServiceName } from '../core/services.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
 import { grantTemporary, setSetting, setSettingIn } from '../errors/sql.ts'
 import { bounded } from '../lib/bounded.ts'
@@ -64,7 +64,6 @@ export class Recorder {
     { outcomes, proof, attempts }: { outcomes: CallOutcomes; proof: Proof; attempts: number },
   ): void {
     const outcome = outcomes.get(call.name)
-    const { test } = serviceNamed(call.service)
     this.#journal.query({
       database: database.name,
       service: call.service,
@@ -73,7 +72,7 @@ export class Recorder {
       proof,
       attempts,
       durationMs: Math.round(outcome?.durationMs ?? 0),
-      answer: outcome?.ok === true ? bounded(test.answer(outcome.answer)) : 'access granted (the model does not embed)',
+      answer: outcome?.ok === true ? bounded(call.answer(outcome.answer)) : 'access granted (the model does not embed)',
       error: '',
     })
   }
@@ -124,6 +123,16 @@ export class Recorder {
     if (attempts === 0) return
     const detail = `${failure.detail}\nThe settings were left as they were.`
     this.#journal.fail(steps.length > 0 ? new Failure({ ...factsOf(failure), detail }, failure.cause) : failure)
+  }
+
+  functionRetired({ database }: Job, { service, sql }: Call): void {
+    this.#journal.finding({
+      severity: 'notice',
+      code: 'function-replaced',
+      title: 'A service has retired the function of its test query',
+      detail: `${titleOf(service)} in "${database.name}": another function was queried instead: ${sql}`,
+      fix: '',
+    })
   }
 
   keyWins({ family, database }: Job): void {

@@ -15,6 +15,7 @@ import { backoff, mapLimited, pause } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import type { KeyCandidates } from '../postgres/azure-ai.ts'
 import type { Connector } from '../postgres/connection.ts'
+import { lockLimitMs } from '../postgres/lock.ts'
 import { most } from '../postgres/slots.ts'
 import { Attempts, type KnownVersions, type Result } from './attempts.ts'
 import { jobFor } from './jobs.ts'
@@ -89,7 +90,7 @@ function attemptsOf(options: ProveOptions) {
   return (family: Family, services: readonly Service[], database: ObservedDatabase): Attempts | undefined => {
     const planned = jobFor(options, journal, { family, services, database })
     recorder.planned(planned, database.name)
-    const session = new DatabaseSession({ database, connector, log, signal })
+    const session = new DatabaseSession({ database, connector, log, signal, lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs) })
     return planned.job === undefined ? undefined : new Attempts(attemptOptions, session, planned.job, versions)
   }
 }

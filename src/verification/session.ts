@@ -1,11 +1,12 @@
 /** How a database is queried: on fresh connections, with its own errors retried, and without believing a COMMIT that got no response. */
 import type { ObservedDatabase } from '../core/observed.ts'
-import type { Failure } from '../errors/failure.ts'
+import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
-import { later, retrying } from '../lib/retry.ts'
+import { later, retrying, type Verdict } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
-import type { Connection, Connector } from '../postgres/connection.ts'
+import { type Connection, type Connector, sqlState } from '../postgres/connection.ts'
+import { settingsLockedBy } from '../postgres/lock.ts'
 import { askReadOnly, type Call, type CallOutcomes, holds, type Setting } from '../postgres/trial.ts'
 
 /** How long putting settings back may take after a cancel, in milliseconds: the runner waits a few seconds only. */
@@ -16,6 +17,8 @@ export interface SessionOptions {
   readonly connector: Pick<Connector, 'connect' | 'paired' | 'second' | 'failure'>
   readonly log: Log
   readonly signal: AbortSignal
+  /** How long another session's lock is waited for, in milliseconds. */
+  readonly lockLimitMs: number
 }
 
 /** What became of a COMMIT. `unknown`: it cannot be read, so it counts as committed. */
@@ -68,13 +71,29 @@ export class DatabaseSession {
   patiently<T>(body: () => Promise<T>): Promise<T> {
     return retrying(body, {
       signal: this.signal,
-      verdict: (error) => verdictOnSql(error, 'work'),
+      verdict: (error) => this.#verdict(error),
       onWait: (error, waitMs, leftMs) => {
         const { title } = this.failure(error, 'switching')
         const pace = `again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`
         this.#options.log.info(`… database "${this.database.name}": ${title}; ${pace}`)
       },
     })
+  }
+
+  /** Another session's lock is waited for as long as the lock of this action. */
+  #verdict(error: unknown): Verdict {
+    const verdict = verdictOnSql(error, 'work')
+    if (verdict === false || sqlState(error) !== '55P03') return verdict
+    return { ...verdict, schedule: { ...verdict.schedule, budgetMs: this.#options.lockLimitMs } }
+  }
+
+  /** The failure, with who holds the lock that it waited for. */
+  async withLockHolders(failure: Failure): Promise<Failure> {
+    if (failure.code !== 'lock' || sqlState(failure) !== '55P03') return failure
+    const holders = await this.fresh(settingsLockedBy).catch(() => '')
+    if (holders === '') return failure
+    const { reason, code, title, fix } = failure
+    return new Failure({ reason, code, title, detail: `${failure.detail}. Held by ${holders}.`, fix }, failure.cause)
   }
 
   /** Runs the test queries read-only, on what is committed. */

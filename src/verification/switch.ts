@@ -7,7 +7,7 @@ import { outlook } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import { grantTemporary } from '../errors/sql.ts'
 import type { Log } from '../lib/log.ts'
-import { mayMakeTemporaryTables } from '../postgres/azure-ai.ts'
+import { whyNoKeyIsKept } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'
 import { type CallOutcomes, forget, restore, type Setting, trial, writeBack } from '../postgres/trial.ts'
 import { differing, type Job, worksToday } from './jobs.ts'
@@ -156,8 +156,8 @@ class SwitchAttempt {
     const queried = inputs.authType === 'subscription-key' ? 'key' : byIdentity
     const proof = job.calls.length === 0 ? 'none' : queried
     const isPrecious = job.secrets.length > 0 && worksToday(job) && !inputs.allowUnproven
-    if (isPrecious && !(await this.#session.fresh(mayMakeTemporaryTables)))
-      return { kind: 'failed', failure: couldNotBePutBack(job), outcomes: new Map() }
+    const why = isPrecious ? await this.#session.fresh(whyNoKeyIsKept) : undefined
+    if (why !== undefined) return { kind: 'failed', failure: couldNotBePutBack(job, why), outcomes: new Map() }
     const outcome = await this.#commit(this.#plain(proof))
     const mayClear = outcome.kind === 'failed' && job.clear !== undefined && job.keyStored && job.calls.length > 0
     return mayClear ? ((await this.#switchWithoutKey(false)) ?? outcome) : outcome
@@ -252,7 +252,7 @@ class SwitchAttempt {
   async #switchWithoutKey(triesFirst: boolean): Promise<Outcome | undefined> {
     const { recorder } = this.#options
     const job = this.#job
-    if (!(await this.#session.fresh(mayMakeTemporaryTables))) return undefined
+    if ((await this.#session.fresh(whyNoKeyIsKept)) !== undefined) return undefined
     this.#clears = true
     const outcome = await this.#commit({
       settings: [...job.settings, [job.family.key, '']],
@@ -371,12 +371,12 @@ function refusesIdentity(outcomes: CallOutcomes): boolean {
   return !['final', 'unknown'].includes(outlook({ origin: 'ai', code: refusal.code, text: refusal.text }))
 }
 
-function couldNotBePutBack({ family, database }: Job): Failure {
+function couldNotBePutBack({ family, database }: Job, why: string): Failure {
   return new Failure({
     reason: 'verification',
     code: 'not-switched-unproven',
     title: 'A family that works today was not switched: its key could not be put back',
-    detail: `${family.name} in "${database.name}": the new key can be verified only once it is stored, and without the right to temporary tables the old one would be lost.`,
-    fix: `${grantTemporary(database)}   -- or set \`allow-unproven: true\``,
+    detail: `${family.name} in "${database.name}": the new key can be verified only once it is stored, and the old one would be lost: ${why}.`,
+    fix: `${grantTemporary(database)}   -- or connect to the server itself, not to its pooler; or set \`allow-unproven: true\``,
   })
 }

@@ -26,7 +26,7 @@ export function judge(options: JudgeOptions, job: Pick<Job, 'database' | 'calls'
     const prospect = outlook(message)
     if (prospect === 'proves-access') continue
     const failure = refusal(options, { call, database: job.database.name, message, cause: outcome?.cause })
-    const final = prospect === 'final' && !isNewDeployment(options, failure, call)
+    const final = (prospect === 'final' || prospect === 'retired') && !isNewDeployment(options, failure, call)
     if (worst === undefined || (final && !worst.final)) worst = { failure, final }
   }
   return worst ?? 'passed'

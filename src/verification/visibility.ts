@@ -117,7 +117,8 @@ function outlookOf(outcome: CallOutcome | undefined): ReturnType<typeof outlook>
 }
 
 /** A service answered: with a result, or with a refusal that shows access. */
-const isAnswer = (outcome: CallOutcome | undefined): boolean => outcome?.ok === true || outlookOf(outcome) === 'proves-access'
+const isAnswer = (outcome: CallOutcome | undefined): boolean =>
+  outcome?.ok === true || ['proves-access', 'retired'].includes(outlookOf(outcome))
 
 const namesNowhere = (outcome: CallOutcome | undefined): boolean =>
   outcome?.ok === false && outcome.text.includes(new URL(nowhere).host)

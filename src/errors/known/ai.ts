@@ -107,6 +107,18 @@ export const ai: readonly Known[] = [
   },
   {
     origin: 'ai',
+    text: /\b(?:has been|is|was) retired\b|OperationRetired|no longer (?:available|supported)/i,
+    // The service has moved on, or the address is gone; nothing else of these may be taken for it.
+    status: [400, 404, 410],
+    reason: 'verification',
+    code: 'function-retired',
+    title: 'The service has retired the function of the test query',
+    outlook: 'retired',
+    cause: ({ text }) => text,
+    fix: () => 'Update azure_ai (`update-extension: true`), and look at what your own queries call: they meet the same refusal.',
+  },
+  {
+    origin: 'ai',
     text: /invalid subscription key/i,
     reason: 'verification',
     code: 'key-refused',

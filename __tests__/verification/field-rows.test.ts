@@ -1,0 +1,150 @@
+/** States that the field shows, each met by the built action: dead keys, locked settings, retired functions, what is left of a set-up. */
+import { describe, expect, test } from 'vitest'
+import type { Switches } from '../../emulator/world.ts'
+import { noPauses } from '../support/clock.ts'
+import { ownEmulator } from '../support/own-emulator.ts'
+import {
+  accountNamed,
+  apply,
+  begin,
+  codesOf,
+  giveIdentity,
+  giveRoles,
+  identitySettings,
+  onlyService,
+  putSettings,
+  queriesOf,
+  serverOf,
+  settingsOf,
+  statusesOf,
+} from '../support/support.ts'
+
+const emulator = await ownEmulator({ databases: ['app'] })
+
+/** A server that uses its identity, as an apply leaves it. */
+async function setUp(switches: Partial<Switches> = {}, more: Record<string, string> = {}): Promise<void> {
+  await begin(emulator, { switches })
+  giveIdentity(emulator)
+  giveRoles(emulator)
+  serverOf(emulator).configurations['azure.extensions'] = { value: 'azure_ai', source: 'user-override' }
+  await emulator.refresh()
+  await putSettings(emulator, 'app', { ...identitySettings(emulator.world), ...more })
+}
+
+const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
+const finding = (result: { report: { findings: { code: string; detail: string; fix: string }[] } }, code: string) =>
+  result.report.findings.find((each) => each.code === code)
+
+describe('a stored key that wins over the identity and is dead', () => {
+  test.each([
+    ['rotated', 'an-old-key-that-nobody-accepts'],
+    ['the literal managed_identity', 'managed_identity'],
+  ])('%s: clear-keys switches and clears in one transaction, and production works', async (_, key) => {
+    await setUp({ keyWins: true }, { 'azure_openai.subscription_key': key, 'azure_openai.auth_type': 'subscription-key' })
+    const result = await apply(emulator, { ...openai(), 'clear-keys': 'true' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'stored-keys': '0' })
+    expect(statusesOf(result)['app/azure_openai.subscription_key']).toBe('updated')
+    expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key'] ?? '').toBe('')
+    const again = await apply(emulator, { ...openai(), 'clear-keys': 'true' })
+    expect(again.outputs, again.log).toMatchObject({ result: 'in-sync', verified: 'true' })
+  })
+
+  test('when the identity does not work either, the dead key is back and the run says so', async () => {
+    await setUp(
+      { keyWins: true },
+      { 'azure_openai.subscription_key': 'a-dead-key', 'azure_openai.auth_type': 'subscription-key' },
+    )
+    emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
+    for (const assignment of emulator.world.roleAssignments) assignment.createdAt = Date.now()
+    const before = await settingsOf(emulator, 'app')
+    const result = await apply(emulator, { ...openai(), 'clear-keys': 'true', 'verify-timeout-minutes': '0' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+  })
+
+  test('a key that is the text managed_identity is named, and its value is nowhere', async () => {
+    await setUp({}, { 'azure_openai.subscription_key': 'managed_identity' })
+    const result = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(finding(result, 'key-is-a-word')?.detail, result.log).toContain('azure_openai.subscription_key in "app"')
+  })
+})
+
+test('settings that another session locks end with lock, and name who holds them', async () => {
+  await setUp({}, { 'azure_openai.auth_type': 'subscription-key' })
+  const holding = emulator.postgres
+    .query(
+      'app',
+      "BEGIN; SET application_name = 'payroll'; SELECT * FROM azure_ai.settings FOR UPDATE; SELECT pg_sleep(90); COMMIT",
+    )
+    .catch(() => undefined)
+  try {
+    const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0' }, undefined, noPauses())
+    expect(codesOf(result), result.log).toContain('lock')
+    expect(codesOf(result)).not.toContain('trial-unclear')
+    expect(finding(result, 'lock')?.detail).toMatch(/pid \d+, payroll, from .*, for /)
+  } finally {
+    await emulator.postgres.query(
+      'postgres',
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'payroll'",
+    )
+    await holding
+  }
+}, 120_000)
+
+test('sentiment that the service has retired: the language is detected instead, and the run says so', async () => {
+  await setUp({ sentimentRetired: true }, { 'azure_cognitive.auth_type': 'subscription-key' })
+  const language = onlyService(emulator, 'cognitive', 'app')
+  const result = await apply(emulator, language)
+  expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+  expect(queriesOf(result)['app/cognitive']).toBe('passed: keyless')
+  expect(result.report.queries[0].sql).toContain('azure_cognitive.detect_language(text => ')
+  expect(codesOf(result)).toContain('function-replaced')
+  const checked = await apply(emulator, { ...language, mode: 'check' })
+  expect(checked.outputs, checked.log).toMatchObject({ result: 'in-sync', verified: 'true' })
+})
+
+test.each([
+  ['https://contoso-openai.services.ai.azure.com/api/projects/shop', 'Foundry project'],
+  ['https://contoso-openai.services.ai.azure.com/models', 'model inference endpoint'],
+  ['https://contoso-openai.openai.azure.com/openai/', 'the path /openai/'],
+  ['https://swedencentral.api.cognitive.microsoft.com/', 'regional endpoint'],
+  ['https://contoso.azure-api.net/ai', 'API gateway'],
+])('the stored endpoint %s is named for what it is', async (endpoint, kind) => {
+  await setUp({}, { 'azure_openai.endpoint': endpoint })
+  const result = await apply(emulator, { ...openai(), mode: 'check' })
+  expect(finding(result, 'endpoint-of-another-kind')?.detail, result.log).toContain(kind)
+})
+
+describe('what is left of a set-up', () => {
+  test('the identity was turned off, or the allow-list rewritten: probably infrastructure code', async () => {
+    await setUp()
+    serverOf(emulator).configurations['azure.extensions'] = { value: 'vector', source: 'user-override' }
+    const result = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(finding(result, 'taken-away')?.detail, result.log).toContain('probably infrastructure code')
+  })
+
+  test('azure_ai is gone although its roles are there: probably an upgrade', async () => {
+    await begin(emulator)
+    const applied = await apply(emulator, openai())
+    expect(applied.outputs, applied.log).toMatchObject({ result: 'changed' })
+    await emulator.postgres.query('app', 'DROP EXTENSION azure_ai CASCADE')
+    const result = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(finding(result, 'extension-gone')?.detail, result.log).toContain('probably azure_ai was dropped')
+  })
+})
+
+test('a stopped server whose configurations answer 500 is judged by its state, at once', async () => {
+  await setUp()
+  serverOf(emulator).state = 'Stopped'
+  emulator.world.switches.stoppedReads = 'failed'
+  const result = await apply(emulator, { ...openai(), mode: 'check' })
+  expect(codesOf(result), result.log).toContain('server-not-ready')
+  expect(result.report.durationMs).toBeLessThan(20_000)
+})
+
+test('a key access that is turned off is not called possible', async () => {
+  await setUp()
+  accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = true
+  const result = await apply(emulator, { ...openai(), mode: 'check' })
+  expect(codesOf(result)).not.toContain('key-login-possible')
+})
