@@ -75,8 +75,8 @@ function route(method: string, rest: string, type: string, action: string, handl
   }
 }
 
-function accountOf({ world, parameters: [, group = '', name = ''] }: Call): Account {
-  const id = `/subscriptions/${world.subscriptionId}/resourceGroups/${group}/providers/${accountType}/${name}`
+function accountOf({ world, parameters: [subscription = '', group = '', name = ''] }: Call): Account {
+  const id = `/subscriptions/${subscription}/resourceGroups/${group}/providers/${accountType}/${name}`
   const found = world.accounts.find((account) => sameId(account.id, id))
   if (!found) throw resourceNotFound(accountType, name, group)
   return found
@@ -99,7 +99,7 @@ function systemDataAt(time: number): typeof systemData {
 /** Principal ids of accounts' own identities, which nothing here uses; made once for each account. */
 const principalIds = new WeakMap<Account, string>()
 
-function shownAccount(world: World, account: Account): Record<string, unknown> {
+export function shownAccount(world: World, account: Account): Record<string, unknown> {
   const { endpoint, endpoints } = endpointsOf(account)
   const principalId = principalIds.get(account) ?? randomUUID()
   principalIds.set(account, principalId)

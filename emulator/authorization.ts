@@ -1,5 +1,6 @@
 /** Azure's role-based access control: who may do what where, from the role assignments of the world. */
 import { type AssignmentRequest, allows } from './conditions.ts'
+import { managementGroupNamed, subscriptionsIn } from './scopes.ts'
 import type { DenyAssignment, RoleAssignment, RoleDefinition, World } from './world.ts'
 
 export type Verdict = 'allowed' | 'denied' | 'condition-not-fulfilled'
@@ -64,11 +65,21 @@ function propagatedRolesOf(world: World, objectId: string, scope: string): [Role
   return rolesOf(world, objectId, scope).filter(([{ createdAt }]) => Date.now() - createdAt >= world.delays.rolePropagation)
 }
 
+/** As {@link isAtOrBelow}, and a management group that the world describes lies above its own subscriptions only. */
+function reaches(world: World, ancestor: string, scope: string): boolean {
+  const named = (id: string) =>
+    managementGroupNamed(world, /^\/providers\/Microsoft\.Management\/managementGroups\/([^/]+)$/i.exec(id)?.[1] ?? '')
+  const group = named(ancestor)
+  if (group === undefined) return isAtOrBelow(scope, ancestor)
+  for (let at = named(scope); at !== undefined; at = managementGroupNamed(world, at.parent ?? '')) if (at === group) return true
+  return subscriptionsIn(world, group).some((id) => isAtOrBelow(scope, `/subscriptions/${id}`))
+}
+
 function rolesOf(world: World, objectId: string, scope: string): [RoleAssignment, RoleDefinition][] {
   const principals = withGroups(world, objectId)
   const found: [RoleAssignment, RoleDefinition][] = []
   for (const assignment of world.roleAssignments) {
-    if (!principals.has(assignment.principalId.toLowerCase()) || !isAtOrBelow(scope, assignment.scope)) continue
+    if (!principals.has(assignment.principalId.toLowerCase()) || !reaches(world, assignment.scope, scope)) continue
     const role = world.roleDefinitions.find(({ name }) => name.toLowerCase() === roleDefinitionName(assignment.roleDefinitionId))
     if (role) found.push([assignment, role])
   }

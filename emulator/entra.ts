@@ -3,7 +3,7 @@ import { randomBytes, randomUUID, X509Certificate } from 'node:crypto'
 import { type CryptoKey, decodeJwt, decodeProtectedHeader, exportJWK, type JWTPayload, jwtVerify, SignJWT } from 'jose'
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
 import { signingKey } from './shared.ts'
-import type { Principal, World } from './world.ts'
+import type { Principal, Server, World } from './world.ts'
 
 /** Audience of the OIDC token with which a job signs in here. Azure's own clouds have other ones, so no token for them is ever sent here. */
 export const oidcAudience = 'api://EmulatedTokenExchange'
@@ -48,7 +48,8 @@ export async function createEntra(options: {
   url: string
   resourceManagerAudiences: string[]
   gitHubKey: CryptoKey
-  identitySecret: string
+  /** The server whose PostgreSQL was given this secret for the identity endpoint. */
+  serverWith: (secret: string) => Server | undefined
   /** Called before a token for PostgreSQL is answered: it is the password of the principal's role. */
   acceptToken: (objectId: string, token: string, expiresAt: Date) => Promise<void>
 }): Promise<Entra> {
@@ -332,7 +333,8 @@ export async function createEntra(options: {
       body: { error, error_description: world.switches.unfamiliarTexts ? 'E7741 upstream handshake rejected' : description },
     })
     if (request.url.pathname !== '/identity/token') return no(404, 'not_found', 'Not found')
-    if (request.headers['x-identity-header'] !== options.identitySecret) return no(403, 'forbidden', 'Wrong identity header')
+    const server = options.serverWith(String(request.headers['x-identity-header'] ?? ''))
+    if (server === undefined) return no(403, 'forbidden', 'Wrong identity header')
     if (request.headers.metadata !== 'true') return no(400, 'invalid_request', 'Required metadata header not specified')
     const resource = request.url.searchParams.get('resource') ?? ''
     if (!resources.includes(withoutSlash(resource))) {
@@ -342,17 +344,16 @@ export async function createEntra(options: {
         `AADSTS500011: The resource principal named ${resource} was not found in the tenant named Contoso.`,
       )
     }
-    const server = world.servers[0]
-    const principalId = server?.identity?.principalId
+    const principalId = server.identity?.principalId
     const principal = world.principals.find(({ objectId }) => objectId === principalId)
     const { restartNeeded, formerIdentityWorks } = world.switches
-    const former = server?.loadedPrincipalId
+    const former = server.loadedPrincipalId
     if (formerIdentityWorks && former !== undefined && former !== principalId) {
       // The directory may have forgotten it, and the server still has its tokens.
       const known = world.principals.find(({ objectId }) => objectId === former)
-      return identityToken(known ?? { objectId: former, displayName: server?.name ?? '', kind: 'ManagedIdentity' }, resource)
+      return identityToken(known ?? { objectId: former, displayName: server.name, kind: 'ManagedIdentity' }, resource)
     }
-    if (!server || !principal || (restartNeeded && server.loadedPrincipalId !== principalId)) {
+    if (!principal || (restartNeeded && server.loadedPrincipalId !== principalId)) {
       return no(400, 'invalid_request', 'Identity not found')
     }
     // A process that knew of the identity from its start waits from there, otherwise from the identity's birth.

@@ -9,6 +9,7 @@ import { createServices, isServiceHost, serviceNames } from './ai-services.ts'
 import { createAuthority } from './certificates.ts'
 import { defaultWorld } from './default-world.ts'
 import { createEntra, type IssuedToken, oidcAudience } from './entra.ts'
+import { type Fleet, startFleet } from './fleet.ts'
 import { createGitHub } from './github.ts'
 import { createGitHubRest } from './github-rest.ts'
 import { guard } from './guardian.ts'
@@ -17,7 +18,7 @@ import { type Line, openLine } from './line.ts'
 import { type Postgres, startPostgres } from './postgres.ts'
 import { createResourceManager, resourceManagerAudiences } from './resource-manager.ts'
 import { serverRoutes } from './servers.ts'
-import type { Delays, Exchange, Switches, World } from './world.ts'
+import type { Delays, Exchange, Server, Switches, World } from './world.ts'
 
 export interface EmulatorOptions {
   delays?: Partial<Delays>
@@ -30,7 +31,9 @@ export interface EmulatorOptions {
   far?: boolean
   /** `false`: no PostgreSQL, for machines that it does not run on (Windows). Its address leads nowhere then; everything else is there. */
   postgres?: boolean
-  /** Changes the default world before anything starts. The first server is the primary one, the only with a PostgreSQL. */
+  /** Reaches every server at its own name, each with the PostgreSQL that the world gives it. */
+  fleet?: boolean
+  /** Changes the default world before anything starts. Without `fleet` only the first server has a PostgreSQL. */
   shape?: (world: World) => void
 }
 
@@ -42,6 +45,8 @@ export interface Emulator {
   folder: string
   caFile: string
   postgres: Postgres
+  /** With `fleet`: the servers at their names. */
+  fleet: Fleet | undefined
   /** With `far`: the lines, of no length at first. */
   lines: { http: Line; postgres: Line } | undefined
   /** Environment for a job on this machine, as the runner would give it. */
@@ -50,7 +55,7 @@ export interface Emulator {
   inputs: Record<string, string>
   /** Resource Manager requests so far that changed something or meant to. */
   writes(): Exchange[]
-  /** Those that only read, requests for keys among them. */
+  /** Those that only read, requests for keys and queries of Resource Graph among them. */
   reads(): Exchange[]
   /** Requests for keys. */
   keyReads(): Exchange[]
@@ -82,16 +87,19 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const guardian = guard(folder)
   let http: HttpServer | undefined
   let postgres: Postgres | undefined
+  let fleet: Fleet | undefined
   const lines: Line[] = []
   const stop = async (): Promise<void> => {
-    await Promise.all([postgres?.stop(), http?.stop(), ...lines.map((line) => line.close())])
+    await Promise.all([fleet?.stop(), postgres?.stop(), http?.stop(), ...lines.map((line) => line.close())])
     await guardian.release()
   }
 
   try {
     // PostgreSQL may run as another user, who has to pass through.
     await chmod(folder, 0o711)
-    const identitySecret = randomBytes(24).toString('hex')
+    /** Servers by the secret of their PostgreSQL for the identity endpoint. */
+    const identities = new Map<string, Server>()
+    const running = new Set<Postgres>()
     const requestToken = randomBytes(24).toString('hex')
     const [authority, github] = await Promise.all([createAuthority(folder), createGitHub(world, requestToken)])
 
@@ -111,42 +119,44 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     }
     const httpLine = await far('HTTPS', http.port)
     const url = `https://${host}:${httpLine?.port ?? http.port}`
-    const running = (): Postgres => {
+    const behind = (server: Server): Postgres | undefined => {
       if (!postgres) throw new Error('PostgreSQL is not running.')
-      return postgres
+      return server === primary ? postgres : fleet?.postgres(server)
     }
     const entra = await createEntra({
       world,
       url,
       resourceManagerAudiences: resourceManagerAudiences(url),
       gitHubKey: github.publicKey,
-      identitySecret,
-      acceptToken: (objectId, token, expiresAt) => running().acceptToken(objectId, token, expiresAt),
+      serverWith: (secret) => identities.get(secret),
+      acceptToken: async (objectId, token, expiresAt) => {
+        await Promise.all([...running].map((each) => each.acceptToken(objectId, token, expiresAt)))
+      },
     })
     handlers.entra = entra.handle
     handlers.identity = entra.identity
     const rest = createGitHubRest(world, url)
     handlers.github = (request) => (request.url.pathname.startsWith('/github/api/') ? rest(request) : github.handle(request))
     handlers.ai = createServices(world, entra)
-    handlers['resource-manager'] = createResourceManager({ world, url, entra, routes: serverRoutes(world, url, running) })
+    handlers['resource-manager'] = createResourceManager({ world, url, entra, routes: serverRoutes(world, url, behind) })
 
-    postgres =
-      options.postgres === false
-        ? noPostgres
-        : await startPostgres({
-            world,
-            server: primary,
-            folder,
-            authority,
-            servicesPort: http.port,
-            identitySecret,
-            databases,
-          })
-    primary.startedAt = Date.now()
+    const servicesPort = http.port
+    const startOne = async (server: Server, place: string, names: string[]): Promise<Postgres> => {
+      const identitySecret = randomBytes(24).toString('hex')
+      identities.set(identitySecret, server)
+      const own = await startPostgres({ world, server, folder: place, authority, servicesPort, identitySecret, databases: names })
+      running.add(own)
+      server.startedAt = Date.now()
+      return own
+    }
+    postgres = options.postgres === false ? noPostgres : await startOne(primary, folder, databases)
+    if (options.fleet === true) fleet = await startFleet({ world, folder, first: postgres, start: startOne })
 
     const requests = (wanted: (exchange: Exchange) => boolean): Exchange[] =>
       world.exchanges.filter((exchange) => exchange.plane === 'resource-manager' && wanted(exchange))
     const asksForKeys = ({ method, url }: Exchange): boolean => method === 'POST' && /\/listKeys(\?|$)/i.test(url)
+    const queries = ({ method, url }: Exchange): boolean =>
+      method === 'POST' && /\/providers\/Microsoft\.ResourceGraph\/resources\?/i.test(url)
     const started = postgres
     const postgresLine = await far('PostgreSQL', started.port)
     return {
@@ -155,6 +165,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       folder,
       caFile: authority.caFile,
       postgres: started,
+      fleet,
       lines: httpLine === undefined || postgresLine === undefined ? undefined : { http: httpLine, postgres: postgresLine },
       env: {
         NODE_EXTRA_CA_CERTS: authority.caFile,
@@ -177,8 +188,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         'database-host': started.host,
         'database-port': String(postgresLine?.port ?? started.port),
       },
-      writes: () => requests((exchange) => exchange.method !== 'GET' && !asksForKeys(exchange)),
-      reads: () => requests((exchange) => exchange.method === 'GET' || asksForKeys(exchange)),
+      writes: () => requests((exchange) => exchange.method !== 'GET' && !asksForKeys(exchange) && !queries(exchange)),
+      reads: () => requests((exchange) => exchange.method === 'GET' || asksForKeys(exchange) || queries(exchange)),
       keyReads: () => requests(asksForKeys),
       async issueToken(objectId, audience) {
         const principal = world.principals.find((candidate) => candidate.objectId === objectId)
@@ -187,10 +198,13 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       },
       certificate: (names, kind) => authority.issue(names, kind),
       async refresh() {
-        await started.applySwitches()
-        await started.applyAdministrators()
-        await started.applyConfigurations()
-        await started.applyFirewall()
+        fleet?.applyNames()
+        for (const each of running) {
+          await each.applySwitches()
+          await each.applyAdministrators()
+          await each.applyConfigurations()
+          await each.applyFirewall()
+        }
       },
       stop,
     }

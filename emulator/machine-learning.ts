@@ -41,8 +41,8 @@ function route(method: string, rest: string, type: string, action: string, handl
   }
 }
 
-function workspaceOf({ world, parameters: [, group = '', name = ''] }: Call): Workspace {
-  const id = `/subscriptions/${world.subscriptionId}/resourceGroups/${group}/providers/${workspaceType}/${name}`
+function workspaceOf({ world, parameters: [subscription = '', group = '', name = ''] }: Call): Workspace {
+  const id = `/subscriptions/${subscription}/resourceGroups/${group}/providers/${workspaceType}/${name}`
   const found = world.workspaces.find((workspace) => sameId(workspace.id, id))
   if (!found) throw resourceNotFound(workspaceType, name, group)
   return found
@@ -65,7 +65,7 @@ const systemData = {
   lastModifiedByType: 'User',
 }
 
-function shownWorkspace(world: World, workspace: Workspace): Record<string, unknown> {
+export function shownWorkspace(world: World, workspace: Workspace): Record<string, unknown> {
   const inGroup = `/subscriptions/${world.subscriptionId}/resourceGroups/${world.resourceGroup}/providers`
   return {
     id: workspace.id,
@@ -92,7 +92,7 @@ function shownWorkspace(world: World, workspace: Workspace): Record<string, unkn
   }
 }
 
-function shownEndpoint(endpoint: OnlineEndpoint): Record<string, unknown> {
+export function shownEndpoint(endpoint: OnlineEndpoint): Record<string, unknown> {
   return {
     id: endpoint.id,
     name: endpoint.name,

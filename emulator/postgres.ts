@@ -111,7 +111,10 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     setup: newServer(),
   })
 
-  const { cert, key } = authority.issue([server.fullyQualifiedDomainName, 'localhost', address])
+  // Servers that share this PostgreSQL answer with the same certificate.
+  const shares = server === world.servers[0] && world.servers.some((each) => each.postgres === 'shared')
+  const others = shares ? [server.fullyQualifiedDomainName.replace(/^[^.]+/, '*')] : []
+  const { cert, key } = authority.issue([server.fullyQualifiedDomainName, ...others, 'localhost', address])
   put(join(data, 'server.crt'), cert)
   put(join(data, 'server.key'), key)
   prepareAzureAi()

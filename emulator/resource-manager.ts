@@ -5,8 +5,10 @@ import { type Claims, cognitiveAudience, type Entra, postgresAudience, TokenErro
 import { bearer, failure, type Handler, HttpError, type Reply, type Request } from './http.ts'
 import { checkLocks, lockRoutes } from './locks.ts'
 import { machineLearningRoutes } from './machine-learning.ts'
-import type { Call, Route } from './provider.ts'
+import { type Call, type Route, sameId } from './provider.ts'
+import { resourceGraphRoutes } from './resource-graph.ts'
 import { roleRoutes } from './roles.ts'
+import { scopeRoutes, subscriptionsOf } from './scopes.ts'
 import type { World } from './world.ts'
 
 /** Audiences that Resource Manager accepts; the first is the one that clients use. None belongs to a cloud of Azure. */
@@ -16,7 +18,10 @@ export function resourceManagerAudiences(url: string): string[] {
 
 export function createResourceManager(options: { world: World; url: string; entra: Entra; routes: Route[] }): Handler {
   const { world, url, entra } = options
-  const routes = [...options.routes, ...roleRoutes, ...lockRoutes, ...accountRoutes, ...machineLearningRoutes]
+  const routes = [
+    ...[...options.routes, ...roleRoutes, ...lockRoutes, ...accountRoutes, ...machineLearningRoutes],
+    ...[...scopeRoutes, ...resourceGraphRoutes(world)],
+  ]
 
   return async (request) => {
     if (request.url.pathname.toLowerCase() === '/metadata/endpoints') return metadata(world, url, request)
@@ -47,11 +52,11 @@ export function createResourceManager(options: { world: World; url: string; entr
       const path = decodeURIComponent(request.url.pathname)
       if (action !== null) authorize(action, route.scope?.(parameters) ?? path)
       const subscription = /^\/subscriptions\/([^/]+)/i.exec(path)?.[1]
-      if (subscription !== undefined && subscription.toLowerCase() !== world.subscriptionId.toLowerCase()) {
+      if (subscription !== undefined && !subscriptionsOf(world).some(({ id }) => sameId(id, subscription))) {
         throw failure(404, 'SubscriptionNotFound', `The subscription '${subscription}' could not be found.`)
       }
       const group = /^\/subscriptions\/[^/]+\/resourceGroups\/([^/]+)/i.exec(path)?.[1]
-      if (group !== undefined && !resourceGroups(world).has(group.toLowerCase())) {
+      if (group !== undefined && !resourceGroups(world).has(`${subscription}/${group}`.toLowerCase())) {
         throw failure(404, 'ResourceGroupNotFound', `Resource group '${group}' could not be found.`)
       }
       checkLocks(world, request.method, path)
@@ -129,8 +134,14 @@ async function authenticate(request: Request, entra: Entra, url: string): Promis
 
 function resourceGroups(world: World): Set<string> {
   const ids = [...world.servers, ...world.accounts, ...world.workspaces].map(({ id }) => id)
-  const names = ids.map((id) => /\/resourceGroups\/([^/]+)/i.exec(id)?.[1] ?? world.resourceGroup)
-  return new Set([world.resourceGroup, ...names].map((name) => name.toLowerCase()))
+  const names = ids.map((id) =>
+    id
+      .split('/')
+      .slice(2, 5)
+      .join('/')
+      .replace(/\/resourceGroups\//i, '/'),
+  )
+  return new Set([`${world.subscriptionId}/${world.resourceGroup}`, ...names].map((name) => name.toLowerCase()))
 }
 
 /** How this cloud describes itself to who comes without a token. */

@@ -1,4 +1,4 @@
-/** Microsoft.DBforPostgreSQL/flexibleServers, api-version 2025-08-01. Only the primary server has a PostgreSQL behind it. */
+/** Microsoft.DBforPostgreSQL/flexibleServers, api-version 2025-08-01. */
 import { randomUUID } from 'node:crypto'
 import { isIPv4 } from 'node:net'
 import { failure, HttpError, type Reply, sleep } from './http.ts'
@@ -35,16 +35,14 @@ interface Operation {
   scope: string
 }
 
-/** `postgres` is asked for when an operation ends, so it may start after Resource Manager does. */
-export function serverRoutes(world: World, url: string, postgres: () => Postgres): Route[] {
+/** `postgres` gives the one behind a server; it is called when an operation ends, so it may start after Resource Manager does. */
+export function serverRoutes(world: World, url: string, postgres: (server: Server) => Postgres | undefined): Route[] {
   const operations = new Map<string, Operation>()
   /** Server ids in lower case that an operation works on. */
   const busy = new Set<string>()
 
-  const isPrimary = (server: Server): boolean => server === world.servers[0]
-
-  const serverOf = ({ parameters: [, group = '', name = ''] }: Call): Server => {
-    const id = `/subscriptions/${world.subscriptionId}/resourceGroups/${group}/providers/${serverType}/${name}`
+  const serverOf = ({ parameters: [subscription = '', group = '', name = ''] }: Call): Server => {
+    const id = `/subscriptions/${subscription}/resourceGroups/${group}/providers/${serverType}/${name}`
     const found = world.servers.find((server) => sameId(server.id, id))
     if (!found) throw resourceNotFound(serverType, name, group)
     return found
@@ -81,7 +79,7 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
       status: 'InProgress',
       startTime: new Date().toISOString(),
       serverId: server.id,
-      scope: `/subscriptions/${world.subscriptionId}/providers/${provider}/locations/${server.location}`,
+      scope: `/subscriptions/${server.id.split('/')[2]}/providers/${provider}/locations/${server.location}`,
     }
     operations.set(operation.name, operation)
     const run = async (): Promise<void> => {
@@ -116,13 +114,14 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
 
   /** Firewall rules reach the server some time after Resource Manager knows of them. */
   const applyFirewall = async (server: Server): Promise<void> => {
-    if (!isPrimary(server)) return
+    const behind = postgres(server)
+    if (behind === undefined) return
     if (world.delays.firewallPropagation > 0) {
       void sleep(world.delays.firewallPropagation)
-        .then(() => postgres().applyFirewall())
+        .then(() => behind.applyFirewall())
         .catch(() => {})
     } else {
-      await postgres().applyFirewall()
+      await behind.applyFirewall()
     }
   }
 
@@ -169,10 +168,9 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
         if (change.identity) changeIdentity(world, server, change.identity)
         Object.assign(server.authConfig, change.authConfig)
         Object.assign(server.network, change.network)
-        if (!isPrimary(server)) return
-        if (Object.keys(change.authConfig).length > 0) await postgres().applyAdministrators()
+        if (Object.keys(change.authConfig).length > 0) await postgres(server)?.applyAdministrators()
         if (Object.keys(change.network).length > 0) await applyFirewall(server)
-        if (change.identity && world.switches.sqlIdentity === 'current') await postgres().applyConfigurations()
+        if (change.identity && world.switches.sqlIdentity === 'current') await postgres(server)?.applyConfigurations()
       })
     }),
 
@@ -183,7 +181,7 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
         const principalId = server.identity?.principalId
         if (principalId === undefined) delete server.loadedPrincipalId
         else server.loadedPrincipalId = principalId
-        if (isPrimary(server)) await postgres().restart()
+        await postgres(server)?.restart()
         server.startedAt = Date.now()
         server.restarts++
       })
@@ -233,7 +231,7 @@ export function serverRoutes(world: World, url: string, postgres: () => Postgres
       checkConfiguration(name, value)
       return start(server, 'configuration', 'Azure-AsyncOperation', 'Updating', async () => {
         server.configurations[name] = { value, source: typeof source === 'string' ? source : 'user-override' }
-        if (isPrimary(server)) await postgres().applyConfigurations()
+        await postgres(server)?.applyConfigurations()
       })
     }),
 

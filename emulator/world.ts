@@ -63,6 +63,13 @@ export interface Server {
   loadedPrincipalId?: string
   /** How often it was restarted. */
   restarts: number
+  /**
+   * The PostgreSQL behind it: its own, or that of the first server. Absent: the first server has its own, any other server none, and
+   * nobody answers at its name. Others than the first server's are reached in a fleet only.
+   */
+  postgres?: 'own' | 'shared'
+  /** Of a server with a PostgreSQL of its own: its databases. */
+  databases?: string[]
   /** So many reads of the server from now on do not show the `principalId` of its identity yet. */
   readsWithoutPrincipal?: number
 }
@@ -328,9 +335,35 @@ export interface Exchange {
   caller?: string
 }
 
+/** A group of subscriptions, and of other groups. */
+export interface ManagementGroup {
+  name: string
+  displayName: string
+  /** Name of the group that it lies in. */
+  parent?: string
+  /** GUIDs of the subscriptions that lie in it directly. */
+  subscriptions: string[]
+}
+
+/** How Resource Graph answers. */
+export interface ResourceGraph {
+  /** Most rows of a page, whatever `$top` says; 1000 when absent. */
+  pageSize?: number
+  /** The page after the first leads back to itself. */
+  repeats?: boolean
+  /** Online and serverless endpoints show no address. */
+  hidesEndpoints?: boolean
+  /** How many queries a caller has left, and when it has all of them again (ms); 15 in 5 seconds as long as this is absent. */
+  quota?: { remaining: number; resetsAfter: number }
+}
+
 export interface World {
   tenantId: string
   subscriptionId: string
+  /** Subscriptions beside the first one. */
+  subscriptions?: { id: string; name: string }[]
+  managementGroups?: ManagementGroup[]
+  resourceGraph?: ResourceGraph
   resourceGroup: string
   principals: Principal[]
   servers: Server[]
