@@ -1,6 +1,6 @@
 /**
- * `npm run demo`: the built action against the emulator, twice: from nothing to a proven identity, and once more to show
- * that nothing is written then. Exits with 1 when a run is not what it should be.
+ * `npm run demo`: the built action against the emulator, from stored keys to none: a check, an apply that clears the keys, a check
+ * again, while an application queries all through. Exits with 1 when a run is not what it should be.
  */
 import { access, copyFile, mkdir, mkdtemp, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import { styleText } from 'node:util'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import { type Job, type JobResult, startJob } from '../emulator/runner.ts'
-import type { Exchange } from '../emulator/world.ts'
+import type { Account, Exchange } from '../emulator/world.ts'
 import { summaryPage } from './summary-page.ts'
 
 /** What takes minutes in Azure takes seconds here. */
@@ -115,81 +115,182 @@ async function outputFolder(): Promise<string> {
   }
 }
 
+/** Both databases work with keys that their table contains, as users have them today. */
+async function storeKeys(on: Emulator): Promise<void> {
+  const account = (name: string): Account => {
+    const found = on.world.accounts.find((each) => each.name === name)
+    if (found === undefined) throw new Error(`the emulator has no account ${name}`)
+    return found
+  }
+  const settings = {
+    'azure_openai.auth_type': 'subscription-key',
+    'azure_openai.endpoint': 'https://contoso-openai.openai.azure.com/',
+    'azure_openai.subscription_key': account('contoso-openai').keys.key1,
+    'azure_cognitive.auth_type': 'subscription-key',
+    'azure_cognitive.endpoint': 'https://contoso-language.cognitiveservices.azure.com/',
+    'azure_cognitive.subscription_key': account('contoso-language').keys.key1,
+  }
+  for (const database of databases) {
+    await on.postgres.query(database, 'CREATE EXTENSION IF NOT EXISTS azure_ai')
+    for (const [setting, value] of Object.entries(settings))
+      await on.postgres.query(database, 'SELECT azure_ai.set_setting($1, $2)', [setting, value])
+  }
+}
+
+const databases = ['app', 'sales 2026'] as const
+const embedding =
+  "SELECT pg_catalog.cardinality(azure_openai.create_embeddings('text-embedding-3-small', 'an order')) AS dimensions"
+
+interface Application {
+  readonly queries: number
+  /** Refused by the database or a service. */
+  readonly failed: number
+  /** Repeated because the restart cut their connection. */
+  readonly repeated: number
+}
+
+/** An application that queries one database after the other until it is told to stop, and reconnects as a pool does. */
+function startApplication(on: Emulator): { readonly counts: Application; stop(): Promise<void> } {
+  const counts = { queries: 0, failed: 0, repeated: 0 }
+  let isOver = false
+  const lost = /^(?:57P0[1-3]|08\d{3}|ECONN\w+|EPIPE)$/
+  const queryOnce = async (database: string): Promise<void> => {
+    for (;;) {
+      try {
+        await on.postgres.query(database, embedding)
+        counts.queries++
+        return
+      } catch (error) {
+        const { code = '', message = '' } = error as { code?: string; message?: string }
+        if (isOver) return
+        if (!lost.test(code) && !/terminated|not queryable|timeout/i.test(message)) {
+          counts.queries++
+          counts.failed++
+          return
+        }
+        counts.repeated++
+        await new Promise((resolve) => setTimeout(resolve, 100))
+      }
+    }
+  }
+  const running = (async () => {
+    while (!isOver)
+      for (const database of databases) {
+        await queryOnce(database)
+        await new Promise((resolve) => setTimeout(resolve, 40))
+      }
+  })()
+  return {
+    counts,
+    stop: () => {
+      isOver = true
+      return running
+    },
+  }
+}
+
+interface Act {
+  readonly title: string
+  readonly inputs: Readonly<Record<string, string>>
+  readonly code: number
+  readonly outputs: Readonly<Record<string, string>>
+}
+
+const acts: readonly Act[] = [
+  {
+    title: 'Check: what is there',
+    inputs: { mode: 'check' },
+    code: 1,
+    outputs: { result: 'drift', verified: 'false', 'stored-keys': '4' },
+  },
+  {
+    title: 'Apply, with clear-keys and the restart',
+    inputs: { mode: 'apply', 'clear-keys': 'true', 'allow-restart': 'true' },
+    code: 0,
+    outputs: { result: 'changed', verified: 'true', 'stored-keys': '0' },
+  },
+  {
+    title: 'Check again: nothing is left to do',
+    inputs: { mode: 'check', 'clear-keys': 'true' },
+    code: 0,
+    outputs: { result: 'in-sync', verified: 'true', 'stored-keys': '0' },
+  },
+]
+
+/** Runs one act, and returns its result with what is not as it should be. */
+async function perform(act: Act, on: Emulator): Promise<{ readonly result: JobResult; readonly problems: readonly string[] }> {
+  const [reads, writes] = [on.reads().length, on.writes().length]
+  say(`\n${paint('bold', `── ${act.title} ${'─'.repeat(Math.max(0, 90 - act.title.length))}`)}`)
+  const result = await run({ ...on.inputs, ...act.inputs, 'verify-timeout-minutes': '2' }, on)
+  const written = on.writes().slice(writes)
+  const refused = written.filter((each) => each.status >= 400).length
+  const early = refused === 0 ? '' : ` (${refused} more came too early and were repeated)`
+  const seconds = ((result.report?.durationMs ?? 0) / 1_000).toFixed(1)
+  say(`\n${on.reads().length - reads} reads and ${written.length - refused} writes in Resource Manager${early}, ${seconds} s.`)
+  for (const line of counted(written)) say(line)
+  const outputs = Object.entries(result.outputs).filter(([name]) => name !== 'report-path')
+  say(`Outputs: ${outputs.map(([name, value]) => `${name}=${value.length > 48 ? `${value.slice(0, 40)}…` : value}`).join(', ')}`)
+  const problems: string[] = []
+  if (result.code !== act.code) problems.push(`${act.title}: exit code ${result.code}, expected ${act.code}`)
+  for (const [name, value] of Object.entries(act.outputs))
+    if (result.outputs[name] !== value) problems.push(`${act.title}: ${name} is ${result.outputs[name]}, expected ${value}`)
+  if (act.inputs.mode === 'check' && written.length > 0) problems.push(`${act.title}: ${written.length} writes, expected none`)
+  if ((await result.post()).code !== 0) problems.push(`${act.title}: the post step failed`)
+  return { result, problems }
+}
+
+/** Keeps summary and report of a run; returns the lines that name the files. */
+async function keep(
+  result: JobResult,
+  { folder, name, title }: { folder: string; name: string; title: string },
+): Promise<string[]> {
+  const path = (file: string): string => join(folder, `${name}${file}`)
+  await writeFile(path('summary.md'), result.summary)
+  await writeFile(path('summary.html'), await summaryPage(result.summary, `Job summary: ${title}`))
+  if (result.report !== undefined) await copyFile(result.outputs['report-path'] ?? '', path('report.json'))
+  await result.remove()
+  return [`${title.padEnd(45)} ${path('summary.html')}`]
+}
+
 async function main(): Promise<number> {
   await access(join(root, 'dist', 'index.js')).catch(() => {
     throw new Error('dist/index.js is missing: npm run build')
   })
   say(paint('bold', 'An Azure for one machine is starting: Entra, Resource Manager, four AI services, PostgreSQL with azure_ai.'))
-  emulator = await startEmulator({ delays })
-  const { world } = emulator
-  const [server] = world.servers
+  emulator = await startEmulator({ delays, databases: [...databases] })
+  const on = emulator
+  const [server] = on.world.servers
   if (server === undefined) throw new Error('the emulator has no server')
-  const { inputs } = emulator
-  say(`It listens at ${emulator.url}. What the action is given:\n`)
-  const shown = { ...inputs, 'allow-restart': 'true', 'verify-timeout-minutes': '2' }
-  for (const [name, value] of Object.entries(shown)) say(`  ${`${name}:`.padEnd(25)} ${value.replaceAll('\n', ', ')}`)
+  await storeKeys(on)
+  say(`It listens at ${on.url}. Two databases work with stored keys, and an application queries them. The inputs:\n`)
+  for (const [name, value] of Object.entries(on.inputs)) say(`  ${`${name}:`.padEnd(25)} ${value.replaceAll('\n', ', ')}`)
 
-  const problems: string[] = []
-  const expected = (holds: boolean, what: string): void => {
-    if (!holds) problems.push(what)
-  }
-  const roles = (): number => world.roleAssignments.filter((each) => each.principalId === server.identity?.principalId).length
-
-  const runs: JobResult[] = []
-  for (const [index, title] of ['First run: nothing is set up', 'Second run: the same inputs'].entries()) {
-    const [reads, writes] = [emulator.reads().length, emulator.writes().length]
-    say(`\n${paint('bold', `── ${title} ${'─'.repeat(Math.max(0, 90 - title.length))}`)}`)
-    const result = await run(shown, emulator)
-    runs.push(result)
-    const written = emulator.writes().slice(writes)
-    const seconds = (result.report?.durationMs ?? 0) / 1_000
-    const refused = written.filter((each) => each.status >= 400).length
-    const early = refused === 0 ? '' : ` (${refused} more came too early and were tried again)`
-    const read = emulator.reads().length - reads
-    say(`\n${read} reads and ${written.length - refused} writes in Resource Manager${early}, ${seconds.toFixed(1)} s.`)
-    for (const line of counted(written)) say(line)
-    const outputs = Object.entries(result.outputs).filter(([name]) => name !== 'report-path')
-    say(
-      `Outputs: ${outputs.map(([name, value]) => `${name}=${value.length > 48 ? `${value.slice(0, 40)}…` : value}`).join(', ')}`,
-    )
-    const wanted = index === 0 ? 'changed' : 'in-sync'
-    expected(result.code === 0, `${title}: exit code ${result.code}`)
-    expected(result.outputs.result === wanted, `${title}: result is ${result.outputs.result}, expected ${wanted}`)
-    expected(result.outputs.verified === 'true', `${title}: not verified`)
-    expected((await result.post()).code === 0, `${title}: the post step failed`)
-    if (index === 1) expected(written.length === 0, `${title}: ${written.length} writes, expected none`)
-  }
-  expected(roles() === 4, `the identity has ${roles()} role assignments, expected 4`)
-  expected(server.restarts === 1, `${server.restarts} restarts, expected 1`)
-
+  const application = startApplication(on)
   const folder = await outputFolder()
-  const files: [string, string][] = []
-  for (const [name, result] of [
-    ['', runs[0]],
-    ['second-', runs[1]],
-  ] as const) {
-    if (result === undefined) continue
-    const path = (file: string): string => join(folder, `${name}${file}`)
-    await writeFile(path('summary.md'), result.summary)
-    await writeFile(path('summary.html'), await summaryPage(result.summary, `Job summary: ${server.name}`))
-    if (result.report !== undefined) await copyFile(result.outputs['report-path'] ?? '', path('report.json'))
-    const which = name === '' ? 'first run' : 'second run'
-    files.push(
-      [`Job summary of the ${which}, as a web page`, path('summary.html')],
-      ['  the same as Markdown', path('summary.md')],
-    )
-    if (result.report !== undefined) files.push(['  JSON report', path('report.json')])
-    await result.remove()
+  const problems: string[] = []
+  const files: string[] = []
+  const keys: string[] = []
+  for (const [index, act] of acts.entries()) {
+    const { result, problems: found } = await perform(act, on)
+    problems.push(...found)
+    keys.push(result.outputs['stored-keys'] ?? '?')
+    // The pictures of the README are of the apply.
+    files.push(...(await keep(result, { folder, name: ['check-', '', 'again-'][index] ?? '', title: act.title })))
   }
+  await application.stop()
+  const { queries, failed, repeated } = application.counts
+  const roles = on.world.roleAssignments.filter((each) => each.principalId === server.identity?.principalId).length
+  if (roles !== 4) problems.push(`the identity has ${roles} role assignments, expected 4`)
+  if (server.restarts !== 1) problems.push(`${server.restarts} restarts, expected 1`)
+  if (failed > 0 || queries === 0) problems.push(`the application made ${queries} queries, and ${failed} failed`)
   say()
-  for (const [what, path] of files) say(`${what.padEnd(45)} ${path}`)
-
+  for (const line of files) say(line)
   if (problems.length > 0) {
     say(`\n${paint('red', 'The demo went wrong:')}\n${problems.map((problem) => `  ${problem}`).join('\n')}`)
     return 1
   }
   say(
-    `\n${paint('green', 'The database reaches all four services with the identity of its server; the second run wrote nothing.')}`,
+    `\n${paint('green', `Keys stored: ${keys[0]} before, ${keys.at(-1)} now. The application made ${queries} queries: ${failed} failed, ${repeated} waited for the restart.`)}`,
   )
   return 0
 }
