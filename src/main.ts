@@ -16,16 +16,16 @@ import { createLog, printedOutputs, setOutput } from './github/runner.ts'
 
 export function main(): Promise<void> {
   const { env } = process
-  const isJob = inActions(env)
-  const log = createLog({ masks: isJob })
+  const log = createLog({ masks: inActions(env) })
   return runAction({
     log,
     findings: removeUnsafeVariables(env) ? [unverifiedTls] : [],
     signIn: (signal) => signInContext(env, log, signal),
     getInput: (name) => inputOf(env, name),
-    setOutput: isJob ? setOutput : printedOutputs(log),
-    saveState: isJob ? core.saveState : () => undefined,
-    hasPostStep: isJob,
+    // Whatever sets these files is a runner: it reads outputs, and starts the post step.
+    setOutput: env['GITHUB_OUTPUT'] ? setOutput : printedOutputs(log),
+    saveState: env['GITHUB_STATE'] ? core.saveState : () => undefined,
+    hasPostStep: Boolean(env['GITHUB_STATE']),
     ambientSecrets: ambientSecrets(env),
     runId: env['GITHUB_RUN_ID'] ?? '',
     reportFolder: join(env['RUNNER_TEMP'] || tmpdir(), 'azure-ai-postgres-identity'),

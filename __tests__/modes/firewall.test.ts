@@ -63,7 +63,7 @@ const savedBy = (folder: string): string => readFileSync(join(folder, 'state'), 
 /** A state of the main step, with some of its values changed. */
 const stateOf = (changes: Record<string, unknown>): string => {
   const { server = '', environment, 'tenant-id': tenant, 'client-id': client, audience } = emulator.inputs
-  return JSON.stringify({ server, environment, 'tenant-id': tenant, 'client-id': client, audience, ...changes })
+  return JSON.stringify({ run: '4711', server, environment, 'tenant-id': tenant, 'client-id': client, audience, ...changes })
 }
 const summaryOf = (folder: string): string => readFileSync(join(folder, 'summary.md'), 'utf8')
 /** Markdown as a reader sees it: references resolved, places to break a line left out. */

@@ -70,7 +70,7 @@ describe('a short secret', () => {
   test.each(['openai-key', 'cognitive-key', 'machine-learning-key'])('as %s is refused, without being shown', async (name) => {
     const result = await run({ 'auth-type': 'subscription-key', mode: 'apply', [name]: 'k3y-767' })
     expect(result.outputs['failure-reason']).toBe('input')
-    expect(result.report.findings[0].detail).toContain(`\`${name}\`: has 7 characters; a key needs 8 at least`)
+    expect(result.report.findings[0].detail).toContain(`\`${name}\`: has 7 characters; a key needs at least 8`)
     expect(result.log + result.summary + JSON.stringify(result.report)).not.toContain('k3y-767')
   })
 })

@@ -106,6 +106,7 @@ function state(changes: Record<string, unknown> = {}): string {
   const { server, environment, 'tenant-id': tenant, 'client-id': client, audience } = emulator.inputs
   const rule = 'gha-aipg-1000000000-0123456789ab'
   return JSON.stringify({
+    run: '4711',
     rule,
     created: true,
     server,
@@ -132,6 +133,7 @@ describe('the state', () => {
   })
 
   test.each<[string, () => string]>([
+    ['a rule of another workflow run', () => state({ run: '4712' })],
     ['a rule of others', () => state({ rule: 'AllowOffice' })],
     ['a rule that only begins like ours', () => state({ rule: 'gha-aipg-1000000000-0123456789ab/../../AllowOffice' })],
     ['a rule and a line more', () => state({ rule: 'gha-aipg-1000000000-0123456789ab\n' })],

@@ -155,7 +155,16 @@ describe('the post step, when its rule cannot be deleted,', () => {
 
   test('and is not there at all: creates none', async () => {
     const { environment, 'tenant-id': tenant, 'client-id': client, audience } = emulator.inputs
-    const state = { rule: expired, created: true, server, environment, 'tenant-id': tenant, 'client-id': client, audience }
+    const state = {
+      run: '4711',
+      rule: expired,
+      created: true,
+      server,
+      environment,
+      'tenant-id': tenant,
+      'client-id': client,
+      audience,
+    }
     lock('CanNotDelete', server)
     const post = await runPost({ [postState]: JSON.stringify(state) }, { env: emulator.env })
     expect([post.code, writes(), rules()]).toEqual([0, ['DELETE'], {}])

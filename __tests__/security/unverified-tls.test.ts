@@ -65,7 +65,7 @@ describe('Azure with a certificate of an unknown authority', () => {
   test('gets none from the post step either', async () => {
     const { server, environment, 'tenant-id': tenant, 'client-id': client, audience } = emulator.inputs
     const rule = 'gha-aipg-1000000000-0123456789ab'
-    const state = { rule, created: true, server, environment, 'tenant-id': tenant, 'client-id': client, audience }
+    const state = { run: '4711', rule, created: true, server, environment, 'tenant-id': tenant, 'client-id': client, audience }
     const post = await runPost({ [postState]: JSON.stringify(state) }, { env: untrusting(), exported })
     expect(post.code).toBe(0)
     expect(post.raw).toMatch(warning)

@@ -1,8 +1,8 @@
 /** The findings of a summary: what has the same cause is shown once, with its fix to copy. Pure. */
-import type { Report } from '../core/report.ts'
+import type { AlikeFindings, Report } from '../core/report.ts'
 import type { Finding } from '../errors/failure.ts'
 import { visible } from '../lib/unicode.ts'
-import { alikeFindings } from './grouping.ts'
+import { alikeFindings, byCause } from './grouping.ts'
 import { code, count, fence, longestFence, names, partLimit, prose, within } from './markdown.ts'
 import { databasesOf } from './summary-steps.ts'
 
@@ -10,14 +10,41 @@ const findingIcons: Record<Finding['severity'], string> = { error: '🛑', warni
 
 export function findingsPart(report: Report): string {
   if (report.findings.length === 0) return ''
-  const rows = alikeFindings(report.findings, databasesOf(report)).map(({ finding, others }) => {
+  const rows = byCause(alikeFindings(report.findings, databasesOf(report))).map((group) => {
+    const [{ finding }] = group
     const title = `${findingIcons[finding.severity]} **${prose(finding.title)}** (${code(finding.code)})`
-    const same = others.length === 0 ? '' : `\n${names(`The same in ${count(others.length, 'other database')}: `, others)}\n`
-    return `${title}\n\n${prose(finding.detail)}\n${same}${finding.fix === '' ? '' : `\n${fix(visible(finding.fix.slice(0, longestFence)))}\n`}`
+    const shown = fixesOf(group)
+    return `${title}\n\n${detailsOf(group)}\n${shown === '' ? '' : `\n${fix(shown)}\n`}`
   })
   const { kept, left } = within(rows, partLimit)
   const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it stands in the report.\n`]
   return ['### Findings\n', ...kept, ...more].join('\n')
+}
+
+/** Most places of one cause that are shown. */
+const mostPlaces = 20
+
+function detailsOf(group: readonly AlikeFindings[]): string {
+  const details = group.map(({ finding, others }) => {
+    const same = others.length === 0 ? '' : `\n\n${names(`The same in ${count(others.length, 'other database')}: `, others)}`
+    return { detail: prose(finding.detail), same }
+  })
+  const [only] = details
+  if (details.length === 1 && only !== undefined) return `${only.detail}${only.same === '' ? '' : `\n${only.same.slice(1)}`}`
+  const lines = details.slice(0, mostPlaces).map(({ detail, same }) => `- ${detail}${same === '' ? '' : `<br/>${same.trim()}`}`)
+  const left = details.length - lines.length
+  return [...lines, ...(left > 0 ? [`- and ${left} more in the report`] : [])].join('\n')
+}
+
+/** The fixes of one cause, each once; cut before anything looks at them. */
+function fixesOf(group: readonly AlikeFindings[]): string {
+  const fixes = new Set(
+    group
+      .slice(0, mostPlaces)
+      .map(({ finding }) => finding.fix)
+      .filter((each) => each !== ''),
+  )
+  return visible([...fixes].join('\n').slice(0, longestFence))
 }
 
 /** A fix: what is a command stands in a fence, for its copy button; what is a sentence stands as one, and wraps. */

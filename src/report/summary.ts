@@ -67,7 +67,7 @@ function headline(report: Report): string {
 
 function queriesPhrase({ queries, verified }: Report): string {
   const passed = queries.filter((query) => query.status === 'passed').length
-  if (queries.length === 0) return 'no test query ran'
+  if (queries.every(({ status }) => status === 'skipped')) return 'no test query ran'
   if (verified) return `all ${queries.length} test queries verified`
   return passed === queries.length ? `all ${passed} test queries passed` : `${passed} of ${queries.length} test queries passed`
 }

@@ -11,6 +11,7 @@ import { notUnicast, numberOf, sharedAddress } from '../lib/ipv4.ts'
 import type { Log } from '../lib/log.ts'
 import { retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
+import { verdictOnSql } from '../postgres/again.ts'
 import { addressSeen } from '../postgres/azure-ai.ts'
 import { type Connector, messageOf } from '../postgres/connection.ts'
 import {
@@ -119,6 +120,10 @@ async function lookFromOutside(
   const list = (): Promise<readonly FirewallRule[]> => (isPublic ? azure.firewallRules() : Promise.resolve([]))
   let [first, before] = await Promise.all([knock(options), list()])
   for (let round = 1; ; round++) {
+    if (first.isLost && round < 3) {
+      first = await knock(options)
+      continue
+    }
     if (first.refusal !== undefined || first.seen === undefined || !isPublic) return { first, rules: before }
     const after = await list()
     const rules = [...before, ...after]
@@ -133,6 +138,8 @@ interface Answer {
   readonly refusal: Failure | undefined
   /** The address that the server sees. */
   readonly seen: string | undefined
+  /** The connection broke, which shows neither: a rule of another run may have closed meanwhile. */
+  readonly isLost?: boolean
 }
 
 async function knock({ inputs, connector, signal }: FirewallOptions): Promise<Answer> {
@@ -147,7 +154,7 @@ async function knock({ inputs, connector, signal }: FirewallOptions): Promise<An
   } catch (error) {
     if (signal.aborted) throw signal.reason
     // What something else than the firewall says is told where the databases are looked at.
-    return { refusal: isRefusal(error) ? error : undefined, seen: undefined }
+    return { refusal: isRefusal(error) ? error : undefined, seen: undefined, isLost: verdictOnSql(error, 'look') !== false }
   }
 }
 
