@@ -104,7 +104,7 @@ export function createAiResources(calls: Calls, { cloud, log, signal }: CallOpti
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== ''
 
-function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Deployment[], cloud: Cloud): Resource {
+export function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Deployment[], cloud: Cloud): Resource {
   expectSame(id, body.id)
   const { properties } = body
   const subdomain = properties?.customSubDomainName || undefined
@@ -129,7 +129,7 @@ function accountOf(id: ResourceId, body: AccountBody, deployments: readonly Depl
 }
 
 /** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
-function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
+export function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
   const uri = body.properties?.scoringUri || undefined
   if (uri !== undefined && !isServiceEndpoint(uri, cloud))
     throw foreignHost(

@@ -111,10 +111,10 @@ export function createCalls(options: CallOptions) {
           `… the server is busy with another operation; again in ${duration(waitMs)}, for at most ${duration(leftMs)} more`,
         ),
     })
-  return { endpoint, http, servers, authorization, call, read, operation, pagesOf, writing, repeating }
+  return { endpoint, pipeline, http, servers, authorization, call, read, operation, pagesOf, writing, repeating }
 }
 
-function lazily<T>(make: () => Promise<T>): () => Promise<T> {
+export function lazily<T>(make: () => Promise<T>): () => Promise<T> {
   let made: Promise<T> | undefined
   return () => {
     made ??= make()

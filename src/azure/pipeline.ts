@@ -353,10 +353,13 @@ export function createHttp(pipeline: Pipeline): Http {
 
 /**
  * Whether repeating the request cannot do the thing twice: every PUT and PATCH of this action says the whole of what is
- * wanted, listKeys only reads, and a token more does nothing.
+ * wanted, listKeys and a query of Resource Graph only read, and a token more does nothing.
  */
 function repeatable(request: PipelineRequest): boolean {
-  return request.method !== 'POST' || /\/(listKeys|oauth2\/v2\.0\/token)$/.test(new URL(request.url).pathname)
+  return (
+    request.method !== 'POST' ||
+    /\/(listKeys|oauth2\/v2\.0\/token|Microsoft\.ResourceGraph\/resources)$/.test(new URL(request.url).pathname)
+  )
 }
 
 function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse, from: Peer): Verdict {

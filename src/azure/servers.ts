@@ -1,5 +1,6 @@
 /** The flexible server in Resource Manager: its identity, allow-list, administrators, replicas and restart. */
 
+import type { FleetServer } from '../core/inventory.ts'
 import type { Administrator, ObservedServer } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
@@ -18,6 +19,8 @@ const mostReplicas = 50
 
 export interface Servers {
   server(): Promise<ObservedServer>
+  /** The same with the primary that it follows. */
+  fleetServer(): Promise<FleetServer>
   replicas(): Promise<readonly ObservedServer[]>
   administrators(): Promise<readonly Administrator[]>
   /** Entries of the server parameter `azure.extensions`. */
@@ -35,7 +38,7 @@ export function createServers(calls: Calls, { server, log, signal }: CallOptions
   return { ...serverReads(calls, { server, signal }), ...serverWrites(calls, { server, log, signal }) }
 }
 
-type Reads = Pick<Servers, 'server' | 'replicas' | 'administrators' | 'allowList' | 'runningIdentity'>
+type Reads = Pick<Servers, 'server' | 'fleetServer' | 'replicas' | 'administrators' | 'allowList' | 'runningIdentity'>
 
 /** Reads that a write begins with, too. */
 function currentState({ servers }: Calls, { server }: Pick<CallOptions, 'server'>) {
@@ -62,6 +65,14 @@ function serverReads(calls: Calls, { server, signal }: Pick<CallOptions, 'server
   const { readServer, readAllowList } = currentState(calls, { server })
   return {
     server: () => call('reading the server', () => readServer(signal)),
+
+    fleetServer: () =>
+      call('reading the server', async () => {
+        const model = await (await servers()).servers.get(resourceGroup, name, { abortSignal: signal })
+        expectSame(server, model.id)
+        const found = observedServer(model)
+        return { ...found, id: server.id, primary: found.isReplica ? model.sourceServerResourceId : undefined }
+      }),
 
     replicas: () =>
       call('listing read replicas', async () => {
@@ -228,7 +239,7 @@ const identityTypes = {
   'false-false': 'None',
 } as const
 
-function observedServer(model: ServerModel): ObservedServer {
+export function observedServer(model: ServerModel): ObservedServer {
   const types = (model.identity?.type ?? 'None').split(',').map((type) => type.trim().toLowerCase())
   const system = types.includes('systemassigned')
   const user = types.includes('userassigned')
