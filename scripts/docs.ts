@@ -16,7 +16,7 @@ interface ActionFile {
 
 /** How the README groups the inputs: each stands in one group. */
 export const inputGroups: Readonly<Record<string, readonly string[]>> = {
-  Resources: ['server', 'databases', 'openai', 'cognitive', 'translator', 'machine-learning'],
+  Resources: ['server', 'scope', 'databases', 'openai', 'cognitive', 'translator', 'machine-learning'],
   'Sign-in': [
     ...['tenant-id', 'client-id', 'audience', 'environment', 'database-user', 'database-password', 'database-host'],
     ...['database-port', 'temporary-firewall-rule', 'runner-ip'],

@@ -45,6 +45,7 @@ async function runMode(run: Run): Promise<void> {
   const { mode } = run.inputs
   if (mode === 'check') return (await import('./modes/check.ts')).check(run)
   if (mode === 'verify') return (await import('./modes/verify.ts')).verify(run)
+  if (mode === 'inventory') return (await import('./modes/inventory.ts')).inventory(run)
   return (await import('./modes/apply.ts')).apply(run)
 }
 

@@ -59,7 +59,11 @@ describe('resource ids', () => {
 
 describe('each kind of bad input names the input and what was expected', () => {
   const cases: [string, Partial<Record<InputName, string>>, RegExp][] = [
-    ['an unknown mode', { mode: 'destroy' }, /^`mode`: "destroy" is not known; expected `apply` or `check` or `verify`/],
+    [
+      'an unknown mode',
+      { mode: 'destroy' },
+      /^`mode`: "destroy" is not known; expected `apply` or `check` or `verify` or `inventory`/,
+    ],
     ['an unknown part', { part: 'sql' }, /^`part`: .*`azure`/],
     ['an unknown auth-type', { 'auth-type': 'keys' }, /^`auth-type`: .*`managed-identity`/],
     ['no server', { server: '' }, /^`server`: is required/],
@@ -82,7 +86,7 @@ describe('each kind of bad input names the input and what was expected', () => {
     ['no service', { openai: '', cognitive: '', translator: '', 'machine-learning': '' }, /no service is named/],
     ['a role by name', { 'openai-role': 'Cognitive Services OpenAI User' }, /^`openai-role`: .*GUID/],
     ['no database', { databases: ' ,\n ' }, /^`databases`: is required/],
-    ['every database', { databases: '*' }, /^`databases`: `\*` is allowed in `check` and `verify` only/],
+    ['every database', { databases: '*' }, /^`databases`: `\*` is allowed in `check`, `verify` and `inventory` only/],
     ['every database and one more', { databases: 'app,*' }, /^`databases`: `\*` stands alone/],
     ['a database name that PostgreSQL would cut', { databases: 'ä'.repeat(32) }, /^`databases`: .*63 bytes/],
     ["a database of Azure's own", { databases: 'azure_maintenance' }, /^`databases`: .*belongs to Azure/],

@@ -21,6 +21,7 @@ test('action.yml has the outputs of the interface, each with its values', () => 
     'drift',
     'verified',
     'stored-keys',
+    'matrix',
     'failure-reason',
     'principal-id',
     'plan-id',
@@ -67,7 +68,8 @@ test('the defaults are those of the interface and stand in action.yml', () => {
     'github-token': '${' + '{ github.token }}',
   })
   const required = Object.entries(file.inputs).flatMap(([name, input]) => (input.required === true ? [name] : []))
-  expect(required).toEqual(['server', 'databases'])
+  // An inventory needs neither a server nor databases.
+  expect(required).toEqual([])
 })
 
 test('the defaults in the code are those of action.yml, for a run whose variables are absent', () => {

@@ -1,5 +1,6 @@
 /** What a run speaks for in GitHub: its server, part, services and databases, and how that compares to what another run speaks for. Pure. */
 import { createHash } from 'node:crypto'
+import { canonicalId } from '../lib/resource-id.ts'
 import type { Inputs, Part } from './inputs.ts'
 import { type ServiceName, services } from './services.ts'
 
@@ -38,9 +39,15 @@ export function serverHash(serverId: string): string {
   return hash(serverId.slice(0, end).toLowerCase(), 32)
 }
 
-export function coverageOf(inputs: Pick<Inputs, 'server' | 'part' | 'given' | 'databases'>): Coverage {
-  const { part, databases } = inputs
-  return { server: inputs.server.id, part, services: inputs.given.map(({ service }) => service), databases }
+export function coverageOf(inputs: Pick<Inputs, 'server' | 'scopeParts' | 'part' | 'given' | 'databases'>): Coverage {
+  const { part, databases, scopeParts } = inputs
+  const scope = scopeParts.map(({ id }) => canonicalId(id)).sort()
+  return {
+    server: scope.length > 0 ? `inventory of ${scope.join(' ')}` : inputs.server.id,
+    part,
+    services: inputs.given.map(({ service }) => service),
+    databases,
+  }
 }
 
 export function markOf({ server, part, databases, ...of }: Coverage): Mark {

@@ -4,6 +4,7 @@
 export const inputNames = [
   'mode',
   'part',
+  'scope',
   'server',
   'databases',
   'openai',

@@ -28,7 +28,7 @@ export function checkTexts(raw: Raw, problems: readonly string[], problem: Probl
   }
   if (problems.length > 0) throw inputFailure(problems)
 
-  const multiline: readonly InputName[] = ['databases', 'machine-learning-input']
+  const multiline: readonly InputName[] = ['scope', 'databases', 'machine-learning-input']
   for (const name of inputNames) {
     const value = multiline.includes(name) ? raw[name].replaceAll(/[\r\n\t]/g, '') : raw[name]
     if (controlCharacter.test(value))

@@ -8,10 +8,12 @@ import { type ResourceId, sameId } from '../lib/resource-id.ts'
 import { accessRoles } from './access-roles.ts'
 import type { InputName } from './input-names.ts'
 import { checkTexts, guid, hostName, inputFailure, ipAddress, type Problem, quoted, type Raw, readers } from './input-readers.ts'
+import { inventoryScopeOf } from './inventory-inputs.ts'
+import type { ScopePart } from './inventory-scope.ts'
 import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
 import { type Target, targetOf } from './target.ts'
 
-export type Mode = 'apply' | 'check' | 'verify'
+export type Mode = 'apply' | 'check' | 'verify' | 'inventory'
 export type Part = 'all' | 'azure' | 'database'
 
 /** A service that was given, its resource and its role. */
@@ -25,6 +27,8 @@ export interface Given {
 export interface Inputs extends Target {
   readonly mode: Mode
   readonly part: Part
+  /** Of an inventory of more than one server; empty otherwise. */
+  readonly scopeParts: readonly ScopePart[]
   /** As given, or `'*'`. */
   readonly databases: readonly string[] | '*'
   /** Role inputs that are given without their service, and an audience without the app it is for. */
@@ -88,16 +92,18 @@ export function parseInputs(raw: Raw): Inputs {
   const problem: Problem = (input, expected) => void problems.push(`\`${input}\`: ${expected}`)
   checkTexts(raw, problems, problem)
   const { oneOf, flag, optional, matching } = readers(raw, problem)
-  const mode = oneOf<Mode>('mode', ['apply', 'check', 'verify'])
+  const mode = oneOf<Mode>('mode', ['apply', 'check', 'verify', 'inventory'])
   const part = oneOf<Part>('part', ['all', 'azure', 'database'])
   const authType = oneOf<AuthType>('auth-type', ['managed-identity', 'subscription-key'])
+  const scopeParts = inventoryScopeOf(raw, problem)
   const { server, ...target } = targetOf(raw, problem)
   const inputs: Omit<Inputs, 'server'> = {
     ...target,
     mode,
     part,
+    scopeParts,
     authType,
-    given: servicesOf(raw, problem),
+    given: mode === 'inventory' ? [] : servicesOf(raw, problem),
     databases: databasesOf(raw.databases, { mode, part, problem }),
     rolesWithoutService: services.flatMap(({ name }) =>
       raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
@@ -248,12 +254,13 @@ function databasesOf(
     ),
   ]
   if (names.length === 1 && names[0] === '*' && mode !== 'apply') return '*'
+  if (names.length === 0 && mode === 'inventory') return '*'
   if (names.includes('*')) {
     problem(
       'databases',
       names.length > 1
         ? '`*` stands alone'
-        : '`*` is allowed in `check` and `verify` only: `apply` names the databases that it changes',
+        : '`*` is allowed in `check`, `verify` and `inventory` only: `apply` names the databases that it changes',
     )
     return '*'
   }
@@ -294,9 +301,11 @@ export function unusedInputs(inputs: Inputs): readonly InputName[] {
   }
   for (const name of inputs.rolesWithoutService) unused.push(name)
   if (inputs.audienceUnused) unused.push('audience')
-  if (inputs.mode === 'verify') {
-    if (inputs.part !== 'all') unused.push('part')
-    if (inputs.driftIssue) unused.push('drift-issue')
+  if (inputs.mode === 'verify' && inputs.driftIssue) unused.push('drift-issue')
+  if ((inputs.mode === 'verify' || inputs.mode === 'inventory') && inputs.part !== 'all') unused.push('part')
+  if (inputs.mode === 'inventory') {
+    if (inputs.authType !== 'managed-identity') unused.push('auth-type')
+    if (inputs.pullRequestComment) unused.push('pull-request-comment')
   }
   if (inputs.mode !== 'apply' && inputs.allowRestart) unused.push('allow-restart')
   if (inputs.part === 'azure') {

@@ -36,6 +36,8 @@ export interface Use {
   readonly authType: string
   readonly endpoint: string
   readonly resource: FleetResource | undefined
+  /** Name of the setting that contains the key. */
+  readonly keySetting: string
   readonly keyStored: boolean
 }
 
@@ -84,8 +86,9 @@ export function inventoryOf(fleet: Fleet): Inventory {
 }
 
 function databaseOf(database: ObservedDatabase, index: ResourceIndex): InspectedDatabase {
-  const { failure, mayRead, user } = database
-  const unreadable = mayRead ? '' : `The role "${user}" may not read the settings of azure_ai`
+  const { failure, mayRead, user, extension } = database
+  const unreadable =
+    mayRead || extension.installed === undefined ? '' : `The role "${user}" may not read the settings of azure_ai`
   const reason = failure?.title ?? unreadable
   return {
     database,
@@ -109,7 +112,8 @@ function usesOf(database: ObservedDatabase, index: ResourceIndex): readonly Use[
       const keyStored = database.keysSet.has(key)
       if (endpoint === '' && !keyStored) return []
       const resource = index.behind(endpoint, setting) ?? namedResource(family, database, index)
-      return [{ family, authType: database.settings.get(family.authType) ?? '', endpoint, resource, keyStored }]
+      const authType = database.settings.get(family.authType) ?? ''
+      return [{ family, authType, endpoint, resource, keySetting: key, keyStored }]
     }),
   )
 }

@@ -1,5 +1,6 @@
 /** What a run knows so far: kept current while it works, so that an interrupted run reports the truth. */
 import type { Failure, Finding } from '../errors/failure.ts'
+import type { InventoryResult } from './inventory-result.ts'
 import type { ObservedDatabase } from './observed.ts'
 import type { ServiceName } from './services.ts'
 import { createStepList } from './step-list.ts'
@@ -35,6 +36,8 @@ export interface Journal {
   readonly databases: readonly string[]
   /** The databases as they were found; undefined when none was looked at. */
   readonly observed: readonly ObservedDatabase[] | undefined
+  /** What an inventory found; undefined in every other mode, and before it has found anything. */
+  readonly inventory: InventoryResult | undefined
   /** The step of this id as it is now. */
   step(id: string): Step | undefined
   /** Extension and settings of a database, in the order of the plan. */
@@ -44,6 +47,7 @@ export interface Journal {
   firewall(step: Step): void
   expect(databases: readonly string[]): void
   observe(databases: readonly ObservedDatabase[]): void
+  inventoried(result: InventoryResult): void
   /** The new state of a step. */
   mark(id: StepId, status: StepStatus, detail?: string): void
   /** The step is not done, because another one has to be done first. */
@@ -71,6 +75,7 @@ export function createJournal(onChanged: () => void): Journal {
   let writes = 0
   let fingerprint = ''
   let observed: readonly ObservedDatabase[] | undefined
+  let inventory: InventoryResult | undefined
   /** Whether this was not reported yet. */
   const isNew = (kind: 'finding' | 'failure', { code, detail }: { readonly code: string; readonly detail: string }): boolean => {
     const key = JSON.stringify([kind, code, detail])
@@ -85,6 +90,12 @@ export function createJournal(onChanged: () => void): Journal {
     },
     get observed() {
       return observed
+    },
+    get inventory() {
+      return inventory
+    },
+    inventoried(result) {
+      inventory = result
     },
     get changed() {
       return writes > 0

@@ -3,6 +3,8 @@
 import type { Failure, FailureReason, Finding } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Inputs, Mode, Part } from './inputs.ts'
+import type { InventoryRow } from './inventory.ts'
+import type { InventoryResult } from './inventory-result.ts'
 import type { Journal, QueryResult } from './journal.ts'
 import { families, type ServiceName, services } from './services.ts'
 import { differs, type Step } from './steps.ts'
@@ -33,8 +35,8 @@ function reported(step: Step): ReportStep {
 }
 
 /** The report as its file has it. */
-export function asJson(of: Report): unknown {
-  return { ...of, steps: of.steps.map(jsonStep) }
+export function asJson({ inventory: _, rows, ...of }: Report): unknown {
+  return { ...of, steps: of.steps.map(jsonStep), ...(rows === undefined ? {} : { inventory: rows }) }
 }
 
 /** The JSON report, schema version 1. Never a secret in it. */
@@ -60,6 +62,10 @@ export interface Report {
   readonly steps: readonly ReportStep[]
   readonly queries: readonly QueryResult[]
   readonly findings: readonly Finding[]
+  /** Only of an inventory. */
+  readonly inventory?: InventoryResult
+  /** Its rows, as many as the report file takes. */
+  readonly rows?: readonly InventoryRow[]
 }
 
 /** Findings that say the same of different databases. */
@@ -85,7 +91,8 @@ export interface Facts {
 export function report(facts: Facts): Report {
   const { inputs, journal } = facts
   const failures = ranked([...facts.thrown, ...journal.failures])
-  const drift = inputs === undefined || facts.thrown.length > 0 || journal.steps.some(differs)
+  const { inventory } = journal
+  const drift = inputs === undefined || facts.thrown.length > 0 || journal.steps.some(differs) || inventory?.drift === true
   const [first] = failures
   // In a check the drift explains the query; in apply the query explains why the drift was not mended.
   const failure = inputs?.mode === 'check' && first?.reason === 'verification' && drift ? undefined : first
@@ -105,7 +112,10 @@ export function report(facts: Facts): Report {
     changed: journal.changed,
     drift,
     verified: isVerified(inputs, journal, failures),
-    storedKeys: storedKeys(inputs, journal),
+    storedKeys:
+      inventory === undefined
+        ? storedKeys(inputs, journal)
+        : { before: inventory.counts.storedKeys, after: inventory.counts.storedKeys },
     setUp: isSetUp(journal.steps),
     toDo: journal.steps.filter((step) => differs(step) || step.waitsFor !== undefined).length,
     planId: journal.planId,
@@ -115,6 +125,7 @@ export function report(facts: Facts): Report {
     steps: journal.steps.map(reported),
     queries: inOrderOf(journal),
     findings,
+    ...(inventory === undefined ? {} : { inventory, rows: inventory.rows }),
   }
 }
 
@@ -171,33 +182,37 @@ const shorter = [1_024, 256]
  * room is left out, the last items first. A finding says how much.
  */
 export function fitted(of: Report): Report {
-  const bytes = bytesOf(of)
+  const bytes = fileBytesOf(of)
   if (bytes <= reportLimit) return of
   let fit = of
   let size = bytes
   for (const limit of shorter) {
     if (size <= reportLimit) break
     fit = withTexts(of, limit)
-    size = bytesOf(fit)
+    size = fileBytesOf(fit)
   }
-  const { steps, queries, findings } = fit
+  const { steps, queries, findings, rows } = fit
   // What one list leaves of its share, the next ones have.
   const some = size > reportLimit
   const first = some ? within(findings, reportLimit / 3) : { kept: findings, bytes: 0 }
   const second = some ? within(steps, (reportLimit - first.bytes) / 2) : { kept: steps, bytes: 0 }
-  const third = some ? within(queries, reportLimit - first.bytes - second.bytes) : { kept: queries, bytes: 0 }
+  const inventoried =
+    some && rows !== undefined ? within(rows, reportLimit - first.bytes - second.bytes) : { kept: rows, bytes: 0 }
+  const third = some ? within(queries, reportLimit - first.bytes - second.bytes - inventoried.bytes) : { kept: queries, bytes: 0 }
   const cut: Finding = {
     severity: 'notice',
     code: 'report-cut',
     title: 'The report is cut to its limit',
-    detail: `In full it has ${bytes} bytes. Its longest texts are cut, and ${steps.length - second.kept.length} steps, ${queries.length - third.kept.length} test queries and ${findings.length - first.kept.length} findings are left out.`,
+    detail: `In full it has ${bytes} bytes. Its longest texts are cut, and ${steps.length - second.kept.length} steps, ${queries.length - third.kept.length} test queries and ${findings.length - first.kept.length} findings${rows === undefined ? '' : ` and ${rows.length - (inventoried.kept?.length ?? 0)} rows of the inventory`} are left out.`,
     fix: 'Run the action for fewer databases at a time to have all of it.',
   }
-  return { ...fit, steps: second.kept, queries: third.kept, findings: [...first.kept, cut] }
+  const kept = inventoried.kept === undefined ? {} : { rows: inventoried.kept }
+  return { ...fit, ...kept, steps: second.kept, queries: third.kept, findings: [...first.kept, cut] }
 }
 
 /** Bytes of a value as the file has it. */
 const bytesOf = (value: unknown): number => Buffer.byteLength(JSON.stringify(value, null, 2))
+const fileBytesOf = (of: Report): number => bytesOf(asJson(of))
 
 /** The first items of a list that take no more than so many bytes in the file. */
 function within<T>(list: readonly T[], limit: number): { readonly kept: readonly T[]; readonly bytes: number } {
@@ -220,7 +235,13 @@ export function withTexts(of: Report, limit: number): Report {
     Object.fromEntries(
       Object.entries(item).map(([name, value]) => [name, typeof value === 'string' ? bounded(value, limit) : value]),
     ) as T
-  return { ...of, steps: of.steps.map(cut), queries: of.queries.map(cut), findings: of.findings.map(cut) }
+  return {
+    ...of,
+    steps: of.steps.map(cut),
+    queries: of.queries.map(cut),
+    findings: of.findings.map(cut),
+    ...(of.rows === undefined ? {} : { rows: of.rows.map(cut) }),
+  }
 }
 
 /** Whether the step goes red. */

@@ -18,14 +18,14 @@ export interface Scope {
 
 export function scopeOf({ mode, part, authType }: Pick<Inputs, 'mode' | 'part' | 'authType'>): Scope {
   const byIdentity = authType === 'managed-identity'
-  // `verify` has no part: it only runs the test queries.
-  const runsSql = mode === 'verify' || part !== 'azure'
+  // `verify` and `inventory` have no part: both are about what is in the databases.
+  const runsSql = mode === 'verify' || mode === 'inventory' || part !== 'azure'
   return {
     byIdentity,
     runsSql,
     writesAzure: mode === 'apply' && part !== 'database',
     looksAtRoles: part !== 'database' && byIdentity,
     writesSql: mode === 'apply' && runsSql,
-    waits: mode !== 'check' && runsSql,
+    waits: (mode === 'apply' || mode === 'verify') && runsSql,
   }
 }

@@ -16,6 +16,7 @@ import {
   type Raw,
   readers,
 } from './input-readers.ts'
+import { isScoped, noServer } from './inventory-inputs.ts'
 
 export interface Target {
   readonly server: ResourceId
@@ -46,11 +47,13 @@ export function parseTarget(given: Readonly<Record<(typeof targetInputs)[number]
   return { ...target, server }
 }
 
-/** The server is undefined when it is missing or wrong. */
+/** The server is undefined when it is missing or wrong; where `scope` stands for it, it has no id. */
 export function targetOf(raw: Raw, problem: Problem): Omit<Target, 'server'> & { readonly server: ResourceId | undefined } {
   const { matching, resourceOf } = readers(raw, problem)
-  if (raw.server === '') problem('server', 'is required: the resource id of the flexible server')
-  const server = raw.server === '' ? undefined : resourceOf('server', ['Microsoft.DBforPostgreSQL/flexibleServers'])
+  const isNeeded = !isScoped(raw)
+  if (raw.server === '' && isNeeded) problem('server', 'is required: the resource id of the flexible server')
+  const absent = isNeeded ? undefined : noServer
+  const server = raw.server === '' ? absent : resourceOf('server', ['Microsoft.DBforPostgreSQL/flexibleServers'])
 
   const environment = isHttpsUrl(raw.environment) ? normalUrl(raw.environment) : lowerCase(raw.environment)
   if (!cloudNames.some((name) => name === environment) && !isHttpsUrl(raw.environment)) {

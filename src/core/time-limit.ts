@@ -16,9 +16,14 @@ const minutes = (count: number): number => count * 60_000
 /** How many databases `*` is taken for: how many there are is known only later. */
 const databasesOfStar = 60
 const writesAzure = ({ mode, part }: Inputs): boolean => mode === 'apply' && part !== 'database'
-const runsSql = ({ mode, part }: Inputs): boolean => mode === 'verify' || part !== 'azure'
+const runsSql = ({ mode, part }: Inputs): boolean => mode === 'verify' || mode === 'inventory' || part !== 'azure'
 
 export const allowances: readonly Allowance[] = [
+  {
+    what: '`inventory` with `scope`: its servers',
+    amount: '60 min',
+    ms: ({ mode, scopeParts }) => (mode === 'inventory' && scopeParts.length > 0 ? minutes(60) : 0),
+  },
   {
     what: 'signing in, looking at everything, waiting for somebody else’s operation to end',
     amount: '10 min',
@@ -43,7 +48,7 @@ export const allowances: readonly Allowance[] = [
   {
     what: '`apply` and `verify`, unless `part: azure`: waiting for roles and identity to take effect',
     amount: '`verify-timeout-minutes`',
-    ms: (inputs) => (inputs.mode !== 'check' && runsSql(inputs) ? inputs.verifyTimeoutMs : 0),
+    ms: (inputs) => ((inputs.mode === 'apply' || inputs.mode === 'verify') && runsSql(inputs) ? inputs.verifyTimeoutMs : 0),
   },
   {
     what: 'unless `part: azure`: each database (`*` counts as 60)',

@@ -19,6 +19,7 @@ export type OutputName =
   | 'drift'
   | 'verified'
   | 'stored-keys'
+  | 'matrix'
   | 'failure-reason'
   | 'principal-id'
   | 'plan-id'

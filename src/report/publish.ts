@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { coverageOf } from '../core/coverage.ts'
 import type { Inputs } from '../core/inputs.ts'
+import { matrixJson } from '../core/inventory-matrix.ts'
 import { asJson, type Report } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
@@ -18,6 +19,7 @@ const reportName = `report-${randomUUID()}.json`
 /** Before anything else: outputs start as failed, so a killed run never looks successful. */
 export function failClosed(setOutput: SetOutput): void {
   setOutput('stored-keys', '')
+  setOutput('matrix', matrixJson({ include: [] }))
   setOutput('result', 'failed')
   setOutput('verified', 'false')
   setOutput('changed', 'false')
@@ -56,6 +58,7 @@ export interface PublishOptions {
 export async function publish(final: Report, { setOutput, summaryFile, log, failsOnDrift }: PublishOptions): Promise<void> {
   setOutput('changed', String(final.changed))
   setOutput('stored-keys', String(final.storedKeys.after ?? ''))
+  if (final.inventory !== undefined) setOutput('matrix', matrixJson(final.inventory.matrix))
   setOutput('drift', String(final.drift))
   setOutput('principal-id', final.server.principalId)
   setOutput('plan-id', final.planId)

@@ -23,8 +23,7 @@ export async function observeDatabases(
 ): Promise<readonly ObservedDatabase[]> {
   let databases: readonly ObservedDatabase[] = []
   try {
-    databases =
-      inputs.databases === '*' ? await findDatabases(access, signal) : await readDatabases(inputs.databases, access, signal)
+    databases = await databasesAt(inputs.databases, access, signal)
     journal.observe(databases)
   } catch (error) {
     // Which databases there are is not known; what Resource Manager shows still is.
@@ -44,6 +43,15 @@ export async function observeDatabases(
     )
   }
   return databases
+}
+
+/** The named databases, or all that have azure_ai. */
+export function databasesAt(
+  wanted: readonly string[] | '*',
+  access: DatabaseAccess,
+  signal: AbortSignal,
+): Promise<readonly ObservedDatabase[]> {
+  return wanted === '*' ? findDatabases(access, signal) : readDatabases(wanted, access, signal)
 }
 
 /** Finds the databases that have azure_ai, by way of the one that every server has; those that cannot be looked at are among them. */

@@ -150,7 +150,8 @@ export async function enter(inputs: Inputs, outside: SignInContext): Promise<Ses
     first.then(() => tokens.get(cloud.postgresScope)).catch(() => undefined)
   }
   // A temporary firewall rule has to be there first.
-  const greeting = withSql && !inputs.temporaryFirewallRule ? greetServer(inputs, cloud) : undefined
+  const greeting =
+    withSql && !inputs.temporaryFirewallRule && inputs.mode !== 'inventory' ? greetServer(inputs, cloud) : undefined
   greeting?.catch(() => undefined)
   return { greeting, workflow: outside.workflow, cloud, tokens, azure, log: outside.log }
 }
