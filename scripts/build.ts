@@ -16,7 +16,7 @@ import { type Licensed, licencesFile, licencesOf } from './licences.ts'
 export type Bundle = Map<string, Buffer>
 
 /** The code of both steps is in one file and its chunks. Each step has an entry of its own, which no variable can exchange. */
-const shared = 'action.js'
+const shared = 'shared.js'
 const entries = { 'index.js': 'main', 'post.js': 'post' } as const
 
 interface NccResult {

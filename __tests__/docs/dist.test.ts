@@ -52,7 +52,7 @@ test('a changed source makes the check fail, naming the file and the fix', async
   await appendFile(join(folder, 'src', 'main.ts'), `\nprocess.stdout.write('changed')\n`)
   const { code, stderr } = await checkDist()
   expect(code).toBe(1)
-  expect(stderr).toContain('different: dist/action.js')
+  expect(stderr).toContain('different: dist/shared.js')
   expect(stderr).toContain('npm run build')
 })
 
