@@ -1,1 +1,1 @@
-import{main as a}from"./action.js";await a();
+import{main as a}from"./shared.js";await a();

@@ -1,1 +1,1 @@
-import{post as a}from"./action.js";await a();
+import{post as a}from"./shared.js";await a();

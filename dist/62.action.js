@@ -1,1 +1,0 @@
-export const id=62;export const ids=[62];export const modules={5494:o=>{o.exports=class{}},1428:o=>{o.exports=()=>{}},8238:(o,t,s)=>{s.r(t),s.d(t,{Client:()=>c,copyFrom:()=>n});var e=s(5757),r=s(6561);const c=e.Ay.Client,n=r.H}};

@@ -1,1 +1,0 @@
-export const id=752;export const ids=[752];export const modules={752:(e,t,n)=>{n.r(t),n.d(t,{AuthorizationManagementClient:()=>a.I,PostgreSQLManagementFlexibleServerClient:()=>r.FH,nextPageOf:()=>nextPageOf});var o=n(6118),r=n(2878),a=n(5274);function nextPageOf(e){return(0,o.L)(e)??(0,r.LT)(e)}}};
