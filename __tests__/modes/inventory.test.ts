@@ -136,6 +136,17 @@ describe('an inventory of the whole fleet', () => {
     expect(statements).toEqual([])
   })
 
+  test('shows keys first, what is not known after it, and what comes next', () => {
+    expect(result.summary).toMatch(/^## 🔑 7 servers: 5 keys stored\n/)
+    const order = ['pg-contoso', 'pg-retail', 'pg-stopped'].map((name) =>
+      result.summary.indexOf(`>${name.replaceAll('-', '&#45;')}<`),
+    )
+    expect(order).toEqual([...order].sort((a, b) => a - b))
+    expect(order.every((place) => place > 0)).toBe(true)
+    expect(result.summary).toContain('fromJSON(needs.inventory.outputs.matrix)')
+    expect(result.log).toMatch(/::error title=5 keys stored on 7 servers::/)
+  })
+
   test('shows no key, in whatever it writes', () => {
     const written = [result.raw, result.summary, JSON.stringify(result.report), JSON.stringify(result.outputs)].join('\n')
     for (const { keys } of emulator.world.accounts) for (const key of Object.values(keys)) expect(written).not.toContain(key)
@@ -223,6 +234,35 @@ describe('Resource Graph', () => {
   })
 })
 
+describe('the drift issue', () => {
+  const issues = () => emulator.world.github.issues ?? []
+  const withIssue = (inputs: Record<string, string> = {}) =>
+    takeInventory(emulator, { 'drift-issue': 'true', 'github-token': emulator.world.github.token ?? '', ...inputs })
+
+  test('of a scope is one, edited in place, with names only in a public repository', async () => {
+    emulator.world.github.visibility = 'public'
+    await withIssue()
+    await withIssue()
+    expect(issues().length).toBe(1)
+    const [issue] = issues()
+    expect(issue?.title).toBe('inventory has drifted: all databases')
+    expect(issue?.body).toContain('azure&#95;openai.subscription&#95;key')
+    expect(issue?.body).toMatch(/<code>keys<\/code>.*pg&#45;stopped.*\| <code>unknown<\/code> \| <code>not set<\/code> \|/)
+    expect(issue?.body).not.toContain(emulator.world.subscriptionId)
+    expect(issue?.body).not.toMatch(/openai\.azure\.com|openai&#46;azure/)
+  })
+
+  test('of another scope, or of one server, is another one, and a check does not take it over', async () => {
+    emulator.world.github.issues = []
+    await withIssue()
+    await withIssue({ server: server('pg-retail').id })
+    expect(issues().map(({ title, state }) => [title, state])).toEqual([
+      ['inventory has drifted: all databases', 'open'],
+      ['pg-retail has drifted: all databases', 'open'],
+    ])
+  })
+})
+
 describe('inputs', () => {
   test.each([
     ['a service', { openai: 'x' }, 'openai'],
@@ -274,4 +314,5 @@ test('a fleet goes by its own matrices to an inventory without keys', { timeout:
     'failure-reason': 'none',
   })
   expect(result.code).toBe(0)
+  expect(result.summary).toMatch(/^## ✅ 3 servers: no key is stored\n/)
 })

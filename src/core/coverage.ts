@@ -39,11 +39,12 @@ export function serverHash(serverId: string): string {
   return hash(serverId.slice(0, end).toLowerCase(), 32)
 }
 
-export function coverageOf(inputs: Pick<Inputs, 'server' | 'scopeParts' | 'part' | 'given' | 'databases'>): Coverage {
+export function coverageOf(inputs: Pick<Inputs, 'mode' | 'server' | 'scopeParts' | 'part' | 'given' | 'databases'>): Coverage {
   const { part, databases, scopeParts } = inputs
-  const scope = scopeParts.map(({ id }) => canonicalId(id)).sort()
+  // An inventory speaks for keys wherever they are, not for what a workflow asks of a server: its issue is one of its own.
+  const scope = scopeParts.length > 0 ? scopeParts.map(({ id }) => canonicalId(id)).sort() : [canonicalId(inputs.server.id)]
   return {
-    server: scope.length > 0 ? `inventory of ${scope.join(' ')}` : inputs.server.id,
+    server: inputs.mode === 'inventory' ? `inventory of ${scope.join(' ')}` : inputs.server.id,
     part,
     services: inputs.given.map(({ service }) => service),
     databases,

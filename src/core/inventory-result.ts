@@ -1,5 +1,15 @@
 /** An inventory as the report, the outputs and the drift issue read it: plain data. Pure. */
-import { countsOf, hasDrift, type Inventory, type InventoryCounts, type InventoryRow, rowsOf, type Use } from './inventory.ts'
+import {
+  countsOf,
+  hasDrift,
+  type Inventory,
+  type InventoryCounts,
+  type InventoryRow,
+  type InventoryServer,
+  isOpen,
+  rowsOf,
+  type Use,
+} from './inventory.ts'
 import { type Matrix, matrixOf } from './inventory-matrix.ts'
 
 /** One thing that is as it should be or is not: what a check would show as a step. The drift issue is made of these. */
@@ -18,6 +28,8 @@ export interface InventoryResult {
   readonly rows: readonly InventoryRow[]
   readonly matrix: Matrix
   readonly drift: boolean
+  /** Ids of the servers where something is left to do in the databases, or not known. */
+  readonly open: readonly string[]
   readonly items: readonly InventoryItem[]
 }
 
@@ -30,9 +42,13 @@ export function resultOf(inventory: Inventory, named: boolean): InventoryResult 
     rows: rowsOf(inventory),
     matrix: matrixOf(inventory),
     drift: hasDrift(counts),
+    open: inventory.servers.filter(isServerOpen).map(({ server }) => server.id),
     items: itemsOf(inventory),
   }
 }
+
+const isServerOpen = ({ follows, failure, databases }: InventoryServer): boolean =>
+  follows === undefined && (failure !== undefined || databases.some(({ reason, uses }) => reason !== '' || uses.some(isOpen)))
 
 function itemsOf({ servers }: Inventory): readonly InventoryItem[] {
   return servers.flatMap(({ server, failure, follows, databases }): InventoryItem[] => {
@@ -46,7 +62,7 @@ function itemsOf({ servers }: Inventory): readonly InventoryItem[] {
 }
 
 const notInspected = (place: string, detail: string): InventoryItem => {
-  return { id: `${place}/inspected`, place, name: 'inspected', current: 'not inspected', desired: 'inspected', detail }
+  return { id: `${place}/keys`, place, name: 'keys', current: 'unknown', desired: 'not set', detail }
 }
 
 function itemsOfUse(place: string, { family, authType, keySetting, keyStored }: Use): InventoryItem[] {

@@ -67,7 +67,7 @@ export async function publish(final: Report, { setOutput, summaryFile, log, fail
     import('./summary-steps.ts'),
     import('./summary.ts'),
   ])
-  if (final.result === 'drift' && failsOnDrift) annotateDrift(final)
+  if (final.result === 'drift' && failsOnDrift) await annotateDrift(final)
   annotate(alikeFindings(final.findings, databasesOf(final)))
   await appendSummary(summary(final), summaryFile).catch((error: unknown) =>
     warn(
@@ -86,7 +86,8 @@ export async function publish(final: Report, { setOutput, summaryFile, log, fail
 /** Most steps that an annotation names. */
 const namedSteps = 10
 
-function annotateDrift({ server, steps, setUp, toDo }: Report): void {
+async function annotateDrift({ server, steps, setUp, toDo, inventory }: Report): Promise<void> {
+  if (inventory !== undefined) return annotateError(...(await import('./inventory.ts')).driftAnnotation(inventory))
   const differing = steps.filter(differs).map(({ id, status }) => `${id} (${status})`)
   const more = differing.length > namedSteps ? ` and ${differing.length - namedSteps} more` : ''
   annotateError(
@@ -107,10 +108,12 @@ export async function converse(so: Report, { inputs, place, log, signal }: Conve
   if (signal.aborted || !(inputs.driftIssue || inputs.pullRequestComment)) return []
   const { keepDriftIssue, keepPullRequestComment } = await import('./conversation.ts')
   const coverage = coverageOf(inputs)
+  const { inventory } = so
+  const issue = inventory === undefined ? so : (await import('./inventory.ts')).asDriftReport(so, inventory, coverage.server)
   const options = { log, signal: AbortSignal.any([signal, AbortSignal.timeout(conversationLimitMs)]) }
   const findings = await Promise.all([
-    inputs.driftIssue ? keepDriftIssue(so, coverage, place, options) : undefined,
-    inputs.pullRequestComment ? keepPullRequestComment(so, coverage, place, options) : undefined,
+    inputs.driftIssue ? keepDriftIssue(issue, coverage, place, options) : undefined,
+    inputs.pullRequestComment && inputs.mode !== 'inventory' ? keepPullRequestComment(so, coverage, place, options) : undefined,
   ])
   return findings.filter((finding) => finding !== undefined)
 }

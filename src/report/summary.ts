@@ -2,6 +2,7 @@
 import { type Report, withTexts } from '../core/report.ts'
 import { longestText } from '../lib/bounded.ts'
 import { duration } from '../lib/timeout.ts'
+import { inventoryParts } from './inventory.ts'
 import { code, count, fence, folded, prose } from './markdown.ts'
 import { findingsPart } from './summary-findings.ts'
 import { picture } from './summary-picture.ts'
@@ -15,7 +16,18 @@ export function summary(of: Report): string {
   // What is not shown is not looked at, either.
   const report = withTexts(of, longestText)
   const findings = findingsPart(report)
-  const parts = [
+  const { inventory } = report
+  if (inventory !== undefined) {
+    const [head = '', ...rest] = inventoryParts(report, { ...inventory, rows: report.rows ?? [] })
+    return joined([
+      head,
+      report.result === 'failed' ? findings : '',
+      ...rest,
+      report.result === 'failed' ? '' : findings,
+      footer(report),
+    ])
+  }
+  return joined([
     headline(report),
     // What went wrong is read first; what is merely worth knowing, last.
     report.result === 'failed' ? findings : '',
@@ -26,7 +38,10 @@ export function summary(of: Report): string {
     report.result === 'failed' ? '' : findings,
     nextPart(report),
     footer(report),
-  ]
+  ])
+}
+
+function joined(parts: readonly string[]): string {
   let text = ''
   for (const part of parts.filter((each) => each !== '')) {
     // Whole parts or none: half a table helps nobody.
