@@ -59,8 +59,8 @@ test('Terraform and Bicep name a role assignment as the action does', () => {
 test('the API versions are those that the action uses', () => {
   const used: Record<string, string> = {
     'Microsoft.DBforPostgreSQL': '2025-08-01',
-    'Microsoft.CognitiveServices': /cognitiveServicesVersion = '(.*)'/.exec(read('src/azure/resource-manager.ts'))?.[1] ?? '',
-    'Microsoft.MachineLearningServices': /machineLearningVersion = '(.*)'/.exec(read('src/azure/resource-manager.ts'))?.[1] ?? '',
+    'Microsoft.CognitiveServices': /cognitiveServicesVersion = '(.*)'/.exec(read('src/azure/ai-resources.ts'))?.[1] ?? '',
+    'Microsoft.MachineLearningServices': /machineLearningVersion = '(.*)'/.exec(read('src/azure/ai-resources.ts'))?.[1] ?? '',
     'Microsoft.Authorization': '2022-04-01',
   }
   const found = [bicep, examples.join('\n')].flatMap((text) => [...text.matchAll(/'([\w.]+)\/[\w/]+@([\w-]+)'/g)])

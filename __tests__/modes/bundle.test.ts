@@ -34,6 +34,8 @@ test('wrong inputs end it with exit code 1, all outputs and the report', async (
   expect(result.code).toBe(1)
   const { 'report-path': path = '', ...outputs } = result.outputs
   expect(outputs).toEqual({
+    'stored-keys': '',
+    matrix: '{"include":[]}',
     result: 'failed',
     verified: 'false',
     changed: 'false',

@@ -63,13 +63,13 @@ test.each([
 ])('%i services in %i databases', async (s, d) => {
   await begin(emulator)
   const f = familiesOf(s)
-  // A restart is asked of Resource Manager, and who is connected before it; an extension is made, and each family is switched.
+  // A restart is asked of Resource Manager, and who is connected before it; an extension is made, each family is switched, and once it is found out whether uncommitted settings are seen.
   expect(await asked('apply', s, d, 'changed')).toEqual({
     github: 1,
     entra: 3,
     resourceManager: 15 + 3 * s,
-    connections: 1 + d * (2 + 3 * f),
-    statements: 13 + d * (62 + 34 * f + 24 * s),
+    connections: 2 + d * (2 + 2 * f),
+    statements: 34 + d * (62 + 15 * f + 22 * s),
   })
   const nothing = { github: 1, entra: 3, resourceManager: 6 + 2 * s, connections: d * (1 + f), statements: d * (29 + 16 * s) }
   expect(await asked('apply', s, d, 'in-sync')).toEqual(nothing)

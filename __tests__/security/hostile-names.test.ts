@@ -128,7 +128,9 @@ test('a line break in a name, in a value or in an error adds no line to the log 
   expect(result.outputs, result.log).toMatchObject({ result: 'drift', verified: 'false' })
   const lines = result.log.split('\n')
   expect(lines.filter((each) => /^in-sync +app\/azure_openai\.auth_type/.test(each))).toEqual([])
-  expect(lines.filter((each) => /^(passed|::error)/.test(each))).toEqual([])
+  // The only error is that of drift, which names its steps on one line.
+  const own = /^::error title=pg-contoso has drifted from its workflow::/
+  expect(lines.filter((each) => /^(passed|::error)/.test(each) && !own.test(each))).toEqual([])
   expect(lines.filter((each) => /^different app\/azure_openai\.auth_type/.test(each))).toHaveLength(1)
 })
 

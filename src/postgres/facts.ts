@@ -23,7 +23,7 @@ const isAdministrator = (role: string): string =>
 /** Whether administrators alone can put anything into a schema. */
 const isGuarded = (schema: string): string => `(${isAdministrator(`${schema}.nspowner`)} AND NOT EXISTS (
     SELECT FROM aclexplode(${schema}.nspacl) AS g WHERE g.privilege_type = 'CREATE' AND NOT ${isAdministrator('g.grantee')}
-      -- What the extension's own script granted is part of it; what somebody granted later is not.
+      -- What the extension's own script granted is part of it, unlike what was granted later.
       AND NOT EXISTS (SELECT FROM pg_init_privs AS i, aclexplode(i.initprivs) AS e
         WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = ${schema}.oid AND i.privtype = 'e'
           AND e.grantor = g.grantor AND e.grantee = g.grantee AND e.privilege_type = 'CREATE')))`
