@@ -35,6 +35,9 @@ export function mayActAtService(world: World, objectId: string, action: string, 
   )
 }
 
+/** Whether the caller has any role at the scope or above. */
+export const hasRole = (world: World, objectId: string, scope: string): boolean => rolesOf(world, objectId, scope).length > 0
+
 /** The principal and every group it is in, however deep. */
 export function withGroups(world: World, objectId: string): Set<string> {
   const found = new Set<string>()

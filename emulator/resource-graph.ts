@@ -1,6 +1,6 @@
 /** Azure Resource Graph: one kind of query over everything that a caller may read, page by page, within a quota. */
 import { shownAccount } from './accounts.ts'
-import { mayAct } from './authorization.ts'
+import { hasRole, mayAct } from './authorization.ts'
 import { failure, type HttpError, type Reply } from './http.ts'
 import { shownEndpoint, shownWorkspace } from './machine-learning.ts'
 import type { Call, Route } from './provider.ts'
@@ -144,7 +144,7 @@ function scopesOf({ world, caller }: Call, { subscriptions, managementGroups }: 
 function seesSomethingIn(world: World, objectId: string, subscription: string): boolean {
   const below = `/subscriptions/${subscription}`.toLowerCase()
   const scopes = world.roleAssignments.map(({ scope }) => scope).filter((scope) => scope.toLowerCase().startsWith(below))
-  return [below, ...scopes].some((scope) => mayAct(world, objectId, 'Microsoft.Resources/read', scope) === 'allowed')
+  return [below, ...scopes].some((scope) => hasRole(world, objectId, scope))
 }
 
 /** Everything that there is, as Resource Graph shows it: types in lower case, no `systemData`. */

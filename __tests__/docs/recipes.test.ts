@@ -7,6 +7,7 @@ import { actionFile } from '../../emulator/runner.ts'
 import type { InputName } from '../../src/core/input-names.ts'
 import { parseInputs } from '../../src/core/inputs.ts'
 import { planId } from '../../src/core/plan-id.ts'
+import { services } from '../../src/core/services.ts'
 import { ids, rawInputs } from '../support/support.ts'
 import { parsedByGitHub } from '../support/workflow-file.ts'
 
@@ -29,7 +30,8 @@ interface Job {
   permissions?: Record<string, string>
   concurrency?: { group: string }
   environment?: string
-  strategy?: { matrix: { include: Record<string, string>[] } }
+  /** A text: an expression that gives the matrix. */
+  strategy?: { matrix: { include: Record<string, string>[] } | string; 'max-parallel'?: number }
   'timeout-minutes'?: number
   steps: Step[]
 }
@@ -78,14 +80,30 @@ function holds(condition: string, contexts: Record<string, unknown>): boolean {
   return new Evaluator(expression, value(contexts) as data.Dictionary).evaluate().coerceString() === 'true'
 }
 
+/** An entry of the matrix that an inventory gives. */
+const entry: Record<string, string> = {
+  ...{
+    name: 'pg-one',
+    server: ids.server,
+    databases: 'app\nsales',
+    ...Object.fromEntries(services.map(({ name }) => [name, ''])),
+  },
+  openai: ids.openai,
+}
+
+const rowsOf = ({ strategy }: Job): Record<string, string>[] =>
+  typeof strategy?.matrix === 'string' ? [entry] : (strategy?.matrix.include ?? [])
+
 /** What the expressions of the recipes stand for. */
 function filled(text: string, job: Job): string {
-  const row = job.strategy?.matrix.include[0] ?? {}
+  const row = rowsOf(job)[0] ?? {}
   return text
     .replaceAll(/\bSUBSCRIPTION\b/g, '3c0b9a52-6d1f-4f7e-a1f4-8e5d70b6c219')
     .replaceAll(/\$\{\{ *([^}]+?) *\}\}/g, (_, expression: string) => {
       const name = expression.split('.').at(-1) ?? ''
       if (expression.startsWith('matrix.')) return row[name] ?? `no ${expression}`
+      if (expression.startsWith('fromJSON(needs.')) return entry[name] ?? `no ${expression}`
+      if (name === 'AZURE_MANAGEMENT_GROUP') return 'contoso'
       if (name === 'plan-id') return planId([])
       if (name === 'PG_SERVER_ID') return ids.server
       if (name === 'OPENAI_ID') return ids.openai
@@ -105,6 +123,9 @@ test('there is a recipe for each of the usual tasks', () => {
     'Apply on main, approved, exactly what was shown',
     'Two jobs with two identities',
     'Several servers',
+    'A whole fleet',
+    'Two subscriptions, two sign-ins',
+    'One inventory for each private runner',
     'Back to keys',
     'A temporary firewall rule',
     'Verify without Resource Manager',
@@ -126,7 +147,7 @@ describe.each(all)('$title', ({ text, workflow }) => {
         if (input.required === true) expect(given.map(([each]) => each)).toContain(name)
       }
       const token = { 'github-token': 'a-token' }
-      const none = { openai: '', cognitive: '', translator: '', 'machine-learning': '' }
+      const none = { server: '', databases: '', openai: '', cognitive: '', translator: '', 'machine-learning': '' }
       const raw = rawInputs({ ...none, ...token, ...(Object.fromEntries(given) as Partial<Record<InputName, string>>) })
       expect(() => parseInputs(raw)).not.toThrow()
     }
@@ -233,8 +254,40 @@ test('several servers: one job and one concurrency group for each, and one that 
   const { apply } = recipe('Several servers').jobs
   expect(apply?.concurrency?.group).toContain('{ matrix.name }')
   expect(apply?.strategy).toMatchObject({ 'fail-fast': false })
-  const names = apply?.strategy?.matrix.include.map(({ name }) => name) ?? []
+  const names = rowsOf(apply as Job).map(({ name }) => name)
   expect(new Set(names).size).toBe(names.length)
+})
+
+test('a fleet: a matrix of the inventory only where it has an entry, every service of it, and the same inventory as the gate', () => {
+  const { inventory, canary, rest, gate } = recipe('A whole fleet').jobs
+  expect(inventory?.steps[0]?.with).toMatchObject({ mode: 'inventory', 'fail-on-drift': false })
+  expect(canary?.if).toBe('fromJSON(needs.inventory.outputs.matrix).include[0]')
+  expect(rest?.if).toBe('fromJSON(needs.inventory.outputs.matrix).include[1]')
+  expect(rest?.strategy?.['max-parallel']).toBe(4)
+  // The default is to fail on drift.
+  expect(gate?.steps[0]?.with).toMatchObject({ mode: 'inventory', scope: inventory?.steps[0]?.with?.['scope'] })
+  expect(gate?.steps[0]?.with).not.toHaveProperty('fail-on-drift')
+  expect(gate?.if).toBe('always()')
+})
+
+test('whatever takes its entries from an inventory takes every service, and signs in as another app than the one that only reads', () => {
+  const movers = recipes.flatMap(({ workflow }) =>
+    oursIn(workflow).filter(({ step }) => /matrix\.server|include\[0\]\.server/.test(String(step.with?.['server']))),
+  )
+  expect(movers.length).toBe(4)
+  for (const { step } of movers) {
+    for (const { name } of services) expect(String(step.with?.[name])).toContain(`.${name} }}`)
+    expect(String(step.with?.['client-id'])).not.toContain('READER')
+    expect(step.with).toMatchObject({ 'clear-keys': true })
+  }
+})
+
+test('two sign-ins: each subscription has its own inventory, matrix and apps', () => {
+  const jobs = recipe('Two subscriptions, two sign-ins').jobs
+  const clients = Object.values(jobs).map((job) => job.steps[0]?.with?.['client-id'])
+  expect(new Set(clients).size).toBe(4)
+  expect(needsOf(jobs['move-shop'] as Job)).toEqual(['look-shop'])
+  expect(needsOf(jobs['move-retail'] as Job)).toEqual(['look-retail'])
 })
 
 test('the rollback is an apply with keys, behind the same approval and never beside an apply', () => {

@@ -248,7 +248,7 @@ describe('examples/', () => {
   test('the recipes that sign in as the reader connect as the role that reader.sh creates', () => {
     for (const [, step = ''] of read('docs/recipes.md').matchAll(/^( {8}with:\n(?: {10}.*\n)+)/gm)) {
       if (!step.includes('AZURE_READER_CLIENT_ID')) continue
-      expect(step).toMatch(/^ {10}mode: (check|verify)$/m)
+      expect(step).toMatch(/^ {10}mode: (check|verify|inventory)$/m)
       expect(step).toContain('database-user: gha-check')
     }
   })
