@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
- * src/errors/known/, the retries in docs/reliability.md from their tables, the workflows of examples/ from docs/recipes.md, and its
+ * src/errors/known/, docs/retries.md from the tables of retries, the workflows of examples/ from docs/recipes.md, and its
  * SQL from docs/permissions.md.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
@@ -112,5 +112,5 @@ if (import.meta.main) {
   const permissions = await readFile(join(root, 'docs', 'permissions.md'), 'utf8')
   for (const [file, text] of sqlFiles(permissions)) await writeFile(join(examples, 'sql', file), text)
   console.log('The SQL of examples/ is that of docs/permissions.md.')
-  await keep('docs/reliability.md', 'the tables of retries', withRetries)
+  await keep('docs/retries.md', 'the tables of retries', withRetries)
 }

@@ -1,4 +1,4 @@
-/** The section "Retries and time limits" of docs/reliability.md, written from the tables of src/. */
+/** docs/retries.md, written from the tables of src/. */
 import { localTokenLimitMs, tokenLimitMs } from '../src/azure/credential.ts'
 import { pollCapMs } from '../src/azure/pipeline.ts'
 import type { Inputs } from '../src/core/inputs.ts'
@@ -160,6 +160,6 @@ export function retriesSection(): string {
 export function withRetries(page: string): string {
   const [start, end] = ['<!-- retries -->', '<!-- /retries -->']
   const [from, to] = [page.indexOf(start), page.indexOf(end)]
-  if (from === -1 || to < from) throw new Error(`docs/reliability.md lacks ${start} .. ${end}`)
+  if (from === -1 || to < from) throw new Error(`docs/retries.md lacks ${start} .. ${end}`)
   return `${page.slice(0, from + start.length)}\n\n${retriesSection()}\n\n${page.slice(to)}`
 }

@@ -181,9 +181,9 @@ describe('the tables', () => {
     expect(verdictOnSql(new Error('Connection terminated unexpectedly'), 'work')).not.toBe(false)
   })
 
-  test('every row says why, and docs/reliability.md says the same as the code', () => {
+  test('every row says why, and docs/retries.md says the same as the code', () => {
     for (const { reason } of [...httpRows, ...sqlRows]) expect(reason.length).toBeGreaterThan(15)
-    const page = readFileSync(join(root, 'docs', 'reliability.md'), 'utf8')
+    const page = readFileSync(join(root, 'docs', 'retries.md'), 'utf8')
     expect(page, 'npm run docs').toBe(withRetries(page))
   })
 
