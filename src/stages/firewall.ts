@@ -161,7 +161,9 @@ async function knock({ inputs, connector, signal }: FirewallOptions): Promise<An
 /** Whether this runner is let in by nothing but temporary rules of other runs, which close when those are done. */
 function leansOnOthers(address: string, rules: readonly FirewallRule[]): boolean {
   const reasons = covering(address, rules)
-  return reasons.length > 0 && reasons.every((rule) => isTemporaryRule(rule.name))
+  if (reasons.length > 0) return reasons.every((rule) => isTemporaryRule(rule.name))
+  // Nothing in the lists explains it. Where temporary rules come and go, one of them was the reason, unless Azure's own services are allowed.
+  return rules.some(({ name }) => isTemporaryRule(name)) && !rules.some(({ start }) => start === '0.0.0.0')
 }
 
 function covering(address: string, rules: readonly FirewallRule[]): readonly FirewallRule[] {
