@@ -169,7 +169,7 @@ describe('each kind of bad input names the input and what was expected', () => {
     expect(problems({ environment: arm, audience })).toEqual([])
   })
 
-  test('all problems are told together', () => {
+  test('all problems are reported together', () => {
     const told = problems({
       mode: 'x',
       server: ids.openai,
@@ -249,7 +249,7 @@ describe('what is accepted', () => {
     expect(given.find(({ service }) => service === 'cognitive')?.roleId).toBe('a97b65f3-24c7-4388-baec-2e87135dc908')
   })
 
-  test('inputs that have no effect with the others are told, not refused', () => {
+  test('inputs that have no effect with the others are reported, not refused', () => {
     const inputs = parsed({ openai: '', 'machine-learning': '', 'embedding-deployment': 'e', 'machine-learning-input': '{}' })
     expect(unusedInputs(inputs)).toEqual(expect.arrayContaining(['embedding-deployment', 'machine-learning-input']))
   })

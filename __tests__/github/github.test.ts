@@ -671,7 +671,7 @@ describe('what strangers may read', () => {
     }
   })
 
-  test('an issue is written anew when the repository becomes public', async () => {
+  test('an issue is written again when the repository becomes public', async () => {
     await kept(run.issue(all()))
     github.visibility = 'public'
     await kept(run.issue(all()))

@@ -132,5 +132,5 @@ test('a database that cannot be looked at is not taken for one that is done', ()
   const before = planId(plan(inputs, observed()))
   const stopped = observed({ server: observedServer({ state: 'Stopped' }), databases: [] })
   const told = sinceThen(before, plan(inputs, stopped)) ?? []
-  expect(told).toContain('app/extension cannot be told')
+  expect(told).toContain('app/extension is unknown now')
 })

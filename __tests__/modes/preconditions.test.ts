@@ -58,7 +58,7 @@ function addReplica(world: World): void {
 }
 
 describe('preconditions', () => {
-  test('all are told together, each with its fix, and nothing is written', async () => {
+  test('all are reported together, each with its fix, and nothing is written', async () => {
     await begin(emulator, {
       shape: (world) => {
         delete accountNamed(world, 'contoso-openai').customSubDomainName

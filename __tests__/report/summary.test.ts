@@ -112,7 +112,7 @@ describe('the result', () => {
     })
   })
 
-  test('findings are told once, errors first, and steps carry no change', () => {
+  test('findings are reported once, errors first, and steps carry no change', () => {
     const journal = good()
     journal.finding({ severity: 'notice', code: 'n', title: 't', detail: 'd', fix: '' })
     journal.finding({ severity: 'warning', code: 'w', title: 't', detail: 'd', fix: '' })

@@ -69,7 +69,7 @@ export function signIn(options: SignInOptions): Tokens {
       presenting = remember()
       return presenting
     })
-  // Asked for before the SDK is loaded, so that both happen at the same time; a failure is told where it is awaited.
+  // Asked for before the SDK is loaded, so that both happen at the same time; a failure is reported where it is awaited.
   assertion?.().catch(() => undefined)
   let chosen: Promise<Way> | undefined
   // The SDK makes an error of its own of it, which does not say what it was.

@@ -367,7 +367,7 @@ function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse, f
   const signs: Sign[] = []
   if (afterMs !== undefined) signs.push('Retry-After')
   if (!isJson(response.bodyAsText)) signs.push('not JSON')
-  // PrincipalNotFound is for who assigns the role: it is told once for all roles.
+  // PrincipalNotFound is for who assigns the role: it is reported once for all roles.
   const code = codeOf(response) === 'PrincipalNotFound' ? '' : codeOf(response)
   return verdictOn({ stage: 'answer', from, status: response.status, code, signs, afterMs }, repeatable(request))
 }

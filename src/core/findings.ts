@@ -43,8 +43,8 @@ export function databaseFindings(inputs: Inputs, databases: readonly ObservedDat
 }
 
 function unrepeated(all: readonly Finding[]): Finding[] {
-  const told = new Map(all.toReversed().map((finding) => [JSON.stringify([finding.code, finding.detail]), finding]))
-  return all.filter((finding) => told.get(JSON.stringify([finding.code, finding.detail])) === finding)
+  const first = new Map(all.toReversed().map((finding) => [JSON.stringify([finding.code, finding.detail]), finding]))
+  return all.filter((finding) => first.get(JSON.stringify([finding.code, finding.detail])) === finding)
 }
 
 /** Roles of the identity beyond the one that is needed, and what a former identity of the server left behind. */
@@ -98,7 +98,7 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
           severity: 'warning',
           code: 'former-principal',
           title: 'A former identity of this server still has a role',
-          detail: `Principal ${each.principalId} has role ${each.roleId} on ${name}: the server was restored or made anew, or its identity was turned off in between.`,
+          detail: `Principal ${each.principalId} has role ${each.roleId} on ${name}: the server was restored or created again, or its identity was turned off in between.`,
           fix: `az role assignment delete --ids "${each.id}"   # unless the server it was restored from still runs with it`,
         }),
       ),
@@ -106,7 +106,7 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
   })
 }
 
-/** Apply does not mend replicas; it says so. */
+/** Apply does not write replicas; it reports them. */
 function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Observed['replicas'][number]): Finding[] {
   if (inputs.part === 'database' || (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false))
     return []
@@ -347,7 +347,7 @@ function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal):
   return accounts.flatMap(({ service }, index): Finding[] => {
     const resource = observed.resources.get(service)
     const id = idOf(service)
-    // One account may serve several services: it is told of once, and all of them count.
+    // One account may serve several services: it is reported once, and all of them count.
     if (resource === undefined || resource.localAuthDisabled || accounts.findIndex((each) => idOf(each.service) === id) < index)
       return []
     const queries = journal.queries.filter((query) => idOf(query.service) === id)
@@ -375,7 +375,7 @@ function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal):
         severity: 'notice',
         code: 'key-login-still-needed',
         title: 'Key access of a resource cannot be turned off yet',
-        detail: `${resource.name}: "${first.database}" is not proven to work without a key (${reasons[first.status]}).`,
+        detail: `${resource.name}: "${first.database}" is not verified to work without a key (${reasons[first.status]}).`,
         fix: '',
       },
     ]

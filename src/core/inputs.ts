@@ -284,7 +284,7 @@ function refusedByJsonb(key: string, value: unknown): unknown {
   return value
 }
 
-/** Inputs that are given but have no effect with the others: told, not refused, so that one workflow can serve many servers. */
+/** Inputs that are given but have no effect with the others: reported, not refused, so that one workflow can serve many servers. */
 export function unusedInputs(inputs: Inputs): readonly InputName[] {
   const has = (name: ServiceName): boolean => inputs.given.some((each) => each.service === name)
   const unused: InputName[] = []

@@ -29,7 +29,7 @@ const longestList = 60_000
 /** Most changes that are listed one by one. */
 const listedChanges = 20
 
-/** What a plan consists of: replicas are no part of it, since apply mends them with the replica as server only. */
+/** What a plan consists of: replicas are no part of it, since apply writes them with the replica as server only. */
 function isPlanned(step: Step): boolean {
   return differs(step) && step.status !== 'failed' && step.kind !== 'replica'
 }
@@ -68,7 +68,7 @@ export function sinceThen(earlier: string, steps: readonly Step[], scope: readon
     const was = before.get(short([step.id], 8))
     const to = `${step.current} -> ${step.desired}`
     if (!isPlanned(step)) {
-      if (step.status === 'failed' && was !== undefined) changes.push(`${step.id} cannot be told`)
+      if (step.status === 'failed' && was !== undefined) changes.push(`${step.id} is unknown now`)
     } else if (was === undefined) changes.push(`${step.id} differs now: ${to}`)
     else if (was !== short(fingerprint(step), 8)) changes.push(`${step.id} differs in another way: ${to}`)
   }

@@ -1,4 +1,4 @@
-/** What must hold before the first write, checked on what was observed; pure. All problems are told together, each with its fix. */
+/** What must hold before the first write, checked on what was observed; pure. All problems are reported together, each with its fix. */
 
 import { Failure, type FailureFacts } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'

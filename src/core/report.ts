@@ -94,7 +94,7 @@ export function report(facts: Facts): Report {
   const { inventory } = journal
   const drift = inputs === undefined || facts.thrown.length > 0 || journal.steps.some(differs) || inventory?.drift === true
   const [first] = failures
-  // In a check the drift explains the query; in apply the query explains why the drift was not mended.
+  // In a check the drift explains the query; in apply the query explains why the drift was not fixed.
   const failure = inputs?.mode === 'check' && first?.reason === 'verification' && drift ? undefined : first
   const good = journal.changed ? 'changed' : 'in-sync'
   const ended = drift ? 'drift' : good
@@ -137,7 +137,7 @@ function inOrderOf({ queries, databases }: Journal): readonly QueryResult[] {
   return [...queries].sort((a, b) => ofDatabase(a) - ofDatabase(b) || ofService(a) - ofService(b))
 }
 
-/** The failure that names the reason first: being told to restart or stopped, then errors, then what the queries said. */
+/** The failure that names the reason first: a cancel, a required restart, then errors, then the test queries. */
 function ranked(failures: readonly Failure[]): Failure[] {
   const ranks: Partial<Record<FailureReason, number>> = { cancelled: 0, 'restart-required': 1, verification: 3 }
   const rank = ({ reason }: Failure): number => ranks[reason] ?? 2
@@ -158,15 +158,15 @@ export function isVerified(inputs: Inputs | undefined, journal: Journal, failure
   if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
   const expected = journal.databases.flatMap((database) => inputs.given.map(({ service }) => ({ database, service })))
   const key = (database: string, service: string): string => JSON.stringify([database, service])
-  const proven = new Set(
+  const passed = new Set(
     journal.queries
       .filter((query) => query.status === 'passed' && query.proof !== 'key-present')
       .map((query) => key(query.database, query.service)),
   )
-  return expected.length > 0 && expected.every(({ database, service }) => proven.has(key(database, service)))
+  return expected.length > 0 && expected.every(({ database, service }) => passed.has(key(database, service)))
 }
 
-/** Failures that say the same thing are told once. */
+/** Failures that say the same thing are reported once. */
 function unique(failures: readonly Failure[]): Failure[] {
   const first = new Map(failures.toReversed().map((failure) => [JSON.stringify([failure.code, failure.detail]), failure]))
   return [...failures].filter((failure) => first.get(JSON.stringify([failure.code, failure.detail])) === failure)

@@ -152,7 +152,7 @@ function subdomainEndpoint(resource: Resource, label: 'openai' | 'cognitiveservi
   const suffix = hosts
     .map((host) => /\.(?:openai|cognitiveservices|services\.ai)\.(.+)$/.exec(host)?.[1])
     .find((found) => found !== undefined)
-  // An account may show only a global endpoint; its cloud is then told by that endpoint's own ending.
+  // An account may show only a global endpoint; its cloud is then known by that endpoint's own ending.
   const national = ['us', 'cn'].find((ending) => hosts.some((host) => host.endsWith(`.${ending}`)))
   const cloud = suffix ?? `azure.${national ?? 'com'}`
   return `https://${subdomain}.${label}.${cloud}`

@@ -1,4 +1,4 @@
-/** How long a whole run may take: a sum that follows from the inputs. Its end is that of a cancel: what is not proven is put back. */
+/** How long a whole run may take: a sum that follows from the inputs. Its end is that of a cancel: what is not verified is put back. */
 import { Failure } from '../errors/failure.ts'
 import { duration } from '../lib/timeout.ts'
 import type { Inputs } from './inputs.ts'
@@ -25,7 +25,7 @@ export const allowances: readonly Allowance[] = [
     ms: ({ mode, scopeParts }) => (mode === 'inventory' && scopeParts.length > 0 ? minutes(60) : 0),
   },
   {
-    what: 'signing in, looking at everything, waiting for somebody else’s operation to end',
+    what: 'signing in, looking at everything, waiting for another operation to end',
     amount: '10 min',
     ms: () => minutes(10),
   },
@@ -70,7 +70,7 @@ export function outOfTime(budgetMs: number): Failure {
     reason: 'azure',
     code: 'run-timeout',
     title: 'The run took too long and was ended',
-    detail: `It was not done ${duration(budgetMs)} after its start, the longest time that its inputs allow. What was committed and not proven was put back, as after a cancel, or is told here.`,
+    detail: `It was not done ${duration(budgetMs)} after its start, the longest time that its inputs allow. What was committed and not verified was put back, as after a cancel, or is told here.`,
     fix: 'Look at the last lines of the log for what it was waiting for, and run the job again: it goes on where it stopped. Where roles take long, raise `verify-timeout-minutes`, which lengthens the run as well.',
   })
 }

@@ -5,7 +5,7 @@ import { groupIn, parseResourceId } from '../lib/resource-id.ts'
 
 export const accessAdministrator = 'Role Based Access Control Administrator'
 
-/** The least built-in role that holds an action: who lacks the action is told the role. */
+/** The least built-in role that holds an action: named to whoever lacks the action. */
 export const leastRole: readonly [RegExp, string][] = [
   [/^microsoft\.authorization\/roleassignments\/write$/i, accessAdministrator],
   [/^microsoft\.authorization\/.*read$/i, 'Reader'],

@@ -39,7 +39,7 @@ export interface HttpRow {
   readonly reason: string
 }
 
-/** What is worth another try, and why. What is in no row is an answer, and told as it is. */
+/** What is worth another try, and why. What is in no row is an answer, and reported as it is. */
 export const httpRows: readonly HttpRow[] = [
   {
     stage: 'answer',
@@ -57,7 +57,7 @@ export const httpRows: readonly HttpRow[] = [
     schedule: busy,
     unsafe: true,
     reason:
-      'A server takes one operation at a time: somebody else’s has to end. A write that follows from a read begins with the read again',
+      'A server takes one operation at a time: another one has to end. A write that follows from a read begins with the read again',
   },
   {
     stage: 'answer',
@@ -143,7 +143,7 @@ export const httpRows: readonly HttpRow[] = [
     codes: busyCodes,
     schedule: busy,
     unsafe: false,
-    reason: 'Accepted, then refused for somebody else’s operation: read again, written anew',
+    reason: 'Accepted, then refused for another operation: read again, written again',
   },
   {
     stage: 'operation',

@@ -33,14 +33,14 @@ export function backoff(schedule: Schedule, attempt: number, random: () => numbe
   return Math.round(even * (0.75 + random() * 0.5))
 }
 
-/** The wait that was asked for and up to a quarter more, never less: those who were told the same part, too. */
+/** The wait that was asked for and up to a quarter more, never less: so that those with the same wait part, too. */
 export function spread(ms: number, random: () => number = Math.random): number {
   return Math.round(ms * (1 + random() * 0.25))
 }
 
 /** The wait before the try after `attempt`: what was asked for (Retry-After), up to the schedule's cap, else the schedule's own. */
 export function waitOf({ schedule, afterMs }: Exclude<Verdict, false>, attempt: number, random?: () => number): number {
-  // `0` names no pace: all who were told so would come back together, and again.
+  // `0` names no pace: all with that response would come back together, and again.
   if (afterMs === undefined || !(afterMs > 0)) return backoff(schedule, attempt, random)
   return spread(Math.min(afterMs, schedule.capMs), random)
 }

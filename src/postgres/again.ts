@@ -50,7 +50,8 @@ export const sqlRows: readonly SqlRow[] = [
     codes: ['57014', 'QUERY_TIMEOUT'],
     moments: always,
     schedule: transient,
-    reason: 'Slower than the limit of a statement, or cancelled by somebody: undone. A test query that says so has answered',
+    reason:
+      'Slower than the limit of a statement, or cancelled by another session: undone. A test query that says so has answered',
   },
   {
     codes: ['08001', 'LOGIN_TIMEOUT', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN'],

@@ -293,9 +293,9 @@ async function wrappedSettings(connection: Connection): Promise<Readable> {
     ],
     unknownVersion,
   )
-  const told = new Map(rows.map((row) => [String(row.key), row]))
+  const shown = new Map(rows.map((row) => [String(row.key), row]))
   for (const key of [...plainSettings, ...secretSettings]) {
-    const row = told.get(key)
+    const row = shown.get(key)
     if (row === undefined) found.unknown.add(key)
     else if (secretSettings.includes(key)) {
       if (row.is_set === true) found.keysSet.add(key)

@@ -15,7 +15,7 @@ const freshMs = 5_000
 export interface Greeted {
   /** One that is not taken yet, verified, as the driver's stream; undefined when there is none or it failed. */
   take(): Promise<TLSSocket | undefined>
-  /** Ends those that nobody took. */
+  /** Ends those that were not taken. */
   end(): void
 }
 

@@ -1,4 +1,4 @@
-/** What is the same in many databases is told once, with their names: a summary of hundreds of them stays readable. Pure. */
+/** What is the same in many databases is reported once, with their names: a summary of hundreds of them stays readable. Pure. */
 import type { AlikeFindings } from '../core/report.ts'
 import type { Finding } from '../errors/failure.ts'
 
@@ -30,8 +30,8 @@ export function grouped<T>(items: readonly T[], keyOf: (item: T) => string): rea
 /** Findings in their order, those that differ in nothing but the name of a database as one. */
 export function alikeFindings(findings: readonly Finding[], databases: readonly string[]): readonly AlikeFindings[] {
   const known = new Set(databases)
-  const told = findings.map((finding) => ({ finding, database: databaseIn(finding.detail, known) }))
-  const groups = grouped(told, ({ finding, database }) => {
+  const located = findings.map((finding) => ({ finding, database: databaseIn(finding.detail, known) }))
+  const groups = grouped(located, ({ finding, database }) => {
     const { severity, code, title, detail, fix } = finding
     // One that is of no database may differ from another in an id alone, and that id is what it tells.
     if (database === '') return JSON.stringify([severity, code, title, detail, fix])

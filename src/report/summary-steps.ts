@@ -24,12 +24,13 @@ export function stepsPart(report: Report): string {
   if (steps.length === 0) return ''
   const done = (step: ReportStep): boolean => step.status === 'created' || step.status === 'updated'
   const bad = steps.filter(differs)
-  const mended = steps.filter(done)
+  const changed = steps.filter(done)
   const rest = steps.filter((step) => !differs(step) && !done(step))
   const databases = new Set(steps.filter(inDatabase).map((step) => step.target)).size
   const parts = ['### Steps\n']
   if (bad.length > 0) parts.push(stepTable(bad, ['Found', 'Wanted'], count(bad.length, 'step'), false, databases))
-  if (mended.length > 0) parts.push(stepTable(mended, ['Before', 'After'], `✨ ${mended.length} done`, bad.length > 0, databases))
+  if (changed.length > 0)
+    parts.push(stepTable(changed, ['Before', 'After'], `✨ ${changed.length} done`, bad.length > 0, databases))
   if (rest.length > 0) {
     const inSync = rest.filter((step) => step.status === 'in-sync').length
     const title = [inSync > 0 ? `✅ ${inSync} in sync` : '', rest.length > inSync ? `⏭️ ${rest.length - inSync} skipped` : '']

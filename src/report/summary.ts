@@ -44,7 +44,7 @@ export function summary(of: Report): string {
 function joined(parts: readonly string[]): string {
   let text = ''
   for (const part of parts.filter((each) => each !== '')) {
-    // Whole parts or none: half a table helps nobody.
+    // Whole parts or none: half a table is of no help.
     const bytes = Buffer.byteLength(part)
     text +=
       Buffer.byteLength(text) + bytes > limit

@@ -153,7 +153,7 @@ async function knock({ inputs, connector, signal }: FirewallOptions): Promise<An
     }
   } catch (error) {
     if (signal.aborted) throw signal.reason
-    // What something else than the firewall says is told where the databases are looked at.
+    // What something else than the firewall says is reported where the databases are looked at.
     return { refusal: isRefusal(error) ? error : undefined, seen: undefined, isLost: verdictOnSql(error, 'look') !== false }
   }
 }
@@ -190,7 +190,7 @@ function addressOf({ inputs, finding }: FirewallOptions, seen: string | undefine
       reason: 'input',
       code: 'runner-ip-needed',
       title: "The runner's address is not known",
-      detail: `${inputs.server.name} does not answer at all, so it does not name the address it sees, and nobody else is asked.`,
+      detail: `${inputs.server.name} does not answer at all, so it does not name the address it sees, and no third party is asked.`,
       fix: "Give `runner-ip`, the runner's public IPv4 address.",
     })
   }

@@ -193,7 +193,7 @@ function missingRoles(
       const scope = resource.id
       const read = assignments.get(service)
       if (principalId === undefined) return true
-      // What could not be read is told as that.
+      // What could not be read is reported as that.
       return read !== undefined && !read.some((each) => holds(each, principalId, roleId, scope))
     })
     .map(({ service }) => service)
@@ -218,7 +218,7 @@ export async function observeKeys(
       const resource = services.map((service) => resources.get(service.name)).find((each) => each !== undefined)
       try {
         if (given !== undefined) keys.set(family.key, [given])
-        // A resource that refuses keys is told by the preconditions.
+        // A resource that refuses keys is reported by the preconditions.
         else if (resource !== undefined && takesKeys(resource)) keys.set(family.key, await azure.keys(resource))
       } catch (error) {
         failures.push(...failuresOf(error))

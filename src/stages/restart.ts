@@ -134,7 +134,7 @@ export function restartPolicy(run: WriteRun, databases: readonly ObservedDatabas
 
 /**
  * Without SQL nothing fails for want of a token. What the server says it runs with decides: another identity means that a
- * restart was cut off between the two; none at all is what some servers always say, and is told only.
+ * restart was cut off between the two; none at all is what some servers always say, and is only reported.
  */
 export async function restartWithoutSql(run: WriteRun): Promise<void> {
   const { inputs, journal, azure, observed } = run
@@ -179,7 +179,7 @@ function restartOutcome(inputs: Inputs, journal: Journal): void {
   const tokenWasHad =
     refusals.length > 0 && refusals.every((failure) => !['no-token', 'ai-error', 'not-tried'].includes(failure.code))
   if (tokenWasHad) return
-  // It was allowed: what failed before it kept this run from it, and is told.
+  // It was allowed: what failed before it kept this run from it, and is reported.
   if (inputs.allowRestart) return
   journal.fail(restartRequired(inputs, 'This run turned the identity on, and `allow-restart` is false.'))
 }

@@ -1,4 +1,4 @@
-/** Waiting for the server itself: for somebody's operation that is under way, and for its return after a restart. */
+/** Waiting for the server itself: for an operation that is under way, and for its return after a restart. */
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
@@ -16,7 +16,7 @@ export interface ServerWait {
 /** How often and how long a server that starts is looked at. */
 export const startUp: Schedule = { baseMs: 1_000, capMs: 5_000, budgetMs: 10 * 60_000 }
 
-/** States that pass by themselves: somebody else's operation is under way, or that of another run. */
+/** States that pass by themselves: another operation is under way, perhaps that of another run. */
 export const passingStates: readonly string[] = ['Updating', 'Restarting', 'Starting', 'Provisioning']
 
 /** Waits while the server is in one of the states that pass, for as long as it may take to start. */

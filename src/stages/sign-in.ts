@@ -142,7 +142,7 @@ async function enterCloud(
 /** As {@link enterAzure}, for a whole run: what the databases will need is under way as well. */
 export async function enter(inputs: Inputs, outside: SignInContext): Promise<Session> {
   const { cloud, tokens, azure } = await enterCloud(inputs, outside, audienceOf(inputs), requestsAtOnce(inputs))
-  // What the databases will need is on its way while Resource Manager answers; a failure is told where it is awaited.
+  // What the databases will need is on its way while Resource Manager answers; a failure is reported where it is awaited.
   const withSql = inputs.part !== 'azure'
   if (withSql && inputs.database.password === undefined) {
     // The SDK would ask Entra twice for its configuration, were both tokens asked for at once.

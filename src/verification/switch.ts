@@ -141,7 +141,7 @@ class SwitchAttempt {
     return outcomeOf(verdict, tried.outcomes)
   }
 
-  /** The trial of a key: it is stored as data, and the previous one, which nobody sees, can be put back by this connection only. */
+  /** The trial of a key: it is stored as data, and the previous one, which is hidden, can be put back by this connection only. */
   async storeKey(visibility: Visibility): Promise<Outcome> {
     const outcome = await this.#commit({ ...this.#plain('key'), triesFirst: true })
     const mayStill = outcome.kind === 'not-yet' && visibility === 'unclear' && differing(this.#job)

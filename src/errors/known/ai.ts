@@ -58,7 +58,7 @@ export const ai: readonly Known[] = [
     fix: (_, at) =>
       at.byKey === true
         ? `az resource update --ids "${at.resource ?? 'RESOURCE-ID'}" --set properties.disableLocalAuth=false   # or stay with the managed identity`
-        : "Blank the stored key and run again: SELECT azure_ai.set_setting('KEY-SETTING', '');",
+        : "Clear the stored key and run again: SELECT azure_ai.set_setting('KEY-SETTING', '');",
   },
   {
     origin: 'ai',
@@ -129,7 +129,7 @@ export const ai: readonly Known[] = [
     fix: (_, at) =>
       at.byKey === true
         ? 'Give the right key, or leave the key input out: it is then read from the resource.'
-        : 'Blank the stored key and run again (`clear-keys: true` once the identity is proven): the extension prefers it to the identity.',
+        : 'Clear the stored key and run again (`clear-keys: true` once the identity is verified): the extension prefers it to the identity.',
   },
   {
     origin: 'ai',
