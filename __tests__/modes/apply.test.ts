@@ -541,6 +541,7 @@ describe('names of databases that mean something elsewhere', () => {
           'changed',
           'drift',
           'failure-reason',
+          'matrix',
           'plan-id',
           'principal-id',
           'report-path',

@@ -137,6 +137,7 @@ const outputs = [
   'drift',
   'verified',
   'stored-keys',
+  'matrix',
   'failure-reason',
   'principal-id',
   'plan-id',
