@@ -14,10 +14,8 @@ export async function inventory(run: Run): Promise<void> {
   const result = resultOf(found, inputs.databases !== '*')
   journal.inventoried(result)
   const { counts, matrix } = result
-  log.info(
-    `${counts.databases} databases on ${counts.servers} servers, ${counts.storedKeys ?? 'an unknown number of'} keys stored`,
-  )
-  log.info(`${matrix.include.length + matrix.left} entries left to do`)
+  log.info(`Databases: ${counts.databases}, servers: ${counts.servers}, keys stored: ${counts.storedKeys ?? 'unknown'}`)
+  log.info(`Entries of the matrix: ${matrix.include.length}${matrix.left > 0 ? `, left out: ${matrix.left}` : ''}`)
   if (listed.servers.length === 0) journal.finding(emptyScope)
   for (const finding of inventoryFindings(found, matrix)) journal.finding(finding)
 }

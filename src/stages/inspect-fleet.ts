@@ -38,7 +38,7 @@ export async function listFleet({ inputs, log }: Run, { azure }: Session): Promi
     ({ id, primary }) => primary !== undefined && known.has(canonicalId(primary)) && !known.has(canonicalId(id)),
   )
   const servers = [...own, ...replicas]
-  log.info(`${servers.length} servers, ${resources.length + withoutEndpoint.length} AI resources`)
+  log.info(`Servers: ${servers.length}, AI resources: ${resources.length + withoutEndpoint.length}`)
   return { servers, resources, withoutEndpoint }
 }
 
@@ -51,7 +51,7 @@ export async function inspectFleet(run: Run, session: Session, listed: Listed): 
     if (follows(server)) return { server, failure: undefined, databases: [], isAllowed: undefined }
     try {
       const found = await inspect(run, session, server)
-      log.info(onOneLine(`  ${server.name}: ${found.databases.length} databases with azure_ai`))
+      log.info(onOneLine(`  ${server.name}: databases with azure_ai: ${found.databases.length}`))
       return { server, failure: undefined, ...found }
     } catch (error) {
       if (signal.aborted) throw signal.reason
