@@ -9,6 +9,7 @@ import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { postgresAudience } from '../emulator/entra.ts'
+import { largeFleet } from '../emulator/fleet-world.ts'
 import { type Emulator, type EmulatorOptions, startEmulator } from '../emulator/index.ts'
 import { chainOf, type Link, type Trip } from '../emulator/line.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
@@ -32,7 +33,7 @@ const args = process.argv.slice(2)
 const markdown = args.includes('--markdown')
 const runs = Number(/^--runs=(\d+)$/.exec(args.find((each) => each.startsWith('--runs=')) ?? '')?.[1] ?? 0)
 
-const parts: Record<string, () => Promise<void> | void> = { start, chain, databases, 'by-hand': byHand, bundle }
+const parts: Record<string, () => Promise<void> | void> = { start, chain, databases, fleet, 'by-hand': byHand, bundle }
 
 await main()
 // Node may wait without an end for sockets of the emulator that are closed already.
@@ -268,6 +269,59 @@ async function databases(): Promise<void> {
   })
 }
 
+// ---- fleet
+
+/** Time and peak memory of an inventory by the number of servers, three databases each, against one. One PostgreSQL is behind them all. */
+async function fleet(): Promise<void> {
+  let first: { took: number; memory: number } | undefined
+  for (const count of [1, 10, 100, 500]) {
+    const names = ['app', 'sales', 'support']
+    await withEmulator({ databases: names, fleet: true, shape: largeFleet(count) }, async (emulator) => {
+      const key = emulator.world.accounts[0]?.keys.key1
+      const settings = [
+        'auth_type',
+        'subscription-key',
+        'endpoint',
+        'https://contoso-openai.openai.azure.com',
+        'subscription_key',
+        key,
+      ]
+      for (const name of names) {
+        await emulator.postgres.query(name, 'CREATE EXTENSION IF NOT EXISTS azure_ai')
+        for (let at = 0; at < settings.length; at += 2)
+          await emulator.postgres.query(name, 'SELECT azure_ai.set_setting($1, $2)', [
+            `azure_openai.${settings[at]}`,
+            settings[at + 1],
+          ])
+      }
+      const kept = ['environment', 'tenant-id', 'client-id', 'audience']
+      const blank = Object.keys(emulator.inputs).flatMap((name) => (kept.includes(name) ? [] : [[name, ''] as const]))
+      const result = await run(emulator, {
+        ...Object.fromEntries(blank),
+        ...{
+          mode: 'inventory',
+          'allow-restart': 'false',
+          scope: `/subscriptions/${emulator.world.subscriptionId}`,
+          'database-port': String(emulator.fleet?.port),
+        },
+      })
+      expectResult(result, 'drift')
+      if (result.outputs['stored-keys'] !== String(3 * count)) throw new Error(`stored-keys is ${result.outputs['stored-keys']}`)
+      const took = result.endedAt - result.startedAt
+      const memory = peakMemory(result)
+      first ??= { took, memory }
+      const [seconds, size] = [(took / 1_000).toFixed(1), Buffer.byteLength(result.outputs['matrix'] ?? '')]
+      rows.push({
+        what: `\`inventory\`, ${count} ${count === 1 ? 'server' : 'servers'} with three databases each`,
+        measured: `${seconds} s, ${memory.toFixed(0)} MB; matrix ${(size / 1_000).toFixed(0)} kB, report ${(JSON.stringify(result.report).length / 1_000).toFixed(0)} kB`,
+        floor: count === 1 ? '' : `${(first.took / 1_000).toFixed(1)} s, ${first.memory.toFixed(0)} MB: one server`,
+        ratio: count === 1 ? undefined : took / first.took,
+        aim: undefined,
+      })
+    })
+  }
+}
+
 // ---- by hand
 
 /** The same job as people write it down today, with curl and psql, on the same emulator and over the same lines. */
@@ -412,10 +466,11 @@ async function run(emulator: Emulator, inputs: Record<string, string>): Promise<
   const tell = `process.on('exit', () => require('node:fs').writeSync(2, 'peak memory ' + process.resourceUsage().maxRSS + '\\n'))`
   const env = {
     ...emulator.env,
+    ...emulator.fleet?.env,
     ...(inputs['databases'] === undefined
       ? {}
       : {
-          NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(`import{createRequire}from'node:module';const require=createRequire('/');${tell}`)}`,
+          NODE_OPTIONS: `${emulator.fleet?.env['NODE_OPTIONS'] ?? ''} --import=data:text/javascript,${encodeURIComponent(`import{createRequire}from'node:module';const require=createRequire('/');${tell}`)}`,
         }),
   }
   const result = await runJob({ inputs: { ...emulator.inputs, 'allow-restart': 'true', ...inputs }, env })
