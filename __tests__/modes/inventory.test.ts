@@ -147,6 +147,19 @@ describe('an inventory of the whole fleet', () => {
     expect(result.log).toMatch(/::error title=5 keys stored on 7 servers::/)
   })
 
+  test('asks Resource Graph, and is answered, as the OpenAPI file of 2024-04-01 says', () => {
+    const queries = emulator.world.exchanges.filter(({ url }) => url.includes('/Microsoft.ResourceGraph/'))
+    expect(queries.length).toBe(2)
+    for (const { requestBody, responseBody } of queries) {
+      // biome-ignore lint/suspicious/noExplicitAny: the shapes are what is looked at
+      const [asked, answered] = [requestBody, responseBody] as any[]
+      const known = ['subscriptions', 'managementGroups', 'query', 'options', 'facets']
+      expect(Object.keys(asked).filter((name) => !known.includes(name))).toEqual([])
+      expect(asked.options).toEqual({ resultFormat: 'objectArray', $top: 500 })
+      expect(answered).toMatchObject({ totalRecords: expect.any(Number), count: answered.data.length, resultTruncated: 'false' })
+    }
+  })
+
   test('shows no key, in whatever it writes', () => {
     const written = [result.raw, result.summary, JSON.stringify(result.report), JSON.stringify(result.outputs)].join('\n')
     for (const { keys } of emulator.world.accounts) for (const key of Object.values(keys)) expect(written).not.toContain(key)

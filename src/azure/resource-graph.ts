@@ -198,7 +198,7 @@ function withBody(error: unknown, doing: string): unknown {
 }
 
 /** How long to wait before the next query, in milliseconds: only when none is left. `HH:MM:SS` until there are some again. */
-export function quotaWaitMs(remaining: string | undefined, resetsAfter: string | undefined): number {
+function quotaWaitMs(remaining: string | undefined, resetsAfter: string | undefined): number {
   if (remaining?.trim() !== '0') return 0
   const [, hours, minutes, seconds] = /^(\d{1,2}):(\d{2}):(\d{2})/.exec(resetsAfter?.trim() ?? '') ?? []
   if (hours === undefined) return 0
