@@ -72,7 +72,7 @@ export function giveRole(world: World, principalId: string, role: string, scope:
 const inSubscription = (id: string, subscription: string | undefined): string =>
   subscription === undefined ? id : id.replace(/^(\/subscriptions\/)[^/]+/, `$1${subscription}`)
 
-export function anotherServer(like: Server, name: string, given: Partial<Server>, subscription?: string): Server {
+function anotherServer(like: Server, name: string, given: Partial<Server>, subscription?: string): Server {
   return {
     ...structuredClone(like),
     name,

@@ -21,7 +21,7 @@ export interface Fleet {
   stop(): Promise<void>
 }
 
-export interface FleetOptions {
+interface FleetOptions {
   world: World
   /** An existing folder of the emulator. */
   folder: string

@@ -206,6 +206,15 @@ describe('scopes', () => {
   })
 })
 
+test('one server is opened to the runner until the post step, which changes nothing that stays', async () => {
+  const result = await takeInventory(emulator, { server: server('pg-refusing').id, 'temporary-firewall-rule': 'true' })
+  expect(rows(result)).toEqual(['pg-refusing | false | No database has azure_ai'])
+  expect(result.outputs).toMatchObject({ result: 'in-sync', changed: 'false', 'stored-keys': '0' })
+  expect(Object.keys(server('pg-refusing').firewallRules)).toEqual([expect.stringMatching(/^gha-aipg-/)])
+  expect((await result.post()).code).toBe(0)
+  expect(server('pg-refusing').firewallRules).toEqual({})
+})
+
 describe('Resource Graph', () => {
   test('is read page by page, and waited for when the quota is used up', async () => {
     emulator.world.resourceGraph = { pageSize: 3, quota: { remaining: 2, resetsAfter: 1_000 } }

@@ -13,7 +13,7 @@ import { holds, type ObservedServer } from './observed.ts'
 import { type ServiceName, services } from './services.ts'
 
 /** Inputs of the job that `strategy.matrix` makes of it: `name`, `server`, `databases`, and one for each service. */
-export type MatrixEntry = Readonly<Record<string, string>>
+type MatrixEntry = Readonly<Record<string, string>>
 
 export interface Matrix {
   readonly include: readonly MatrixEntry[]

@@ -13,7 +13,7 @@ import {
 import { type Matrix, matrixOf } from './inventory-matrix.ts'
 
 /** One thing that is as it should be or is not: what a check would show as a step. The drift issue is made of these. */
-export interface InventoryItem {
+interface InventoryItem {
   readonly id: string
   /** `SERVER` or `SERVER/DATABASE`. */
   readonly place: string

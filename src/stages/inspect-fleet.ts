@@ -21,7 +21,7 @@ const serversAtOnce = 16
 const requestsAtOnce = 8
 
 /** What Resource Manager lists before any server is connected to. */
-export interface Listed {
+interface Listed {
   readonly servers: readonly FleetServer[]
   readonly resources: readonly FleetResource[]
   /** Resources whose endpoint the list does not show. */
