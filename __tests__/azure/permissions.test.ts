@@ -156,6 +156,7 @@ test('the page is complete: roles, condition, and a wrapper that tells all setti
     'restart',
     'check',
     'verify',
+    'inventory',
     'part azure',
     'part database',
     'temporary firewall rule',

@@ -163,8 +163,6 @@ export function extensionSql({ needsSchema }: ObservedDatabase['creation'], stat
   return `CREATE EXTENSION IF NOT EXISTS azure_ai${needsSchema ? ' SCHEMA public' : ''}`
 }
 
-/** A database that could not be looked at. */
-
 /**
  * Whether this connection keeps its session from one transaction to the next: a pooler in transaction mode does not, and what is
  * kept in a temporary table would be another session's.
