@@ -26,9 +26,9 @@ function paceOf(schedule: retry.Schedule | undefined): string {
 }
 
 const what = {
-  transient: 'a fault of the line or of a service',
-  unreachable: 'nobody is there',
-  busy: 'somebody else’s operation or lock',
+  transient: 'an error of the connection or of a service',
+  unreachable: 'no server answers',
+  busy: 'another process’s operation or lock',
   throttled: '429',
   limited: 'GitHub’s limits',
   replication: 'Azure’s own replication',
@@ -111,7 +111,7 @@ export function retriesSection(): string {
       'an SQL statement, on the server (`statement_timeout`); `CREATE` and `ALTER EXTENSION`',
       `${span(statementTimeoutMs)}; 1 min`,
     ],
-    ['the same on the client, also BEGIN, COPY, COMMIT and ROLLBACK: then the line is cut', `${span(graceMs)} more`],
+    ['the same on the client, also BEGIN, COPY, COMMIT and ROLLBACK: then the connection is cut', `${span(graceMs)} more`],
     ['a lock (`lock_timeout`); idle in a transaction', '10 s; 1 min'],
     [
       'the advisory lock of the action, in one database for the whole run',
@@ -119,11 +119,11 @@ export function retriesSection(): string {
     ],
     ['closing a connection', span(closeTimeoutMs)],
     ['the drift issue and the comment, after the run', `2 min (each ${span(conversationMs)} at most)`],
-    [`the post step; what fails in its first ${span(postRetry.budgetMs)} is tried anew from the login on`, '8 min'],
+    [`the post step; what fails in its first ${span(postRetry.budgetMs)} is tried again from the login on`, '8 min'],
   ]
   return [
     '### Paces',
-    'Waits double from the first to the longest, each spread by a quarter to either side. What the other side asks for (`Retry-After` in seconds or as a date, `retry-after-ms`, `x-ms-retry-after-ms`) goes before that, up to the longest wait: it is waited that long and up to a quarter more, never less, so that runs that were told the same part. `0`, a date that is past and what cannot be read count as nothing said.',
+    'Waits double from the first to the longest, each spread by a quarter to either side.\nWhat the other side requests (`Retry-After` in seconds or as a date, `retry-after-ms`, `x-ms-retry-after-ms`) goes before that, up to the longest wait: it is waited that long and up to a quarter more, never less, so that runs with the same response spread out.\n`0`, a date that is past and what cannot be read count as no value.',
     table(
       ['pace', 'for', 'first wait', 'longest wait', 'in all'],
       Object.entries(paces).map(([name, { baseMs, capMs, budgetMs }]) => [
@@ -135,15 +135,15 @@ export function retriesSection(): string {
       ]),
     ),
     '### HTTP',
-    'The first row that fits decides (`src/lib/http-retries.ts`). "POST too": sent again even when doing it twice would be wrong (the restart is the only such request; what is made on GitHub is looked for before the next try). Anything in no row is an answer, and told as it is. The metadata service of a runner in Azure is asked by the SDK, which has its own pace for it.',
+    'The first row that fits decides (`src/lib/http-retries.ts`).\n"POST too": sent again even when doing it twice would be wrong (the restart is the only such request; what is made on GitHub is looked for before the next try).\nAnything in no row is a final answer, and is reported as it is.\nThe SDK queries the metadata service of a runner in Azure, which has its own pace for it.',
     table(['seen', 'from', 'pace', 'POST too', 'why'], httpRows.map(httpRow)),
     '### SQL',
-    `Each try is a transaction of its own on a fresh connection (\`src/postgres/again.ts\`). At the first look at a database nothing is waited for longer than ${span(unreachable.budgetMs)}. When the answer to COMMIT is lost, a fresh connection reads what came of it: what came to nothing is done again, what came about is proven or put back, and what cannot be read counts as written.`,
+    `Each try is a transaction of its own on a fresh connection (\`src/postgres/again.ts\`).\nAt the first look at a database nothing is waited for longer than ${span(unreachable.budgetMs)}.\nWhen the response to COMMIT is lost, a fresh connection checks whether it took effect: if not, the work is done again; if so, it is verified or put back; what cannot be read counts as written.`,
     table(['SQLSTATE or error', 'when', 'pace', 'why'], sqlRows.map(sqlRow)),
     '### Time limits',
     table(['what', 'longest time'], limits),
     '### The whole run',
-    `A run has a limit that follows from its inputs, the sum of these. When it is reached the run ends as on a cancel (what is committed and not proven is put back, within seconds), reports, and fails with \`failure-reason: ${timedOut.reason}\` and the finding \`${timedOut.code}\`. What does not end even then is reported as it stands ${span(lastWordMs)} later.`,
+    `A run has a limit that follows from its inputs, the sum of these.\nWhen it is reached the run ends as on a cancel (what is committed and not verified is put back, within seconds), reports, and fails with \`failure-reason: ${timedOut.reason}\` and the finding \`${timedOut.code}\`.\nWhat does not end even then is reported as it stands ${span(lastWordMs)} later.`,
     table(
       ['allowance', 'for'],
       allowances.map(({ amount, what: purpose }: Allowance) => [amount, purpose]),
