@@ -74,7 +74,10 @@ export function sqlRow(row: SqlRow): readonly string[] {
 
 /** What the README says of `timeout-minutes`: the run's own limit and ten minutes, in steps of five. */
 export function jobMinutes(
-  inputs: Pick<Inputs, 'mode' | 'part' | 'allowRestart' | 'temporaryFirewallRule' | 'verifyTimeoutMs' | 'databases'>,
+  inputs: Pick<
+    Inputs,
+    'mode' | 'part' | 'allowRestart' | 'temporaryFirewallRule' | 'verifyTimeoutMs' | 'databases' | 'scopeParts'
+  >,
 ): number {
   return Math.ceil((runBudgetMs(inputs as Inputs) / 60_000 + 9) / 5) * 5
 }
@@ -86,6 +89,7 @@ const usual = {
   temporaryFirewallRule: false,
   verifyTimeoutMs: 600_000,
   databases: ['app'],
+  scopeParts: [],
 } as const
 export const examples: readonly [string, Parameters<typeof jobMinutes>[0]][] = [
   ['`check`', { ...usual, mode: 'check' }],

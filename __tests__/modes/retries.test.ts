@@ -8,6 +8,7 @@ import { parse } from 'yaml'
 import type { Emulator } from '../../emulator/index.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { examples, jobMinutes, withRetries } from '../../scripts/retries.ts'
+import type { ScopePart } from '../../src/core/inventory-scope.ts'
 import { allowances, runBudgetMs } from '../../src/core/time-limit.ts'
 import { httpRows, retryAfterMs, type Seen, verdictOn } from '../../src/lib/http-retries.ts'
 import {
@@ -254,6 +255,7 @@ describe('the limit of a whole run', () => {
               temporaryFirewallRule: of('temporary-firewall-rule', 'false') === 'true',
               verifyTimeoutMs: Number(of('verify-timeout-minutes', '10')) * 60_000,
               databases: names === '*' ? '*' : names.split(/[\n,]+/),
+              scopeParts: given['scope'] === undefined ? [] : [{ id: String(given['scope']) } as ScopePart],
             })
           )
         }, 0)
