@@ -28,7 +28,7 @@ export interface CallOptions {
   readonly proxy: string | undefined
 }
 
-export interface ListBody<T> {
+interface ListBody<T> {
   value?: T[]
   nextLink?: string
 }

@@ -27,7 +27,7 @@ export interface AmbientLogin {
   readonly managedIdentity: boolean
 }
 
-export interface SignInOptions {
+interface SignInOptions {
   readonly cloud: Cloud
   readonly oidc: { readonly tenantId: string; readonly clientId: string } | undefined
   /** Gives the workflow's OIDC token. */

@@ -58,7 +58,7 @@ export interface Http {
   list(url: string, doing: string, signal: AbortSignal, resource?: string): Promise<unknown>
 }
 
-export interface PipelineOptions {
+interface PipelineOptions {
   /** Undefined: no token is sent. */
   readonly tokens: Tokens | undefined
   readonly scope: string
@@ -127,7 +127,7 @@ class Retriable extends Error {
   }
 }
 
-export interface RetryPolicyOptions {
+interface RetryPolicyOptions {
   readonly from: Peer
   readonly signal: AbortSignal
   readonly log: Log

@@ -10,7 +10,7 @@ import { duration } from '../lib/timeout.ts'
 import { type CallOptions, type Calls, pagesOfClient } from './calls.ts'
 import { itemsOf } from './pages.ts'
 
-export interface RoleToAssign {
+interface RoleToAssign {
   readonly scope: string
   /** GUID of the role definition. */
   readonly roleId: string

@@ -76,7 +76,7 @@ export interface AlikeFindings {
   readonly others: readonly string[]
 }
 
-export interface Facts {
+interface Facts {
   readonly inputs: Inputs | undefined
   readonly journal: Journal
   /** What ended the run early. */

@@ -80,7 +80,7 @@ export interface Deployment {
 }
 
 /** Where a value of a setting comes from. */
-export interface SettingSource {
+interface SettingSource {
   readonly setting: string
   readonly value: (resource: Resource, authType: AuthType) => string | undefined
   /** Left to another service of the family when that one is given too. */
@@ -109,7 +109,7 @@ export interface TestQuery {
 }
 
 /** What the inputs say about test queries. */
-export interface TestInputs {
+interface TestInputs {
   readonly embeddingDeployment: string | undefined
   readonly machineLearningInput: string | undefined
   readonly machineLearningDeployment: string | undefined
@@ -137,7 +137,7 @@ export interface Service {
 }
 
 /** Longest time a test function may wait for its service, in milliseconds. */
-export const queryTimeoutMs = 15_000
+const queryTimeoutMs = 15_000
 
 const accountType = 'Microsoft.CognitiveServices/accounts'
 const literal = (name: string, value: string): Argument => ({ name, type: 'text', value })

@@ -1,7 +1,7 @@
 /** The steps of a run by id and by database: hundreds of databases have thousands of steps, so they are looked up, not searched. */
 import { type Step, type StepId, type StepStatus, waiting } from './steps.ts'
 
-export interface StepList {
+interface StepList {
   readonly steps: readonly Step[]
   step(id: StepId): Step | undefined
   stepsIn(database: string): readonly Step[]

@@ -7,7 +7,7 @@ import type { FamilyName, ServiceName } from './services.ts'
 export type StepId = string
 
 /** What the plan found. `failed`: the state could not be read. `skipped`: this run does not judge it. */
-export type PlannedStatus = 'in-sync' | 'missing' | 'different' | 'failed' | 'skipped'
+type PlannedStatus = 'in-sync' | 'missing' | 'different' | 'failed' | 'skipped'
 
 /** What a run made of a step. */
 export type DoneStatus = 'created' | 'updated' | 'failed' | 'skipped' | 'in-sync'
@@ -68,7 +68,7 @@ interface Shown<K extends StepKind> {
   readonly change?: Change
 }
 
-export type StepOf<K extends StepKind> = Shown<K> & Subjects[K]
+type StepOf<K extends StepKind> = Shown<K> & Subjects[K]
 export type Step = { [K in StepKind]: StepOf<K> }[StepKind]
 
 export const roleStep = (service: ServiceName): StepId => `role/${service}`

@@ -27,7 +27,7 @@ export interface Target {
 }
 
 /** The known clouds, in lower case. */
-export const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
+const cloudNames = ['azurecloud', 'azureusgovernment', 'azurechinacloud'] as const
 
 /** The inputs that a {@link Target} is read from. */
 export const targetInputs = ['server', 'environment', 'tenant-id', 'client-id', 'audience'] as const

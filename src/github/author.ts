@@ -18,7 +18,7 @@ type Json = Readonly<Record<string, unknown>>
 export const jobAuthor: Author = { name: 'github-actions', isBot: true, id: undefined }
 
 /** Longest time that the look-up may take in all, in milliseconds: the issue is written without it, too. */
-export const lookUpMs = 5_000
+const lookUpMs = 5_000
 
 /** A user as the REST API shows one (`login`, `id`, `type`); undefined for anything else. */
 export function authorOf(user: unknown): Author | undefined {
@@ -50,7 +50,7 @@ export function isSameAuthor(a: Author | undefined, b: Author): boolean {
 }
 
 /** Requests of the look-up. Each resolves with the status and the parsed body, and rejects when there is no answer. */
-export interface LookUp {
+interface LookUp {
   /** `GET /user` */
   user(signal: AbortSignal): Promise<{ status: number; data: unknown }>
   /** `POST` of this query to the GraphQL API; undefined where that is not part of the same host. */

@@ -13,7 +13,7 @@ import { hidden, hideSecret, linesOf } from '../lib/secrets.ts'
 import { duration, orAborted } from '../lib/timeout.ts'
 import { visible } from '../lib/unicode.ts'
 
-export type OutputName =
+type OutputName =
   | 'result'
   | 'changed'
   | 'drift'
@@ -228,7 +228,7 @@ async function readBounded(message: AsyncIterable<Buffer>): Promise<string> {
 }
 
 /** Where a job asks for its token; empty strings when it may not. */
-export interface OidcEndpoint {
+interface OidcEndpoint {
   readonly url: string
   readonly token: string
 }

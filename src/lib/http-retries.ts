@@ -21,7 +21,7 @@ export const busyCodes = [
 
 export type Peer = 'Resource Manager' | 'Entra' | 'GitHub'
 /** An answer came; the line broke before there was one; a long-running operation ended badly. */
-export type Stage = 'answer' | 'line' | 'operation'
+type Stage = 'answer' | 'line' | 'operation'
 export type Sign = 'Retry-After' | 'limit reached' | 'not JSON'
 
 export interface HttpRow {
@@ -167,7 +167,7 @@ export interface Seen {
 }
 
 /** The row that fits; undefined when none does. */
-export function rowOf(seen: Seen): HttpRow | undefined {
+function rowOf(seen: Seen): HttpRow | undefined {
   const code = seen.code ?? ''
   return httpRows.find(
     (row) =>

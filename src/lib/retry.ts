@@ -76,7 +76,7 @@ export function later(signal: AbortSignal, ms: number): AbortSignal {
   return controller.signal
 }
 
-export interface RetryOptions {
+interface RetryOptions {
   readonly signal: AbortSignal
   readonly verdict: (error: unknown) => Verdict
   /** Told before each wait. */

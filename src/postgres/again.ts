@@ -6,7 +6,7 @@ import { messageOf, sqlState } from './connection.ts'
  * `look`: the first time that a database is connected to, where a wrong setting and a closed firewall look like a fault;
  * `work`: settings and test queries, in a database that was seen; `extension`: CREATE and ALTER EXTENSION.
  */
-export type SqlMoment = 'look' | 'work' | 'extension'
+type SqlMoment = 'look' | 'work' | 'extension'
 
 /** CREATE or ALTER EXTENSION for what the server's allow-list does not hold, or not yet. */
 export const notAllowListed = /not allow-listed/i
@@ -81,7 +81,7 @@ export const sqlRows: readonly SqlRow[] = [
 ]
 
 /** The row that fits an error; undefined when none does. */
-export function sqlRowOf(error: unknown, moment: SqlMoment): SqlRow | undefined {
+function sqlRowOf(error: unknown, moment: SqlMoment): SqlRow | undefined {
   const code = sqlState(error)
   return sqlRows.find(
     (row) =>

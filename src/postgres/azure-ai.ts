@@ -319,7 +319,7 @@ function isRefusedSetting(error: unknown): boolean {
 /** A refusal without the name that it is about, for comparing it with that of another name. */
 const refusalOf = (error: unknown, key: string): string => `${sqlState(error)} ${messageOf(error).text.replaceAll(key, 'KEY')}`
 
-export function isUnknownSetting(error: unknown): boolean {
+function isUnknownSetting(error: unknown): boolean {
   return /is not a valid configuration key/i.test(messageOf(error).text)
 }
 
@@ -365,7 +365,7 @@ function signatureOf(row: Readonly<Record<string, unknown>>): FunctionSignature 
 }
 
 /** A call of a test function as SQL that can be pasted, or why the installed version offers none that fits. */
-export type TestCall = { readonly sql: string; readonly hasTimeout: boolean } | { readonly skip: string }
+type TestCall = { readonly sql: string; readonly hasTimeout: boolean } | { readonly skip: string }
 
 /**
  * Writes the call: the overload whose arguments have our types, arguments by name, literals with their type, and of the

@@ -64,7 +64,7 @@ export function tlsFor(serverName: string, host: string): tls.ConnectionOptions 
   }
 }
 
-export interface Login {
+interface Login {
   readonly user: string
   /** Asked just before connecting: an Entra token lives for an hour at most. */
   readonly password: () => Promise<string>

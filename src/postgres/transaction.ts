@@ -17,7 +17,7 @@ export interface Session {
   copyIn(statement: string, rows: readonly (readonly string[])[]): Promise<void>
 }
 
-export interface TransactionOptions {
+interface TransactionOptions {
   /** Major version of the server; 0 while it is not known. */
   readonly serverVersion: number
   /** Schemas of azure_ai that names are looked up in after pg_catalog. Empty unless a function of azure_ai needs it. */
@@ -124,7 +124,7 @@ function opening(access: 'READ ONLY' | 'READ WRITE', { serverVersion, schemas = 
 }
 
 /** Quotes a name of a schema, table or role. */
-export const quoteIdentifier = (name: string): string => `"${name.replaceAll('"', '""')}"`
+const quoteIdentifier = (name: string): string => `"${name.replaceAll('"', '""')}"`
 
 /** Quotes a text as a literal that means the same whatever `standard_conforming_strings` is. */
 export function quoteLiteral(text: string): string {

@@ -48,9 +48,9 @@ export type CallOutcome =
 export type CallOutcomes = ReadonlyMap<string, CallOutcome>
 
 /** What is known of the database that a transaction runs in. */
-export type Ground = Pick<ObservedDatabase, 'serverVersion' | 'extensionSchemas'>
+type Ground = Pick<ObservedDatabase, 'serverVersion' | 'extensionSchemas'>
 
-export interface TrialRequest {
+interface TrialRequest {
   readonly database: Ground
   readonly settings: readonly Setting[]
   /** Keys to store: they reach the server as the data of a COPY, after the settings. */
@@ -67,7 +67,7 @@ export interface TrialRequest {
   readonly log: Log
 }
 
-export interface TrialOutcome {
+interface TrialOutcome {
   readonly outcomes: CallOutcomes
   readonly committed: boolean
   /** False when the extension refused to have the secret replaced: then nothing was asked. */

@@ -27,7 +27,7 @@ import {
 import type { Writing } from './issue-tables.ts'
 
 /** Keeps the listing small; author and marker decide. */
-export const driftLabel = 'azure-ai-drift'
+const driftLabel = 'azure-ai-drift'
 
 /** Most pages of a hundred that are looked through. */
 const pages = { issues: 10, comments: 30 }

@@ -26,7 +26,7 @@ export interface Drift {
   readonly rest: readonly ReportStep[]
 }
 
-export interface IssueText {
+interface IssueText {
   readonly title: string
   readonly body: string
   readonly state: DriftState

@@ -46,7 +46,7 @@ export async function keepReport(of: Report, folder: string, setOutput: SetOutpu
   }
 }
 
-export interface PublishOptions {
+interface PublishOptions {
   readonly setOutput: SetOutput
   readonly summaryFile: string | undefined
   readonly log: Log
@@ -96,7 +96,7 @@ async function annotateDrift({ server, steps, setUp, toDo, inventory }: Report):
   )
 }
 
-export interface Conversation {
+interface Conversation {
   readonly inputs: Inputs
   readonly place: Place
   readonly log: Log

@@ -30,7 +30,7 @@ const graceSeconds = 90 * 60
 /** Azure says a change takes up to five minutes. */
 const opening = { baseMs: 1_000, capMs: 5_000, budgetMs: 5 * 60_000 }
 
-export interface FirewallOptions {
+interface FirewallOptions {
   readonly inputs: Inputs
   readonly server: ObservedServer
   readonly azure: ResourceManager

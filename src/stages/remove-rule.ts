@@ -14,7 +14,7 @@ const looksMs = [2_000, 4_000, 8_000]
 export const postRetry: Schedule = { baseMs: 2_000, capMs: 8_000, budgetMs: 10_000 }
 
 /** What became of the rule. `why` is the error that kept it from being deleted. */
-export type Removal = { readonly how: 'deleted' } | { readonly how: 'overwritten'; readonly why: unknown }
+type Removal = { readonly how: 'deleted' } | { readonly how: 'overwritten'; readonly why: unknown }
 
 /**
  * Deletes the rule; one that cannot be deleted is overwritten with an address that leads nowhere.

@@ -79,7 +79,7 @@ async function untilConnected({ signal, log }: WriteRun, connector: Connector, d
 }
 
 /** What a restart does to the waiting of the test queries. */
-export interface RestartPolicy {
+interface RestartPolicy {
   readonly onWaiting: ProveOptions['onWaiting']
   /** Called when the test queries are over. */
   readonly conclude: () => Promise<void> | void

@@ -5,7 +5,7 @@ import type { Log } from '../lib/log.ts'
 import { retrying, type Schedule } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 
-export interface ServerWait {
+interface ServerWait {
   /** Of the server. */
   readonly name: string
   readonly azure: Pick<ResourceManager, 'server'>

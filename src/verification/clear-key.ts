@@ -14,7 +14,7 @@ import { judge } from './verdict.ts'
 const mostTries = 3
 const pace = { ...transient, baseMs: 2_000 }
 
-export type Clearing =
+type Clearing =
   | { readonly kind: 'cleared'; readonly outcomes: CallOutcomes }
   /** The key is as it was. */
   | { readonly kind: 'kept'; readonly reason: string }

@@ -37,7 +37,7 @@ export interface JobOptions {
 }
 
 /** A step that is left undone, with its reason or with the step that it waits for. */
-export type LeftStep = { readonly step: Step } & (
+type LeftStep = { readonly step: Step } & (
   | { readonly waitsFor: StepId }
   | { readonly status: Step['status']; readonly reason: string }
 )
@@ -53,7 +53,7 @@ export interface Planned {
 
 const nothing: Planned = { job: undefined, skipped: [], left: [], failures: [], findings: [] }
 
-export interface FamilyIn {
+interface FamilyIn {
   readonly family: Family
   readonly services: readonly Service[]
   readonly database: ObservedDatabase

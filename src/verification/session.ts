@@ -12,7 +12,7 @@ import { askReadOnly, type Call, type CallOutcomes, holds, type Setting } from '
 /** How long putting settings back may take after a cancel, in milliseconds: the runner waits a few seconds only. */
 const graceMs = 4_000
 
-export interface SessionOptions {
+interface SessionOptions {
   readonly database: ObservedDatabase
   readonly connector: Pick<Connector, 'connect' | 'paired' | 'second' | 'failure'>
   readonly log: Log
@@ -22,7 +22,7 @@ export interface SessionOptions {
 }
 
 /** What became of a COMMIT. `unknown`: it cannot be read, so it counts as committed. */
-export type CommitState = 'committed' | 'rolled-back' | 'unknown'
+type CommitState = 'committed' | 'rolled-back' | 'unknown'
 
 export class DatabaseSession {
   readonly #options: SessionOptions

@@ -39,7 +39,7 @@ export function outcomeOf(verdict: Exclude<Verdict, 'passed'>, outcomes: CallOut
   return { kind: verdict.final ? 'failed' : 'not-yet', failure: verdict.failure, outcomes }
 }
 
-export interface Tactics {
+interface Tactics {
   readonly strategy: Exclude<Strategy, 'wait'>
   readonly visibility: Visibility
 }

@@ -23,7 +23,7 @@ export interface Looked {
   readonly outcomes: CallOutcomes
 }
 
-export interface LookOptions {
+interface LookOptions {
   readonly log: Log
   /** A wrong guess of an apply could disturb what works; a check rolls everything back. */
   readonly writes: boolean
