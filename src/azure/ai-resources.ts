@@ -4,7 +4,7 @@ import type { Deployment, Resource } from '../core/services.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { bounded, longestName, withoutEndSlashes } from '../lib/bounded.ts'
-import { parseResourceId, type ResourceId } from '../lib/resource-id.ts'
+import { liesIn, parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
 import type { CallOptions, Calls } from './calls.ts'
 import { expectSame, otherResource } from './expect-same.ts'
 import { foreignHost, isServiceEndpoint, isSubdomain } from './hosts.ts'
@@ -158,13 +158,13 @@ function endpointIdOf(named: ResourceId, { id, name }: AccountBody): string {
   const below = `${named.id}/onlineEndpoints/`
   const own = typeof id === 'string' ? withoutEndSlashes(id) : `${below}${name}`
   const parsed = parseResourceId(own)
-  if (parsed === undefined || !isEndpoint(parsed) || !own.toLowerCase().startsWith(below.toLowerCase()))
+  if (parsed === undefined || !isEndpoint(parsed) || !liesIn(own, named.id))
     throw otherResource(`an online endpoint of ${named.id}`, id)
   return `${below}${parsed.name}`
 }
 
 const isEndpoint = ({ type }: ResourceId): boolean =>
-  type.toLowerCase() === 'microsoft.machinelearningservices/workspaces/onlineendpoints'
+  sameType(type, 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints')
 
 function notOneEndpoint(workspace: ResourceId, endpoints: readonly AccountBody[]): Failure {
   const ids = endpoints.flatMap(({ id }) => (typeof id === 'string' && id !== '' ? [id] : [])).slice(0, 20)

@@ -1,5 +1,5 @@
 /** Management locks: what they forbid applies to everybody, at their scope and below. */
-import { liesIn, type ResourceId } from '../lib/resource-id.ts'
+import { liesIn, type ResourceId, scopeOfLock } from '../lib/resource-id.ts'
 import { itemsOf, type Page } from './pages.ts'
 import type { Http } from './pipeline.ts'
 
@@ -38,7 +38,7 @@ export async function listLocks(
   const found: Lock[] = []
   for await (const lock of itemsOf(pages(), doing, mostLocks)) {
     const id = typeof lock?.id === 'string' ? lock.id : ''
-    const scope = /^(\/.{1,2000})\/providers\/Microsoft\.Authorization\/locks\/[^/]{1,300}$/i.exec(id)?.[1]
+    const scope = scopeOfLock(id)
     const level = lock?.properties?.level
     // The list contains the locks of what lies below as well: they do not apply here.
     if (scope !== undefined && typeof level === 'string' && liesIn(resource, scope)) found.push({ id, scope, level })

@@ -7,7 +7,7 @@ import { services } from '../core/services.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { describe } from '../lib/bounded.ts'
-import { liesIn, parseResourceId, type ResourceId } from '../lib/resource-id.ts'
+import { canonicalId, liesIn, parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
 import { pause } from '../lib/retry.ts'
 import { accountOf, endpointOf } from './ai-resources.ts'
 import { answerFailure } from './answers.ts'
@@ -142,7 +142,7 @@ const versions: Readonly<Record<ScopePart['kind'], string>> = {
   'management-group': '2020-05-01',
 }
 
-const isType = (id: ResourceId, type: string): boolean => id.type.toLowerCase() === type.toLowerCase()
+const isType = (id: ResourceId, type: string): boolean => sameType(id.type, type)
 
 function textOf({ types, groups }: Query): string {
   // The names are those of types and of validated resource groups: neither contains a quote.
@@ -225,7 +225,7 @@ function serverOf(row: Row, lies: (id: string) => boolean): FleetServer {
 }
 
 function uniqueById<T extends { readonly id: string }>(items: readonly T[]): T[] {
-  return [...new Map(items.map((item) => [item.id.toLowerCase(), item])).values()]
+  return [...new Map(items.map((item) => [canonicalId(item.id), item])).values()]
 }
 
 function truncated(doing: string): Failure {

@@ -5,7 +5,7 @@ import type { Administrator, ObservedServer } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { bounded, isCut } from '../lib/bounded.ts'
-import { parseResourceId, sameId } from '../lib/resource-id.ts'
+import { parseResourceId, sameId, sameType } from '../lib/resource-id.ts'
 import { busy, replication, retrying, type Verdict } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { azureFailure } from './answers.ts'
@@ -81,8 +81,8 @@ function serverReads(calls: Calls, { server, signal }: Pick<CallOptions, 'server
         for await (const each of itemsOf(await pagesOfClient(list), 'listing read replicas', mostReplicas)) {
           const replica = observedServer(each)
           if (sameId(server.id, replica.id)) continue
-          const type = parseResourceId(replica.id)?.type.toLowerCase()
-          if (type !== server.type.toLowerCase()) throw otherResource(`a read replica of ${server.id}`, replica.id)
+          const type = parseResourceId(replica.id)?.type ?? ''
+          if (!sameType(type, server.type)) throw otherResource(`a read replica of ${server.id}`, replica.id)
           found.push(replica)
         }
         return found

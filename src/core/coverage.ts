@@ -34,9 +34,7 @@ const hash = (text: string, digits: number): string => createHash('sha256').upda
 
 /** 32 hex digits for a server, from which its id cannot be read back. */
 export function serverHash(serverId: string): string {
-  let end = serverId.length
-  while (serverId[end - 1] === '/') end--
-  return hash(serverId.slice(0, end).toLowerCase(), 32)
+  return hash(canonicalId(serverId), 32)
 }
 
 export function coverageOf(inputs: Pick<Inputs, 'mode' | 'server' | 'scopeParts' | 'part' | 'given' | 'databases'>): Coverage {
@@ -60,7 +58,7 @@ function hashed(server: string, databases: Coverage['databases']): Mark['databas
   const names = [...new Set(databases)].sort()
   if (names.length > most) return [hash(JSON.stringify(names), 32)]
   // The id of the server, which strangers do not know, keeps them from trying likely names.
-  const key = server.toLowerCase()
+  const key = canonicalId(server)
   return [...new Set(names.map((name) => hash(JSON.stringify([key, name]), 8)))].sort()
 }
 

@@ -2,7 +2,7 @@
 
 import type { Finding } from '../errors/failure.ts'
 import { setSettingIn } from '../errors/sql.ts'
-import { groupIn, nameIn, parseResourceId, sameId } from '../lib/resource-id.ts'
+import { canonicalId, groupIn, nameIn, parseResourceId, sameId } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { endpointKind } from './endpoints.ts'
 import { type Inputs, titleOf } from './inputs.ts'
@@ -343,7 +343,7 @@ function regenerateKey({ id, name, settingsId, authMode }: Resource): string {
 function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
   if (inputs.authType !== 'managed-identity' || inputs.part === 'azure') return []
   const accounts = inputs.given.filter(({ service }) => serviceNamed(service).kinds !== undefined)
-  const idOf = (service: ServiceName): string | undefined => observed.resources.get(service)?.id.toLowerCase()
+  const idOf = (service: ServiceName): string => canonicalId(observed.resources.get(service)?.id ?? '')
   return accounts.flatMap(({ service }, index): Finding[] => {
     const resource = observed.resources.get(service)
     const id = idOf(service)

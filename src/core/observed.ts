@@ -1,7 +1,7 @@
 /** What was found: the state of the server, its surroundings and its databases, as the plan reads it. Plain data. */
 
 import type { Failure } from '../errors/failure.ts'
-import { canonicalId, liesIn, sameId } from '../lib/resource-id.ts'
+import { isManagementGroup, liesIn, sameId } from '../lib/resource-id.ts'
 import type { Resource, ServiceName } from './services.ts'
 
 export interface ObservedServer {
@@ -142,7 +142,7 @@ export function holding(
   scope: string,
 ): RoleAssignment | undefined {
   const distance = ({ scope: above }: RoleAssignment): number =>
-    above !== '/' && scope.toLowerCase().startsWith(above.toLowerCase()) ? scope.length - above.length : Number.MAX_SAFE_INTEGER
+    above !== '/' && liesIn(scope, above) ? scope.length - above.length : Number.MAX_SAFE_INTEGER
   const through = ({ reaches }: RoleAssignment): number => (reaches === undefined ? 0 : 1)
   return sorted(
     assignments.filter((each) => holds(each, principalId, roleId, scope)),
@@ -183,5 +183,5 @@ export function formerAssignment(
 /** Whether `ancestor` is the scope itself, or a resource group, subscription, management group or the root above it. */
 function covers(ancestor: string, scope: string): boolean {
   // Lists at a scope show management groups only when they are above it.
-  return liesIn(scope, ancestor) || canonicalId(ancestor).startsWith('/providers/microsoft.management/managementgroups/')
+  return liesIn(scope, ancestor) || isManagementGroup(ancestor)
 }

@@ -1,5 +1,6 @@
 /** The fingerprint of a plan, by which `apply` recognises what an earlier `check` showed. Pure. */
 import { createHash } from 'node:crypto'
+import { canonicalId } from '../lib/resource-id.ts'
 import type { Inputs } from './inputs.ts'
 import type { Observed } from './observed.ts'
 import { databaseNames } from './plan.ts'
@@ -11,7 +12,7 @@ function fingerprint({ id, change }: Step): readonly string[] {
     case 'allow-list':
       return [id, ...[...change.entries].sort()]
     case 'role':
-      return [id, change.scope.toLowerCase(), change.roleId]
+      return [id, canonicalId(change.scope), change.roleId]
     case 'extension':
       return [id, change.statement]
     case 'setting':
@@ -36,7 +37,7 @@ function isPlanned(step: Step): boolean {
 
 /** What a plan is for: the server, and the databases in any order. */
 export function planScope(inputs: Inputs, observed: Pick<Observed, 'databases'>): readonly string[] {
-  return [inputs.server.id.toLowerCase(), ...[...databaseNames(inputs, observed)].sort()]
+  return [canonicalId(inputs.server.id), ...[...databaseNames(inputs, observed)].sort()]
 }
 
 const short = (parts: readonly string[], digits: number): string => sha256(parts).slice(0, digits)

@@ -1,7 +1,7 @@
 /** Builds the commands that fixes show. */
 
 import { azureRoles } from '../lib/azure-roles.ts'
-import { groupIn, parseResourceId } from '../lib/resource-id.ts'
+import { groupIn, parseResourceId, withoutAuthorization } from '../lib/resource-id.ts'
 
 export const accessAdministrator = 'Role Based Access Control Administrator'
 
@@ -18,19 +18,14 @@ export const leastRole: readonly [RegExp, string][] = [
   [/^microsoft\.managedidentity\/userassignedidentities\/assign\/action$/i, 'Managed Identity Operator'],
 ]
 
-/** A role is assigned at a resource, not at the role assignment whose writing was refused. */
-function assignable(scope: string): string {
-  const end = scope.toLowerCase().lastIndexOf('/providers/microsoft.authorization/')
-  return end > 0 ? scope.slice(0, end) : scope
-}
-
 /** The action and scope that an AuthorizationFailed message names. */
 export function denied(text: string): { action: string; scope: string; principal: string } {
   // A linked resource's refusal first says what the caller may do.
   const linked = /not have permission to perform action\(s\) '([^']+)' on the linked scope\(s\) '([^'"`$\\\n]+)'/i.exec(text)
   return {
     action: linked?.[1] ?? /perform action '([^']+)'/i.exec(text)?.[1] ?? 'the action that Azure names',
-    scope: assignable(linked?.[2] ?? /over scope '([^'"`$\\\n]+)'/i.exec(text)?.[1] ?? 'the scope that Azure names'),
+    // A role is assigned at a resource, not at the role assignment whose writing was refused.
+    scope: withoutAuthorization(linked?.[2] ?? /over scope '([^'"`$\\\n]+)'/i.exec(text)?.[1] ?? 'the scope that Azure names'),
     principal: /object id '([\w-]+)'/i.exec(text)?.[1] ?? 'OBJECT-ID-OF-THE-CALLER',
   }
 }

@@ -62,3 +62,46 @@ export function groupIn(id: string | undefined): string {
 export function subscriptionIn(id: string): string {
   return /\/subscriptions\/([^/]+)/i.exec(id)?.[1] ?? ''
 }
+
+/** Whether two types such as `Microsoft.X/things` are the same: case does not matter. */
+export function sameType(a: string, b: string): boolean {
+  return a.toLowerCase() === b.toLowerCase()
+}
+
+/** A subscription, a resource group or a management group. */
+export interface ScopeId {
+  readonly kind: 'subscription' | 'resource-group' | 'management-group'
+  /** Without trailing slash, as it was given otherwise. */
+  readonly id: string
+  /** Of the subscription or the management group; the subscription of a resource group. */
+  readonly container: string
+  /** Of a resource group; empty otherwise. */
+  readonly group: string
+}
+
+/** Takes the id of a scope apart; undefined when it is none. */
+export function parseScopeId(text: string): ScopeId | undefined {
+  const id = withoutEndSlashes(text)
+  const [, subscription = '', group] =
+    /^\/subscriptions\/([^/]+)(?:\/resourceGroups\/([\p{L}\p{N}_.()-]{1,90}))?$/iu.exec(id) ?? []
+  if (guid.test(subscription) && !/^\.+$/.test(group ?? ''))
+    return { kind: group === undefined ? 'subscription' : 'resource-group', id, container: subscription, group: group ?? '' }
+  const [, name] = /^\/providers\/Microsoft\.Management\/managementGroups\/([\w.()-]{1,90})$/i.exec(id) ?? []
+  return name === undefined || /^\.+$/.test(name) ? undefined : { kind: 'management-group', id, container: name, group: '' }
+}
+
+/** Whether the scope is a management group, which contains subscriptions that its id does not name. */
+export function isManagementGroup(scope: string): boolean {
+  return canonicalId(scope).startsWith('/providers/microsoft.management/managementgroups/')
+}
+
+/** The scope of a lock; undefined when the id is not that of a lock. */
+export function scopeOfLock(id: string): string | undefined {
+  return /^(\/.{1,2000})\/providers\/Microsoft\.Authorization\/locks\/[^/]{1,300}$/i.exec(id)?.[1]
+}
+
+/** The resource that a role assignment or a lock is for; any other id as it is. */
+export function withoutAuthorization(id: string): string {
+  const end = id.toLowerCase().lastIndexOf('/providers/microsoft.authorization/')
+  return end > 0 ? id.slice(0, end) : id
+}

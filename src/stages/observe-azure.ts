@@ -1,4 +1,5 @@
 /** Reads Resource Manager: the server and its surroundings, the resources, the role assignments, the keys for a rollback. */
+
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { accountToAsk, type Given, type Inputs } from '../core/inputs.ts'
 import { type Administrator, holds, type Observed, type ObservedServer, type RoleAssignment } from '../core/observed.ts'
@@ -6,6 +7,7 @@ import { givenFamilies } from '../core/plan.ts'
 import { scopeOf } from '../core/scope.ts'
 import { type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
 import { Failure, Failures, failuresOf } from '../errors/failure.ts'
+import { canonicalId, sameId } from '../lib/resource-id.ts'
 import type { KeyCandidates } from '../postgres/azure-ai.ts'
 
 /** What Resource Manager shows; the databases come later, when it is known where and as whom to connect. */
@@ -40,8 +42,10 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
   }
   const { looksAtRoles: withRoles, runsSql: withSql, byIdentity } = scopeOf(inputs)
   // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
-  const asked = withSql ? accountToAsk(inputs)?.id.toLowerCase() : undefined
-  const resourceOf = once(inputs, ({ resource }) => collected(azure.resource(resource, resource.id.toLowerCase() === asked)))
+  const asked = withSql ? accountToAsk(inputs) : undefined
+  const resourceOf = once(inputs, ({ resource }) =>
+    collected(azure.resource(resource, asked !== undefined && sameId(resource.id, asked.id))),
+  )
   const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
   const perService = inputs.given.map(async (given) => {
     const { service } = given
@@ -137,10 +141,10 @@ async function assignmentsOf(
 function once<T>(inputs: Inputs, ask: (given: Given) => Promise<T>): (given: Given) => Promise<T> {
   const asked = new Map<string, Promise<T>>()
   for (const given of inputs.given) {
-    const id = given.resource.id.toLowerCase()
+    const id = canonicalId(given.resource.id)
     if (!asked.has(id)) asked.set(id, ask(given))
   }
-  return (given) => asked.get(given.resource.id.toLowerCase()) ?? ask(given)
+  return (given) => asked.get(canonicalId(given.resource.id)) ?? ask(given)
 }
 
 /** A role may be held through a group: asked only where none is held directly. */

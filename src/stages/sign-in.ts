@@ -1,4 +1,5 @@
 /** Getting in: the cloud, the login, Resource Manager and the way to the databases. */
+
 import { discoverCloud } from '../azure/cloud.ts'
 import { type AmbientLogin, claimsOf } from '../azure/credential.ts'
 import { databaseHost } from '../azure/hosts.ts'
@@ -10,6 +11,7 @@ import type { Administrator } from '../core/observed.ts'
 import type { Target } from '../core/target.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
+import { canonicalId } from '../lib/resource-id.ts'
 import { orAborted } from '../lib/timeout.ts'
 import type { Connector } from '../postgres/connection.ts'
 import type { Greeted } from '../postgres/greeting.ts'
@@ -169,7 +171,7 @@ function requestsAtOnce(inputs: Inputs): number {
   const deployments = accountToAsk(inputs) === undefined ? 0 : 1
   const administrators = database.user === undefined ? 1 : 0
   if (mode === 'verify') return administrators + deployments
-  const resources = new Set(given.map(({ resource }) => resource.id.toLowerCase())).size
+  const resources = new Set(given.map(({ resource }) => canonicalId(resource.id))).size
   return 3 + 2 * resources + administrators + deployments
 }
 
