@@ -1,17 +1,17 @@
-/** The data planes that azure_ai calls: Azure OpenAI, Language, Translator and Machine Learning endpoints, found by host. */
+/** The data planes that azure_ai calls: Azure OpenAI, Language, Translator, and Machine Learning's online and serverless endpoints, found by host. */
 import { base64, dimensionsOf, embeddingOf, labelOf, sentimentOf, targets, translateText, wordsOf } from './ai-models.ts'
 import { mayActAtService, mayUseData } from './authorization.ts'
 import { cognitiveAudience, type Entra, machineLearningAudience, TokenError } from './entra.ts'
 import { bearer, failure, type Handler, HttpError, type Reply, type Request, sleep } from './http.ts'
 import { sameId } from './provider.ts'
-import type { Account, OnlineEndpoint, World } from './world.ts'
+import type { Account, Deployment, OnlineEndpoint, ServerlessEndpoint, World } from './world.ts'
 
 const globalTranslator = 'api.cognitive.microsofttranslator.com'
 
 /** Whether requests for this host are for the AI services. */
 export function isServiceHost(host: string): boolean {
   return (
-    /\.(openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com|inference\.ml\.azure\.com|api\.cognitive\.microsoft\.com|azure-api\.net)$/.test(
+    /\.(openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com|inference\.ml\.azure\.com|models\.ai\.azure\.com|api\.cognitive\.microsoft\.com|azure-api\.net)$/.test(
       host,
     ) || host === globalTranslator
   )
@@ -20,7 +20,13 @@ export function isServiceHost(host: string): boolean {
 /** Names for the server certificate, so that every host of the services is reachable over TLS. */
 export function serviceNames(world: World): string[] {
   const regions = new Set(
-    [...world.accounts, ...world.workspaces.flatMap((workspace) => workspace.onlineEndpoints)].map((one) => one.location),
+    [
+      ...world.accounts,
+      ...world.workspaces.flatMap(({ onlineEndpoints, serverlessEndpoints = [] }) => [
+        ...onlineEndpoints,
+        ...serverlessEndpoints,
+      ]),
+    ].map((one) => one.location),
   )
   return [
     '*.openai.azure.com',
@@ -29,7 +35,7 @@ export function serviceNames(world: World): string[] {
     '*.api.cognitive.microsoft.com',
     '*.azure-api.net',
     globalTranslator,
-    ...[...regions].map((region) => `*.${region}.inference.ml.azure.com`),
+    ...[...regions].flatMap((region) => [`*.${region}.inference.ml.azure.com`, `*.${region}.models.ai.azure.com`]),
   ]
 }
 
@@ -38,6 +44,7 @@ export function createServices(world: World, entra: Entra): Handler {
     if (world.delays.inference > 0) await sleep(world.delays.inference)
     try {
       if (request.host.endsWith('.inference.ml.azure.com')) return await score(world, entra, request)
+      if (request.host.endsWith('.models.ai.azure.com')) return await rank(world, entra, request)
       if (request.host.endsWith('.azure-api.net')) throw gatewayRefusal()
       return await cognitive(world, entra, request)
     } catch (error) {
@@ -221,6 +228,15 @@ function operationOf(world: World, request: Request): Operation {
       run: (account) => embed(world, account, decodeURIComponent(embeddings), request),
     }
   }
+  const chat = /^\/openai\/deployments\/([^/]+)\/chat\/completions$/.exec(path)?.[1]
+  if (chat !== undefined) {
+    return {
+      family: 'openai',
+      action: 'Microsoft.CognitiveServices/accounts/OpenAI/deployments/chat/completions/action',
+      name: 'POST /openai/deployments/{deployment-id}/chat/completions',
+      run: (account) => complete(deployed(world, account, decodeURIComponent(chat)), request),
+    }
+  }
   if (path === '/language/:analyze-text') {
     return {
       family: 'language',
@@ -242,7 +258,7 @@ function operationOf(world: World, request: Request): Operation {
 
 // Azure OpenAI
 
-function embed(world: World, account: Account, deploymentName: string, request: Request): Reply {
+function deployed(world: World, account: Account, deploymentName: string): Deployment {
   const deployment = account.deployments.find(({ name }) => sameId(name, deploymentName))
   if (!deployment || Date.now() - (deployment.createdAt ?? 0) < world.delays.deploymentPropagation) {
     throw failure(
@@ -251,6 +267,48 @@ function embed(world: World, account: Account, deploymentName: string, request: 
       'The API deployment for this resource does not exist. If you created the deployment within the last 5 minutes, please wait a moment and try again.',
     )
   }
+  return deployment
+}
+
+/** A model that is not for chat is refused; gpt-5 takes no temperature but its own. */
+function complete(deployment: Deployment, request: Request): Reply {
+  const model = deployment.model.name
+  const isChat = /^(?:gpt|o\d)/.test(model)
+  if (!isChat) {
+    throw failure(
+      400,
+      'OperationNotSupported',
+      `The chatCompletion operation does not work with the specified model, ${model}. Please choose different model and try again. You can learn more about which models can be used with each operation here: https://go.microsoft.com/fwlink/?linkid=2197993.`,
+    )
+  }
+  const { messages, temperature, response_format: format } = objectOf(request.body)
+  if (!Array.isArray(messages) || messages.length === 0) throw failure(400, 'BadRequest', "[] is too short - 'messages'")
+  if (/^gpt-5/.test(model) && temperature !== undefined && temperature !== 1) {
+    throw failure(
+      400,
+      'unsupported_value',
+      `Unsupported value: 'temperature' does not support ${String(temperature)} with this model. Only the default (1) value is supported.`,
+    )
+  }
+  const prompt = String(objectOf(messages.at(-1)).content ?? '')
+  const content = format === undefined ? 'Hello' : JSON.stringify(madeUp(objectOf(objectOf(format).json_schema).schema))
+  const tokens = { prompt_tokens: wordsOf(prompt).length, completion_tokens: 1, total_tokens: wordsOf(prompt).length + 1 }
+  const choice = { index: 0, finish_reason: 'stop', message: { role: 'assistant', content } }
+  return { status: 200, body: { object: 'chat.completion', model, choices: [choice], usage: tokens } }
+}
+
+/** A value of a JSON schema. */
+function madeUp(schema: unknown): unknown {
+  const { type, properties } = objectOf(schema)
+  if (type === 'object')
+    return Object.fromEntries(Object.entries(objectOf(properties)).map(([name, part]) => [name, madeUp(part)]))
+  if (type === 'array') return []
+  if (type === 'boolean') return true
+  return type === 'number' || type === 'integer' ? 1 : 'Hello'
+}
+
+function embed(world: World, account: Account, deploymentName: string, request: Request): Reply {
+  const deployment = deployed(world, account, deploymentName)
   const model = deployment.model.name
   const full = dimensionsOf[model]
   if (full === undefined) {
@@ -417,6 +475,55 @@ async function score(world: World, entra: Entra, request: Request): Promise<Repl
     }
   }
   return { ...named, status: 200, body: rows.map((row) => Math.round(row.reduce((sum, value) => sum + value, 0) * 1e6) / 1e6) }
+}
+
+/** Ranks by the words that a document shares with the query. */
+async function rank(world: World, entra: Entra, request: Request): Promise<Reply> {
+  const endpoint = world.workspaces
+    .flatMap(({ serverlessEndpoints = [] }) => serverlessEndpoints)
+    .find(({ uri }) => new URL(uri).host.toLowerCase() === request.host)
+  if (!endpoint) throw failure(404, 'NotFound', 'The endpoint was not found.')
+  const caller = await authenticateServerless(world, entra, request, endpoint)
+  const named = caller === undefined ? {} : { caller }
+  if (!(endpoint.paths ?? ['/v1/rerank', '/v2/rerank']).includes(request.url.pathname))
+    throw new HttpError({ ...named, status: 404, body: { error: { code: 'NotFound', message: 'Not Found' } } })
+  const { query, documents } = objectOf(request.body)
+  if (typeof query !== 'string' || !Array.isArray(documents) || documents.length === 0)
+    return { ...named, status: 400, body: { message: 'invalid request: query and documents are required' } }
+  const wanted = new Set(wordsOf(query))
+  const results = documents
+    .map((document, index) => {
+      const words = wordsOf(String(document))
+      const shared = words.filter((word) => wanted.has(word)).length
+      return { index, relevance_score: Math.round((1e3 * (shared + 0.01)) / (words.length + 1)) / 1e3 }
+    })
+    .sort((a, b) => b.relevance_score - a.relevance_score || a.index - b.index)
+  return { ...named, status: 200, body: { id: 'rerank', results, meta: { api_version: { version: '2' } } } }
+}
+
+/** Takes its key, a token, or either, as its mode says. */
+async function authenticateServerless(
+  world: World,
+  entra: Entra,
+  request: Request,
+  endpoint: ServerlessEndpoint,
+): Promise<string | undefined> {
+  const denied = (): HttpError =>
+    failure(401, 'Unauthorized', 'Access denied due to invalid credentials. Provide a valid key or token for this endpoint.')
+  const isKey = Object.values(endpoint.keys).includes(bearer(request) ?? '')
+  if (isKey && endpoint.authMode !== 'AAD') return undefined
+  if (endpoint.authMode === 'Key') throw denied()
+  let objectId: string
+  try {
+    objectId = (await entra.verify(bearer(request), [machineLearningAudience])).oid
+  } catch (error) {
+    if (error instanceof TokenError) throw denied()
+    throw error
+  }
+  // Which action the service asks for is not documented: the role that is documented for it has all of them.
+  const action = 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints/invoke/action'
+  if (!mayActAtService(world, objectId, action, endpoint.id)) throw new HttpError({ ...denied().reply, caller: objectId })
+  return objectId
 }
 
 async function authenticateEndpoint(

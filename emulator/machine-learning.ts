@@ -1,7 +1,7 @@
-/** Microsoft.MachineLearningServices: workspaces and online endpoints, api-version 2022-10-01. */
+/** Microsoft.MachineLearningServices: workspaces and online endpoints (api-version 2022-10-01), serverless endpoints (2024-10-01). */
 import { failure } from './http.ts'
 import { type Call, type Route, resourceGroupPath, resourceNotFound, sameId } from './provider.ts'
-import type { OnlineEndpoint, Workspace, World } from './world.ts'
+import type { OnlineEndpoint, ServerlessEndpoint, Workspace, World } from './world.ts'
 
 const apiVersions = ['2022-10-01']
 const workspaceType = 'Microsoft.MachineLearningServices/workspaces'
@@ -24,7 +24,34 @@ export const machineLearningRoutes: Route[] = [
     }
     return { status: 200, body: { ...endpoint.keys } }
   }),
+  serverless('GET', '', 'read', (call) => ({ status: 200, body: shownServerless(serverlessOf(call)) })),
+  serverless('POST', '/listKeys', 'listKeys/action', (call) => {
+    const endpoint = serverlessOf(call)
+    if (endpoint.authMode === 'AAD')
+      throw failure(400, 'BadRequest', `Keys are not available: the endpoint's auth mode is '${endpoint.authMode}'.`)
+    return { status: 200, body: { ...endpoint.keys } }
+  }),
 ]
+
+/** A route of serverless endpoints, which came with a later api-version. */
+function serverless(method: string, rest: string, action: string, handle: Route['handle']): Route {
+  const type = 'serverlessEndpoints'
+  return {
+    ...route(method, `/${type}/([^/]+)${rest}`, `workspaces/${type}`, `${type}/${action}`, handle),
+    apiVersions: ['2024-10-01'],
+    scope: ([subscription = '', group = '', name = '', endpoint = '']) =>
+      `/subscriptions/${subscription}/resourceGroups/${group}/providers/${workspaceType}/${name}/${type}/${endpoint}`,
+  }
+}
+
+function serverlessOf(call: Call): ServerlessEndpoint {
+  const name = call.parameters[3] ?? ''
+  const workspace = workspaceOf(call)
+  const found = workspace.serverlessEndpoints?.find((endpoint) => sameId(endpoint.name, name))
+  if (!found)
+    throw failure(404, 'ResourceNotFound', `Serverless endpoint '${name}' was not found in workspace '${workspace.name}'.`)
+  return found
+}
 
 function route(method: string, rest: string, type: string, action: string, handle: Route['handle']): Route {
   return {
@@ -109,6 +136,26 @@ export function shownEndpoint(endpoint: OnlineEndpoint): Record<string, unknown>
       publicNetworkAccess: 'Enabled',
       properties: {},
       traffic: endpoint.traffic,
+    },
+  }
+}
+
+export function shownServerless(endpoint: ServerlessEndpoint): Record<string, unknown> {
+  return {
+    id: endpoint.id,
+    name: endpoint.name,
+    type: `${workspaceType}/serverlessEndpoints`,
+    location: endpoint.location,
+    tags: {},
+    sku: { name: 'Consumption' },
+    systemData,
+    properties: {
+      authMode: endpoint.authMode,
+      contentSafety: { contentSafetyStatus: 'Disabled' },
+      endpointState: 'Online',
+      inferenceEndpoint: { uri: endpoint.uri, headers: {} },
+      modelSettings: { modelId: endpoint.modelId },
+      provisioningState: endpoint.provisioningState,
     },
   }
 }

@@ -2,7 +2,7 @@
 import { shownAccount } from './accounts.ts'
 import { hasRole, mayAct } from './authorization.ts'
 import { failure, type HttpError, type Reply } from './http.ts'
-import { shownEndpoint, shownWorkspace } from './machine-learning.ts'
+import { shownEndpoint, shownServerless, shownWorkspace } from './machine-learning.ts'
 import type { Call, Route } from './provider.ts'
 import { managementGroupNamed, subscriptionsIn, subscriptionsOf } from './scopes.ts'
 import { shownServer } from './server-views.ts'
@@ -150,9 +150,12 @@ function seesSomethingIn(world: World, objectId: string, subscription: string): 
 /** Everything that there is, as Resource Graph shows it: types in lower case, no `systemData`. */
 function rows(world: World): Row[] {
   const hides = world.resourceGraph?.hidesEndpoints === true
-  const endpoints = world.workspaces.flatMap(({ onlineEndpoints }) => onlineEndpoints.map(shownEndpoint))
+  const endpoints = world.workspaces.flatMap(({ onlineEndpoints, serverlessEndpoints = [] }) => [
+    ...onlineEndpoints.map(shownEndpoint),
+    ...serverlessEndpoints.map(shownServerless),
+  ])
   const withoutAddress = (row: Row): Row => {
-    const { scoringUri: _, swaggerUri: __, ...properties } = row['properties'] as Row
+    const { scoringUri: _, swaggerUri: __, inferenceEndpoint: ___, ...properties } = row['properties'] as Row
     return { ...row, properties }
   }
   return [

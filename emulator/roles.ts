@@ -219,7 +219,10 @@ function checkScope(world: World, scope: string): void {
   const ids = [
     ...world.servers.map(({ id }) => id),
     ...world.accounts.map(({ id }) => id),
-    ...world.workspaces.flatMap(({ id, onlineEndpoints }) => [id, ...onlineEndpoints.map((endpoint) => endpoint.id)]),
+    ...world.workspaces.flatMap(({ id, onlineEndpoints, serverlessEndpoints = [] }) => [
+      id,
+      ...[...onlineEndpoints, ...serverlessEndpoints].map((endpoint) => endpoint.id),
+    ]),
   ]
   if (ids.some((id) => sameId(id, scope))) return
   const [, group, type, name, rest = ''] = resource

@@ -126,11 +126,28 @@ export interface OnlineEndpoint {
   keys: { primaryKey: string; secondaryKey: string }
 }
 
+/** A model behind an address of its own, with no compute to look after: here a reranker. */
+export interface ServerlessEndpoint {
+  id: string
+  name: string
+  location: string
+  authMode: 'Key' | 'AAD' | 'KeyAndAAD'
+  /** `https://NAME.REGION.models.ai.azure.com`, without a path. */
+  uri: string
+  provisioningState: string
+  modelId: string
+  keys: { primaryKey: string; secondaryKey: string }
+  /** Paths at which it ranks; both when absent. Any other answers 404. */
+  paths?: string[]
+}
+
 export interface Workspace {
   id: string
   name: string
   location: string
   onlineEndpoints: OnlineEndpoint[]
+  /** None when absent. */
+  serverlessEndpoints?: ServerlessEndpoint[]
 }
 
 export interface RoleDefinition {
@@ -216,6 +233,8 @@ export interface Switches {
   unknownSetting: 'not-valid-key' | 'invalid-name'
   /** Settings that the installed version does not have, whichever version it is. */
   lackedSettings: string[]
+  /** Functions, with their schemas, that CREATE or ALTER EXTENSION does not make while they are listed. */
+  lackedFunctions: string[]
   /** set_setting takes any value for auth_type; one that is not `managed-identity` means the key. */
   anyAuthType: boolean
   /** Without a stored key the identity is used, whatever auth_type says. */

@@ -722,6 +722,14 @@ describe('accounts and Machine Learning in Resource Manager', () => {
       { name: 'churn-scoring', properties: { authMode: 'AADToken', scoringUri: endpoint?.scoringUri } },
     ])
     expect((await get(`${endpoint?.id}/listKeys`, '2022-10-01', 'POST')).error.code).toBe('BadRequest')
+
+    const reranker = workspace?.serverlessEndpoints?.[0]
+    expect(await get(reranker?.id ?? '', '2024-10-01')).toMatchObject({
+      name: 'contoso-rerank',
+      type: 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints',
+      properties: { authMode: 'KeyAndAAD', provisioningState: 'Succeeded', inferenceEndpoint: { uri: reranker?.uri } },
+    })
+    expect(await get(`${reranker?.id}/listKeys`, '2024-10-01', 'POST')).toEqual(reranker?.keys)
   })
 })
 
@@ -937,6 +945,73 @@ describe('AI services', () => {
       async () => {
         expect((await score(token)).status).toBe(401)
         expect((await score(endpoint.keys.primaryKey)).status).toBe(200)
+      },
+    )
+  })
+
+  test('a reranker takes its key or a token, at the paths that it has', async () => {
+    const endpoint = world.workspaces[0]?.serverlessEndpoints?.[0]
+    if (!endpoint) throw new Error('no endpoint')
+    const body = { query: 'the key', documents: ['a cat', 'the key'] }
+    const rank = (token: string | undefined, path = '/v2/rerank') =>
+      ask('POST', path, { host: new URL(endpoint.uri).host, body, ...(token === undefined ? {} : { token }) })
+    const token = await tokenFor(builtInRoles.dataScientist, endpoint.id, 'https://ml.azure.com')
+    expect((await rank(token)).body.results.map(({ index }: { index: number }) => index)).toEqual([1, 0])
+    expect((await rank(await tokenFor(builtInRoles.reader, endpoint.id, 'https://ml.azure.com'))).status).toBe(401)
+    expect((await rank(undefined)).status).toBe(401)
+    expect((await rank(endpoint.keys.secondaryKey)).status).toBe(200)
+    await withWorld(
+      () => {
+        endpoint.paths = ['/v1/rerank']
+        endpoint.authMode = 'AAD'
+      },
+      () => {
+        delete endpoint.paths
+        endpoint.authMode = 'KeyAndAAD'
+      },
+      async () => {
+        expect((await rank(token)).status).toBe(404)
+        expect((await rank(token, '/v1/rerank')).status).toBe(200)
+        expect((await rank(endpoint.keys.primaryKey, '/v1/rerank')).status).toBe(401)
+      },
+    )
+    await withWorld(
+      () => {
+        endpoint.authMode = 'Key'
+      },
+      () => {
+        endpoint.authMode = 'KeyAndAAD'
+      },
+      async () => {
+        expect((await rank(token)).status).toBe(401)
+        expect((await rank(endpoint.keys.primaryKey)).status).toBe(200)
+      },
+    )
+  })
+
+  test('a chat model answers, gpt-5 refuses a temperature, and neither without the role', async () => {
+    const openai = account('contoso-openai')
+    const chat = (token: string, deployment = 'gpt-4o-mini') =>
+      ask('POST', `/openai/deployments/${deployment}/chat/completions?api-version=2024-10-21`, {
+        host: 'contoso-openai.openai.azure.com',
+        body: { messages: [{ role: 'user', content: 'Say hello' }], temperature: 0.2 },
+        token,
+      })
+    const token = await tokenFor(builtInRoles.cognitiveServicesOpenAIUser, openai.id)
+    expect((await chat(token)).body.choices[0].message.content).toBe('Hello')
+    expect((await chat(token, 'text-embedding-3-small')).body.error.code).toBe('OperationNotSupported')
+    expect((await chat(await tokenFor(builtInRoles.reader, openai.id))).status).toBe(401)
+    await withWorld(
+      () => {
+        openai.deployments.push({ name: 'five', model: { name: 'gpt-5', version: '2025-08-07', format: 'OpenAI' } })
+      },
+      () => {
+        openai.deployments.pop()
+      },
+      async () => {
+        const refused = await chat(token, 'five')
+        expect(refused.status).toBe(400)
+        expect(refused.body.error.message).toContain("'temperature' does not support 0.2")
       },
     )
   })

@@ -774,6 +774,11 @@ describe('a second server on the same machine', () => {
       const ranking = "SELECT azure_ai.get_setting('azure_ml.serverless_ranking_endpoint')"
       expect(await second.postgres.query('app', ranking)).toEqual([{ get_setting: null }])
       expect(await failing(machine.postgres.query('app', ranking))).toContain('not a valid configuration key')
+      const semantic = `SELECT proname FROM pg_proc WHERE pronamespace = 'azure_ai'::regnamespace
+        AND proname IN ('rank', 'generate', 'is_true', 'extract') GROUP BY 1 ORDER BY 1`
+      const names = ['extract', 'generate', 'is_true', 'rank'].map((proname) => ({ proname }))
+      expect(await second.postgres.query('app', semantic)).toEqual(names)
+      expect(await machine.postgres.query('app', semantic)).toEqual([])
       expect(
         await machine.postgres.query(
           'app',

@@ -209,8 +209,8 @@ DECLARE
   switches jsonb := azure_ai_emulator.switches();
   settings jsonb;
   family text := split_part(called, '.', 1);
-  endpoint_setting text := family || CASE family WHEN 'azure_ml' THEN '.scoring_endpoint' ELSE '.endpoint' END;
-  key_setting text := family || CASE family WHEN 'azure_ml' THEN '.endpoint_key' ELSE '.subscription_key' END;
+  endpoint_setting text;
+  key_setting text;
   endpoint text;
   key text;
   by_identity boolean;
@@ -223,6 +223,14 @@ BEGIN
   IF (switches ->> 'refuseReadOnly')::boolean AND current_setting('transaction_read_only')::boolean THEN
     RAISE EXCEPTION 'cannot execute a request to % in a read-only transaction', service USING ERRCODE = 'read_only_sql_transaction';
   END IF;
+  -- The functions of azure_ai use the settings of the service that they call.
+  IF family = 'azure_ai' THEN
+    family := CASE service WHEN 'Azure OpenAI' THEN 'azure_openai' ELSE 'azure_ml' END;
+  END IF;
+  endpoint_setting := CASE WHEN called = 'azure_ai.rank' AND family = 'azure_ml' THEN 'azure_ml.serverless_ranking_endpoint'
+    WHEN family = 'azure_ml' THEN 'azure_ml.scoring_endpoint' ELSE family || '.endpoint' END;
+  key_setting := CASE WHEN called = 'azure_ai.rank' AND family = 'azure_ml' THEN 'azure_ml.serverless_ranking_endpoint_key'
+    WHEN family = 'azure_ml' THEN 'azure_ml.endpoint_key' ELSE family || '.subscription_key' END;
   settings := azure_ai_emulator.effective_settings();
   endpoint := nullif(settings ->> endpoint_setting, '');
   key := nullif(settings ->> key_setting, '');
@@ -402,7 +410,16 @@ CREATE FUNCTION azure_ai_emulator.apply_defaults() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   definition text;
+  lacked regprocedure;
 BEGIN
+  FOR lacked IN
+    SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname IN ('azure_ai', 'azure_openai', 'azure_cognitive', 'azure_ml')
+      AND azure_ai_emulator.switches() -> 'lackedFunctions' ? (n.nspname || '.' || p.proname)
+  LOOP
+    EXECUTE format('ALTER EXTENSION azure_ai DROP FUNCTION %s', lacked);
+    EXECUTE format('DROP FUNCTION %s', lacked);
+  END LOOP;
   IF azure_ai_emulator.switches() ->> 'throwOnErrorDefault' IS DISTINCT FROM 'false' THEN
     RETURN;
   END IF;
