@@ -16,18 +16,18 @@ interface ActionFile {
 
 /** How the README groups the inputs: each stands in one group. */
 export const inputGroups: Readonly<Record<string, readonly string[]>> = {
-  Resources: ['server', 'scope', 'databases', 'openai', 'cognitive', 'translator', 'machine-learning'],
+  Resources: ['server', 'scope', 'databases', 'openai', 'cognitive', 'translator', 'machine-learning', 'ranking'],
   'Sign-in': [
     ...['tenant-id', 'client-id', 'audience', 'environment', 'database-user', 'database-password', 'database-host'],
     ...['database-port', 'temporary-firewall-rule', 'runner-ip'],
   ],
   Behaviour: [
     ...['mode', 'part', 'auth-type', 'clear-keys', 'allow-restart', 'allow-unproven', 'update-extension', 'plan-id'],
-    ...['openai-role', 'cognitive-role', 'translator-role', 'machine-learning-role'],
-    ...['openai-key', 'cognitive-key', 'machine-learning-key'],
+    ...['openai-role', 'cognitive-role', 'translator-role', 'machine-learning-role', 'ranking-role'],
+    ...['openai-key', 'cognitive-key', 'machine-learning-key', 'ranking-key'],
   ],
   Verification: [
-    ...['test-queries', 'verify-timeout-minutes', 'embedding-deployment'],
+    ...['test-queries', 'verify-timeout-minutes', 'embedding-deployment', 'chat-deployment'],
     ...['machine-learning-input', 'machine-learning-deployment'],
   ],
   GitHub: ['fail-on-drift', 'drift-issue', 'pull-request-comment', 'github-token'],

@@ -170,7 +170,11 @@ test('the page is complete: roles, condition, and a wrapper that tells all setti
   for (const id of [builtInRoles.cognitiveServicesUser, builtInRoles.cognitiveServicesOpenAIUser, builtInRoles.dataScientist])
     expect(condition).toContain(id)
   const asked = new Set([
-    ...Object.values(families).flatMap((family) => [family.authType, family.endpoint, family.key, ...family.others]),
+    ...Object.values(families).flatMap((family) => [
+      family.authType,
+      ...family.others,
+      ...family.members.flatMap(({ endpoint, key }) => [endpoint, key]),
+    ]),
     ...services.flatMap((service) => service.settings.map(({ setting }) => setting)),
   ])
   const told = [...sql('wrapper').matchAll(/'(azure_\w+\.\w+)'/g)].map(([, name = '']) => name)

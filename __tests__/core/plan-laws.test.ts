@@ -15,7 +15,8 @@ import {
 import { databaseNames, givenFamilies, plan } from '../../src/core/plan.ts'
 import { planId, sinceThen } from '../../src/core/plan-id.ts'
 import { preconditions } from '../../src/core/preconditions.ts'
-import { families, type Resource, type ServiceName, sameValue } from '../../src/core/services.ts'
+import { allMembers, families, keysOf, type Resource, type ServiceName } from '../../src/core/services.ts'
+import { sameValue } from '../../src/core/setting-values.ts'
 import { type Change, differs, type Step, withWaits } from '../../src/core/steps.ts'
 import { Failure } from '../../src/errors/failure.ts'
 import { cheap } from '../support/law.ts'
@@ -201,7 +202,10 @@ const someDatabase: fc.Arbitrary<DrawnDatabase> = fc.record({
 })
 
 const everySetting = [
-  ...new Set(Object.values(families).flatMap((family) => [family.authType, family.endpoint, ...family.others])),
+  ...new Set([
+    ...Object.values(families).flatMap((family) => [family.authType, ...family.others]),
+    ...allMembers.map(({ endpoint }) => endpoint),
+  ]),
 ]
 
 const failure = (title: string): Failure => new Failure({ reason: 'network', code: 'x', title, detail: title, fix: 'x' })
@@ -225,11 +229,11 @@ function database(name: string, drawn: DrawnDatabase, values: ReadonlyMap<string
     if (spelling === 'wrong' || right === undefined) settings.set(setting, `https://${name.length}.somewhere.else/`)
     else settings.set(setting, spelling === 'right' ? right : respelt(setting, right))
   }
-  for (const [index, family] of Object.values(families).entries()) {
+  for (const [index, { key }] of allMembers.entries()) {
     const state = drawn.keys[index] ?? 'unset'
     if (!readable || state === 'unset') continue
-    keysSet.add(family.key)
-    if (state !== 'unknown') keyStates.set(family.key, state)
+    keysSet.add(key)
+    if (state !== 'unknown') keyStates.set(key, state)
   }
   return observedDatabase(name, {
     extension: { installed, available: drawn.available },
@@ -342,7 +346,7 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
         ? []
         : (inputs.databases === '*' ? databasePool : inputs.databases).map((name) => {
             const { keysSet } = state.databases.find((each) => each.name === name) ?? observedDatabase(name)
-            const given = givenFamilies(inputs).map(({ family }) => family.key)
+            const given = givenFamilies(inputs).flatMap(({ family }) => keysOf(family))
             const stored = new Set(
               byKey ? [...keysSet, ...given] : [...keysSet].filter((key) => !inputs.clearKeys || !given.includes(key as never)),
             )

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { inputGroups, withTables, workflows } from '../../scripts/docs.ts'
 import { assignmentDescription } from '../../src/core/observed.ts'
-import { services } from '../../src/core/services.ts'
+import { allQueries, services } from '../../src/core/services.ts'
 
 const root = join(import.meta.dirname, '..', '..')
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')
@@ -70,12 +70,16 @@ test('the four questions are headings, and their answers agree with the sources'
     expect(changes).toMatch(new RegExp(`\\b${setting.replace('scoring_', '')}\\b`))
   for (const mode of ['apply', 'check', 'verify', 'part: azure', 'part: database']) expect(rights).toContain(`\`${mode}\``)
   // What reaches the AI services is what the test queries say.
-  const inputs = { embeddingDeployment: 'd', machineLearningInput: undefined, machineLearningDeployment: undefined }
-  const said = services.flatMap((service) => {
-    const given = service.arguments(inputs, undefined)
-    return 'skip' in given ? [] : given.filter(({ name }) => ['input', 'text'].includes(name)).map(({ value }) => value)
+  const inputs = {
+    ...{ embeddingDeployment: 'd', chatDeployment: 'c' },
+    ...{ machineLearningInput: undefined, machineLearningDeployment: undefined },
+  }
+  const said = allQueries.flatMap((query) => {
+    const given = query.arguments(inputs, []) ?? []
+    const names = ['input', 'text', 'prompt', 'query']
+    return 'skip' in given ? [] : given.filter(({ name }) => names.includes(name)).map(({ value }) => value)
   })
-  expect(said.length).toBe(3)
+  expect(said.length).toBe(5)
   for (const text of said) expect(sends).toContain(`"${text}"`)
   // Only what the action described so is taken away by the command.
   expect(assignmentDescription('id')).toContain(

@@ -885,7 +885,7 @@ describe('the comment on a pull request', () => {
       ...drifted(),
       queries: [
         {
-          ...{ database: 'app', service: 'openai', sql: '', status: 'passed', proof: 'keyless' },
+          ...{ database: 'app', service: 'openai', name: 'embedding', sql: '', status: 'passed', proof: 'keyless' },
           ...{ attempts: 1, durationMs: 40, answer: '', error: '' },
         } as const,
       ],

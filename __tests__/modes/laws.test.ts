@@ -206,6 +206,7 @@ const familyPrefix = {
   cognitive: 'azure_cognitive.',
   translator: 'azure_cognitive.',
   'machine-learning': 'azure_ml.',
+  ranking: 'azure_ml.',
 } as const
 
 /** A family whose test query failed is what it was, in each database, keys and all. */

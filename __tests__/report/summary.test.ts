@@ -5,6 +5,7 @@ import type { Inputs } from '../../src/core/inputs.ts'
 import { createJournal, type Journal, type QueryResult } from '../../src/core/journal.ts'
 import { plan } from '../../src/core/plan.ts'
 import { asJson, fails, type Report, report } from '../../src/core/report.ts'
+import { serviceNamed } from '../../src/core/services.ts'
 import { withWaits } from '../../src/core/steps.ts'
 import { Failure, type FailureFacts } from '../../src/errors/failure.ts'
 import { plain } from '../../src/github/runner.ts'
@@ -32,6 +33,7 @@ function query(database: string, given: Partial<QueryResult> = {}): QueryResult 
   return {
     database,
     service: 'openai',
+    name: serviceNamed(given.service ?? 'openai').queries[0]?.name ?? 'embedding',
     sql: `SELECT '${database}'`,
     status: 'passed',
     proof: 'keyless',

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { keyValues } from '../../emulator/runner.ts'
 import type { QueryResult } from '../../src/core/journal.ts'
 import type { Report } from '../../src/core/report.ts'
-import { services } from '../../src/core/services.ts'
+import { allQueries, services } from '../../src/core/services.ts'
 import { explain, known } from '../../src/errors/explain.ts'
 import type { Finding } from '../../src/errors/failure.ts'
 import { annotate, createLog, fail, plain, setOutput, warn } from '../../src/github/runner.ts'
@@ -56,6 +56,7 @@ const step: fc.Arbitrary<ReportStep> = fc
 const query: fc.Arbitrary<QueryResult> = fc.record({
   database: hostileText,
   service: fc.constantFrom(...services.map(({ name }) => name)),
+  name: fc.constantFrom(...allQueries.map(({ name }) => name)),
   sql: hostileText,
   status: fc.constantFrom('passed', 'failed', 'skipped'),
   proof: fc.constantFrom('keyless', 'key-present', 'key', 'none'),

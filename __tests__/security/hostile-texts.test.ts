@@ -233,6 +233,7 @@ suite('functions that meet texts of others take sixteen times the text in at mos
         {
           database: text,
           service: 'openai',
+          name: 'embedding',
           sql: `SELECT '${text}'(a => ${text})`,
           status: 'failed',
           proof: 'none',
@@ -386,6 +387,7 @@ suite('the report file', () => {
   const query = (index: number, length: number): Report['queries'][number] => ({
     database: `app${index}`,
     service: 'openai',
+    name: 'embedding',
     sql: 's'.repeat(length),
     status: 'failed',
     proof: 'none',

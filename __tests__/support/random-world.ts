@@ -8,7 +8,7 @@ import { assignmentDescription } from '../../src/core/observed.ts'
 import { type FamilyName, type ServiceName, serviceNamed } from '../../src/core/services.ts'
 import { accountNamed, addKeyedEndpoint, assignRole, begin, databasesOf, giveIdentity, serverOf } from './support.ts'
 
-const services = ['openai', 'cognitive', 'translator', 'machine-learning'] as const
+const services = ['openai', 'cognitive', 'translator', 'machine-learning', 'ranking'] as const
 const familyNames = ['azure_openai', 'azure_cognitive', 'azure_ml'] as const
 
 /** What a family is set to before the first run. */
@@ -103,7 +103,7 @@ export const randomWorld: fc.Arbitrary<RandomWorld> = fc
       { weight: 1, arbitrary: fc.constant('unused' as const) },
     ),
     userAssigned: fc.boolean(),
-    roles: fc.record({ openai: role, cognitive: role, translator: role, 'machine-learning': role }),
+    roles: fc.record({ openai: role, cognitive: role, translator: role, 'machine-learning': role, ranking: role }),
     former: seldom(4, false, true),
     allowList: fc.uniqueArray(fc.constantFrom('vector', 'pg_trgm', 'AZURE_AI', 'azure_storage'), { maxLength: 3 }),
     databases: fc.array(database, { minLength: 1, maxLength: 3 }),
@@ -143,7 +143,12 @@ export function foretold(world: Omit<RandomWorld, 'delays' | 'beside'>): boolean
   if (strange && sql) return false
   if (sql && databases.some(({ version }) => version === '1.0.0' && !world.updateExtension)) return false
   if (sql && !world.testQueries) return false
-  if (sql && has('machine-learning') && databases.some(({ alsoUsed }) => alsoUsed === 'ranking')) return false
+  if (sql && has('machine-learning') && !has('ranking') && databases.some(({ alsoUsed }) => alsoUsed === 'ranking')) return false
+  // Only the newest version ranks.
+  const ranks = ({ version }: RandomDatabase): boolean => version === undefined || version === 'newest' || world.updateExtension
+  if (sql && has('ranking') && !databases.every(ranks)) return false
+  const isScored = ({ families: { azure_ml: state } }: RandomDatabase): boolean => state !== 'unset'
+  if (sql && has('ranking') && !has('machine-learning') && databases.some(isScored)) return false
   if (sql && has('cognitive') && !has('translator') && databases.some(({ alsoUsed }) => alsoUsed === 'translation')) return false
   // A Translator alone, where the text analysis of another account may be in use.
   const foreign = ({ version, families: { azure_cognitive: state } }: RandomDatabase): boolean =>
@@ -175,6 +180,7 @@ function resourceFor(emulator: Emulator, world: RandomWorld, service: ServiceNam
     const endpoints = emulator.world.workspaces[0]?.onlineEndpoints ?? []
     return (world.authType === 'subscription-key' ? endpoints.at(-1) : endpoints[0])?.id ?? ''
   }
+  if (service === 'ranking') return emulator.world.workspaces[0]?.serverlessEndpoints?.[0]?.id ?? ''
   const own = { openai: 'contoso-openai', cognitive: 'contoso-language', translator: 'contoso-translator' }[service]
   return accountNamed(emulator.world, world.oneAccount ? 'contoso-ai' : own).id
 }

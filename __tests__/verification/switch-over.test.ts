@@ -183,11 +183,13 @@ describe('a lock of a trial', () => {
     await trial(connection, {
       database: { serverVersion: 17, extensionSchemas: [] },
       settings: [],
-      hide: undefined,
+      hide: [],
       calls: [
         {
-          name: 'one',
+          name: 'embedding',
           service: 'openai',
+          title: 'one',
+          endpoint: 'azure_openai.endpoint',
           deployment: undefined,
           answer: String,
           fallback: undefined,
@@ -195,8 +197,10 @@ describe('a lock of a trial', () => {
           isAnswer: () => true,
         },
         {
-          name: 'two',
+          name: 'chat',
           service: 'openai',
+          title: 'two',
+          endpoint: 'azure_openai.endpoint',
           deployment: undefined,
           answer: String,
           fallback: undefined,

@@ -13,7 +13,7 @@ BEGIN
     'azure_cognitive.auth_type', 'azure_cognitive.endpoint', 'azure_cognitive.subscription_key',
     'azure_cognitive.region', 'azure_cognitive.translator_resource_id',
     'azure_ml.auth_type', 'azure_ml.scoring_endpoint', 'azure_ml.endpoint_key',
-    'azure_ml.serverless_ranking_endpoint'
+    'azure_ml.serverless_ranking_endpoint', 'azure_ml.serverless_ranking_endpoint_key'
   ] LOOP
     BEGIN
       found := azure_ai.get_setting(key);

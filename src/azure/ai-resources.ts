@@ -1,6 +1,7 @@
 /** The resources behind the services: accounts with their deployments and keys, and online endpoints. */
 import type { Cloud } from '../core/clouds.ts'
-import type { Deployment, Resource } from '../core/services.ts'
+import type { Resource } from '../core/services.ts'
+import type { Deployment } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { bounded, longestName, withoutEndSlashes } from '../lib/bounded.ts'
@@ -12,12 +13,14 @@ import { itemsOf } from './pages.ts'
 
 const cognitiveServicesVersion = '2025-09-01'
 const machineLearningVersion = '2022-10-01'
+const serverlessVersion = '2024-10-01'
+export const serverlessType = 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints'
 
 export interface AiResources {
   deployments(account: ResourceId): Promise<readonly Deployment[]>
-  /** The keys of an account or an online endpoint, the first one first. Secrets: masked before they are returned. */
+  /** The keys of an account or an endpoint, the first one first. Secrets: masked before they are returned. */
   keys(resource: Resource): Promise<readonly string[]>
-  /** An AI account with its deployments (requested only when `withDeployments`), or an online endpoint. */
+  /** An AI account with its deployments (requested only when `withDeployments`), or an online or serverless endpoint. */
   resource(id: ResourceId, withDeployments: boolean): Promise<Resource>
 }
 
@@ -35,6 +38,7 @@ interface AccountBody {
     provisioningState?: string
     authMode?: string
     scoringUri?: unknown
+    inferenceEndpoint?: { uri?: unknown }
   }
 }
 interface KeysBody {
@@ -64,7 +68,7 @@ export function createAiResources(calls: Calls, { cloud, log, signal }: CallOpti
 
   return {
     keys: async (resource) => {
-      const version = resource.authMode === undefined ? cognitiveServicesVersion : machineLearningVersion
+      const version = versionOf(resource)
       const doing = `listing the keys of ${resource.name}`
       const url = `${endpoint}${resource.settingsId}/listKeys?api-version=${version}`
       const body = (await call(doing, () => http.list(url, doing, signal, resource.id), resource.id)) as KeysBody
@@ -83,6 +87,10 @@ export function createAiResources(calls: Calls, { cloud, log, signal }: CallOpti
           withDeployments ? deploymentsOf(id.id) : [],
         ])
         return accountOf(id, body, deployments, cloud)
+      }
+      if (sameType(id.type, serverlessType)) {
+        const doing = `reading the serverless endpoint ${id.name}`
+        return serverlessOf(id, (await read(id.id, serverlessVersion, doing)) as AccountBody, cloud)
       }
       if (isEndpoint(id)) {
         return endpointOf(
@@ -128,25 +136,59 @@ export function accountOf(id: ResourceId, body: AccountBody, deployments: readon
   }
 }
 
-/** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
-export function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
-  const uri = body.properties?.scoringUri || undefined
-  if (uri !== undefined && !isServiceEndpoint(uri, cloud))
-    throw foreignHost(
-      `Resource Manager shows ${bounded(String(uri), longestName)} as the scoring URI of ${named.name}, which is not an https address of Azure Machine Learning; neither a token nor a key is sent there.`,
-    )
+/** The api-version for the keys of a resource. */
+function versionOf({ kind, authMode }: Resource): string {
+  if (kind === serverlessKind) return serverlessVersion
+  return authMode === undefined ? cognitiveServicesVersion : machineLearningVersion
+}
+
+const serverlessKind = 'ServerlessEndpoint'
+
+/** @throws {Failure} `foreign-host` for an address that is not of Azure */
+export function serverlessOf(id: ResourceId, body: AccountBody, cloud: Cloud): Resource {
+  expectSame(id, body.id)
+  const { properties } = body
+  const authMode = properties?.authMode
+  return {
+    ...ofEndpoint(id, body),
+    settingsId: id.id,
+    kind: serverlessKind,
+    endpoints: addressOf(id, properties?.inferenceEndpoint?.uri, cloud),
+    localAuthDisabled: authMode === 'AAD',
+  }
+}
+
+/** The address that an endpoint shows; none where it has none yet. */
+function addressOf({ name }: ResourceId, shown: unknown, cloud: Cloud): readonly string[] {
+  const uri = shown || undefined
+  if (uri === undefined) return []
+  if (isServiceEndpoint(uri, cloud)) return [uri]
+  throw foreignHost(
+    `Resource Manager shows ${bounded(String(uri), longestName)} as the address of the endpoint ${name}, which is not an https address of Azure Machine Learning; neither a token nor a key is sent there.`,
+  )
+}
+
+/** What online and serverless endpoints show alike. */
+function ofEndpoint(named: ResourceId, { name, location, properties }: AccountBody) {
   return {
     id: named.id,
-    settingsId: endpointIdOf(named, body),
-    name: body.name ?? named.name,
-    kind: 'OnlineEndpoint',
-    location: body.location ?? '',
-    provisioningState: body.properties?.provisioningState ?? 'unknown',
-    endpoints: uri === undefined ? [] : [uri],
+    name: name ?? named.name,
+    location: location ?? '',
+    provisioningState: properties?.provisioningState ?? 'unknown',
     customSubdomain: undefined,
-    localAuthDisabled: body.properties?.authMode === 'AADToken',
-    authMode: body.properties?.authMode,
+    authMode: properties?.authMode ?? 'unknown',
     deployments: [],
+  }
+}
+
+/** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
+export function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
+  return {
+    ...ofEndpoint(named, body),
+    settingsId: endpointIdOf(named, body),
+    kind: 'OnlineEndpoint',
+    endpoints: addressOf(named, body.properties?.scoringUri, cloud),
+    localAuthDisabled: body.properties?.authMode === 'AADToken',
   }
 }
 

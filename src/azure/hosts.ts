@@ -7,7 +7,7 @@ import { shownValue } from '../errors/malformed.ts'
 /** Domains of Azure's own clouds. Below some other names of theirs, like `cloudapp.azure.com`, anybody gets a host. */
 const domains = ['azure.com', 'azure.us', 'azure.cn', 'microsoft.com', 'microsoft.us']
 /** What stands before the domain in the endpoints of AI services. */
-const labels = ['openai', 'cognitiveservices', 'services.ai', 'api.cognitive', 'inference.ml']
+const labels = ['openai', 'cognitiveservices', 'services.ai', 'api.cognitive', 'inference.ml', 'models.ai']
 /** Endpoints that all customers share. */
 const shared = ['api.cognitive.microsofttranslator.com', 'api.cognitive.microsofttranslator.us', 'api.translator.azure.cn']
 

@@ -9,7 +9,7 @@ import { malformed } from '../errors/malformed.ts'
 import { describe } from '../lib/bounded.ts'
 import { canonicalId, liesIn, parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
 import { pause } from '../lib/retry.ts'
-import { accountOf, endpointOf } from './ai-resources.ts'
+import { accountOf, endpointOf, serverlessOf, serverlessType } from './ai-resources.ts'
 import { answerFailure } from './answers.ts'
 import { type CallOptions, type Calls, lazily } from './calls.ts'
 import { otherResource } from './expect-same.ts'
@@ -130,8 +130,12 @@ export function createResourceGraph(calls: Calls, { cloud, log, signal }: CallOp
   function resourceOf(id: ResourceId, row: Row): FleetResource | undefined {
     const body = { ...row, id: id.id, properties: objectOf(row.properties) } as Parameters<typeof accountOf>[1]
     if (isType(id, accountType)) return { ...accountOf(id, body, [], cloud), type: accountType }
-    if (!isType(id, onlineEndpointType) || !body.properties?.scoringUri) return undefined
-    return { ...endpointOf(id, body, cloud), type: onlineEndpointType }
+    const isServerless = isType(id, serverlessType)
+    const address = isServerless ? body.properties?.inferenceEndpoint?.uri : body.properties?.scoringUri
+    if (!address) return undefined
+    return isServerless
+      ? { ...serverlessOf(id, body, cloud), type: serverlessType }
+      : { ...endpointOf(id, body, cloud), type: onlineEndpointType }
   }
 }
 

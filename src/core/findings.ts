@@ -15,8 +15,9 @@ import {
   type Observed,
   type ObservedDatabase,
 } from './observed.ts'
+import { lackedFindings } from './offered.ts'
 import { givenFamilies, isOlder } from './plan.ts'
-import { type Resource, type ServiceName, serviceNamed } from './services.ts'
+import { keysOf, memberOf, type Resource, type ServiceName, serviceNamed } from './services.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
@@ -39,6 +40,7 @@ export function databaseFindings(inputs: Inputs, databases: readonly ObservedDat
     ...seen.flatMap((database) => endpointFindings(inputs, database)),
     ...seen.flatMap(literalKeyFindings),
     ...loggingFindings(inputs, seen),
+    ...seen.flatMap((database) => lackedFindings(inputs, database)),
   ])
 }
 
@@ -128,6 +130,12 @@ function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Obs
   ]
 }
 
+/** The keys of the named families, and whether a named service uses each. */
+const keysOfNamedFamilies = (inputs: Inputs) =>
+  givenFamilies(inputs).flatMap(({ family, services }) =>
+    keysOf(family).map((key) => ({ family, key, isNamed: services.some((service) => memberOf(service).key === key) })),
+  )
+
 function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal): Finding[] {
   const { name, extension, settings, keysSet } = database
   const found: Finding[] = []
@@ -146,43 +154,44 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
       fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${onOneLine(name)}"; or give \`update-extension: true\``,
     })
   }
-  for (const { family } of givenFamilies(inputs)) {
+  for (const { family, key, isNamed } of keysOfNamedFamilies(inputs)) {
     if (
       inputs.authType === 'subscription-key' &&
       inputs.mode !== 'verify' &&
-      keysSet.has(family.key) &&
-      !database.keyStates.has(family.key)
+      isNamed &&
+      keysSet.has(key) &&
+      !database.keyStates.has(key)
     ) {
       found.push({
         severity: 'warning',
         code: 'key-not-comparable',
         title: 'A stored key could not be compared',
-        detail: `${family.key} in "${name}": the connecting role may not read it, so a rotated key would not be noticed.`,
+        detail: `${key} in "${name}": the connecting role may not read it, so a rotated key would not be noticed.`,
         fix: 'GRANT azure_ai_settings_manager TO the role of this check, or rely on its test query.',
       })
     }
-    if (database.keyStates.get(family.key) === 'second') {
+    if (database.keyStates.get(key) === 'second') {
       found.push({
         severity: 'notice',
         code: 'second-key-stored',
         title: 'The second key of a resource is stored',
-        detail: `${family.key} in "${name}": it works, and a rotation of the second key would break it.`,
+        detail: `${key} in "${name}": it works, and a rotation of the second key would break it.`,
         fix: '',
       })
     }
     const current = journal.step(`${name}/${family.authType}`)
     const asIdentity =
       settings.get(family.authType) === 'managed-identity' || current?.status === 'created' || current?.status === 'updated'
-    if (inputs.authType === 'managed-identity' && asIdentity && isStoredNow(database, family.key, journal.step)) {
+    if (inputs.authType === 'managed-identity' && asIdentity && isStoredNow(database, key, journal.step)) {
       found.push({
         severity: 'warning',
         code: 'key-still-stored',
         title: 'A key is still stored although the identity is used',
-        detail: `${family.key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
-        fix: `SELECT azure_ai.set_setting('${family.key}', '');   -- in "${onOneLine(name)}"; or give \`clear-keys: true\``,
+        detail: `${key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
+        fix: `SELECT azure_ai.set_setting('${key}', '');   -- in "${onOneLine(name)}"; or give \`clear-keys: true\``,
       })
     }
-    if (inputs.authType === 'managed-identity' && !asIdentity && isStoredNow(database, family.key, journal.step)) {
+    if (inputs.authType === 'managed-identity' && !asIdentity && isStoredNow(database, key, journal.step)) {
       found.push({
         severity: inputs.mode === 'verify' ? 'warning' : 'notice',
         code: 'still-on-keys',
@@ -198,16 +207,18 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
 /** Endpoints of another kind than azure_ai is known to work with by token. */
 function endpointFindings(inputs: Inputs, { name, settings }: ObservedDatabase): Finding[] {
   if (inputs.authType !== 'managed-identity') return []
-  return givenFamilies(inputs).flatMap(({ family }): Finding[] => {
-    const endpoint = settings.get(family.endpoint)
-    const kind = endpoint === undefined || family.name === 'azure_ml' ? undefined : endpointKind(endpoint)
+  const accounts = givenFamilies(inputs).filter(({ family }) => family.name !== 'azure_ml')
+  return accounts.flatMap(({ family }): Finding[] => {
+    const setting = family.members[0]?.endpoint ?? ''
+    const endpoint = settings.get(setting)
+    const kind = endpoint === undefined ? undefined : endpointKind(endpoint)
     if (endpoint === undefined || kind === undefined) return []
     return [
       {
         severity: 'notice',
         code: 'endpoint-of-another-kind',
         title: 'A stored endpoint is not that of an account',
-        detail: `${family.endpoint} in "${name}" is ${kind}: ${endpoint}. Only https://NAME.openai.azure.com and https://NAME.cognitiveservices.azure.com are known to work with a token.`,
+        detail: `${setting} in "${name}" is ${kind}: ${endpoint}. Only https://NAME.openai.azure.com and https://NAME.cognitiveservices.azure.com are known to work with a token.`,
         fix: 'Run this action with `mode: apply`: it stores the endpoint of the account, after its test query has passed.',
       },
     ]
@@ -312,12 +323,15 @@ function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]
 /** After keys were cleared: backups still contain them. */
 function rotationFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
   const cleared = observed.databases.flatMap((database) =>
-    givenFamilies(inputs).filter(
-      ({ family }) => database.keysSet.has(family.key) && !isStoredNow(database, family.key, journal.step),
-    ),
+    givenFamilies(inputs)
+      .flatMap(({ services }) => services)
+      .filter((service) => {
+        const { key } = memberOf(service)
+        return database.keysSet.has(key) && !isStoredNow(database, key, journal.step)
+      }),
   )
   if (cleared.length === 0 || inputs.authType !== 'managed-identity') return []
-  const services = new Set(cleared.flatMap((each) => each.services.map(({ name }) => name)))
+  const services = new Set(cleared.map(({ name }) => name))
   const resources = [...services].flatMap((service) => observed.resources.get(service) ?? [])
   const commands = resources.map((resource) => regenerateKey(resource))
   return [

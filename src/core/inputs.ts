@@ -10,7 +10,7 @@ import type { InputName } from './input-names.ts'
 import { checkTexts, guid, hostName, inputFailure, ipAddress, type Problem, quoted, type Raw, readers } from './input-readers.ts'
 import { inventoryScopeOf } from './inventory-inputs.ts'
 import type { ScopePart } from './inventory-scope.ts'
-import { type AuthType, type FamilyName, type ServiceName, serviceNamed, services } from './services.ts'
+import { type AuthType, allMembers, memberOf, type ServiceName, serviceNamed, services } from './services.ts'
 import { type Target, targetOf } from './target.ts'
 
 export type Mode = 'apply' | 'check' | 'verify' | 'inventory'
@@ -37,14 +37,15 @@ export interface Inputs extends Target {
   /** In the order of the services table. */
   readonly given: readonly Given[]
   readonly authType: AuthType
-  /** Keys that were given, by family; the others are read from the resources. Only with `subscription-key`. */
-  readonly keys: ReadonlyMap<FamilyName, string>
+  /** Keys that were given, by name of their setting; the others are read from the resources. Only with `subscription-key`. */
+  readonly keys: ReadonlyMap<string, string>
   readonly clearKeys: boolean
   readonly allowRestart: boolean
   readonly allowUnproven: boolean
   readonly updateExtension: boolean
   readonly testQueries: boolean
   readonly embeddingDeployment: string | undefined
+  readonly chatDeployment: string | undefined
   readonly machineLearningInput: string | undefined
   readonly machineLearningDeployment: string | undefined
   readonly verifyTimeoutMs: number
@@ -66,14 +67,6 @@ export interface Inputs extends Target {
 
 /** Shortest key, in characters. Azure's have 32 and more; a shorter one could be part of any word, and could not be hidden in texts. */
 const shortestKey = 8
-
-/** Where the key of each family is given. */
-const keyInputs: Readonly<Record<FamilyName, InputName>> = {
-  azure_openai: 'openai-key',
-  azure_cognitive: 'cognitive-key',
-  azure_ml: 'machine-learning-key',
-}
-const familyKeyInputs = Object.entries(keyInputs) as readonly [FamilyName, InputName][]
 
 /** As plan.ts writes it: the fingerprint of all steps, and of each. */
 const planIdPattern = /^[0-9a-f]{16}\.[0-9a-f]{16}(\.([0-9a-f]{16}){1,3750})?$/
@@ -109,7 +102,7 @@ export function parseInputs(raw: Raw): Inputs {
       raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
     ),
     audienceUnused: raw.audience !== '' && raw['client-id'] === '',
-    keys: new Map(familyKeyInputs.flatMap(([family, input]) => (raw[input] === '' ? [] : [[family, raw[input]] as const]))),
+    keys: new Map(allMembers.flatMap(({ key, keyInput }) => (raw[keyInput] === '' ? [] : [[key, raw[keyInput]] as const]))),
     verifyTimeoutMs: verifyTimeoutOf(raw['verify-timeout-minutes'], problem),
     machineLearningInput: jsonOf(optional('machine-learning-input'), problem),
     database: loginOf(raw, problem),
@@ -119,6 +112,7 @@ export function parseInputs(raw: Raw): Inputs {
     updateExtension: flag('update-extension'),
     testQueries: flag('test-queries'),
     embeddingDeployment: optional('embedding-deployment'),
+    chatDeployment: optional('chat-deployment'),
     machineLearningDeployment: optional('machine-learning-deployment'),
     temporaryFirewallRule: flag('temporary-firewall-rule'),
     runnerIp: runnerIpOf(raw['runner-ip'], problem),
@@ -190,7 +184,7 @@ function loginOf(raw: Raw, problem: Problem): Inputs['database'] {
 
 /** Keys are for the rollback, long enough to be hidden, and each for a named service. */
 function checkKeys(raw: Raw, { authType, given }: Pick<Inputs, 'authType' | 'given'>, problem: Problem): void {
-  for (const [family, input] of familyKeyInputs) {
+  for (const { key, keyInput: input } of allMembers) {
     if (raw[input] === '') continue
     if (raw[input].length < shortestKey)
       problem(
@@ -198,7 +192,7 @@ function checkKeys(raw: Raw, { authType, given }: Pick<Inputs, 'authType' | 'giv
         `has ${raw[input].length} characters; a key needs at least ${shortestKey}, or it could not be hidden in log and report`,
       )
     if (authType !== 'subscription-key') problem(input, 'is only for `auth-type: subscription-key`')
-    else if (!given.some((each) => serviceNamed(each.service).family === family))
+    else if (!given.some((each) => memberOf(serviceNamed(each.service)).key === key))
       problem(input, 'is set, but no service that uses it')
   }
 }
@@ -292,6 +286,7 @@ export function unusedInputs(inputs: Inputs): readonly InputName[] {
   if (inputs.planId !== undefined && inputs.mode !== 'apply') unused.push('plan-id')
   const asks = inputs.testQueries && inputs.part !== 'azure'
   if (inputs.embeddingDeployment !== undefined && !(asks && has('openai'))) unused.push('embedding-deployment')
+  if (inputs.chatDeployment !== undefined && !(asks && has('openai'))) unused.push('chat-deployment')
   if (inputs.machineLearningInput !== undefined && !(asks && has('machine-learning'))) unused.push('machine-learning-input')
   if (
     inputs.machineLearningDeployment !== undefined &&

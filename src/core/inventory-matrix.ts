@@ -29,7 +29,7 @@ const mostEntries = 256
 const mostBytes = 900_000
 
 /** One input for each service. */
-const columns: readonly string[] = [...new Set([...services.map(({ name }) => name), 'ranking'])]
+const columns: readonly ServiceName[] = services.map(({ name }) => name)
 
 interface Task {
   readonly server: InventoryServer['server']
@@ -79,7 +79,7 @@ function grouped(server: InventoryServer, isToDo: (database: InspectedDatabase) 
   const groups = new Map<string, InspectedDatabase[]>()
   for (const database of server.databases) {
     if (database.reason !== '' || database.resources.size === 0 || !isToDo(database)) continue
-    const key = JSON.stringify(columns.map((name) => canonicalId(database.resources.get(name as ServiceName) ?? '')))
+    const key = JSON.stringify(columns.map((name) => canonicalId(database.resources.get(name) ?? '')))
     groups.set(key, [...(groups.get(key) ?? []), database])
   }
   return [...groups.values()].map((databases) => ({
@@ -117,7 +117,7 @@ function entriesOf(tasks: readonly Task[]): readonly MatrixEntry[] {
     name: uniqueName(server.name, taken),
     server: server.id,
     databases: databases.map(({ database }) => database.name).join('\n'),
-    ...Object.fromEntries(columns.map((name) => [name, resources.get(name as ServiceName) ?? ''])),
+    ...Object.fromEntries(columns.map((name) => [name, resources.get(name) ?? ''])),
   }))
 }
 

@@ -3,7 +3,7 @@ import type { Failure } from '../errors/failure.ts'
 import { canonicalId, sameId } from '../lib/resource-id.ts'
 import { type FleetResource, idSetting, indexOf, type ResourceIndex, serviceFor } from './inventory-resources.ts'
 import type { ObservedDatabase, ObservedServer, RoleAssignment } from './observed.ts'
-import { type Family, families, type ServiceName, services } from './services.ts'
+import { allMembers, type Family, families, type ServiceName, services } from './services.ts'
 
 /** A flexible server as the list of resources shows it. */
 export interface FleetServer extends ObservedServer {
@@ -98,16 +98,10 @@ function databaseOf(database: ObservedDatabase, index: ResourceIndex): Inspected
   }
 }
 
-/** Endpoints of a family, and the key of each: azure_ml may have two of both. */
-const endpointsOf = (family: Family): readonly { readonly setting: string; readonly key: string }[] => [
-  { setting: family.endpoint, key: family.key },
-  ...family.alsoServes.map((setting) => ({ setting, key: `${setting}_key` })),
-]
-
 /** A family is in use where an endpoint is set, or a key. */
 function usesOf(database: ObservedDatabase, index: ResourceIndex): readonly Use[] {
   return Object.values(families).flatMap((family) =>
-    endpointsOf(family).flatMap(({ setting, key }): Use[] => {
+    family.members.flatMap(({ endpoint: setting, key }): Use[] => {
       const endpoint = database.settings.get(setting) ?? ''
       const keyStored = database.keysSet.has(key)
       if (endpoint === '' && !keyStored) return []
@@ -128,7 +122,7 @@ function namedResource(family: Family, { settings }: ObservedDatabase, index: Re
 
 function resourcesOf({ settings }: ObservedDatabase, index: ResourceIndex): UsedResources {
   const found = new Map<ServiceName, string>()
-  for (const { setting } of Object.values(families).flatMap(endpointsOf)) {
+  for (const { endpoint: setting } of allMembers) {
     const resource = index.behind(settings.get(setting) ?? '', setting)
     const service = resource === undefined ? undefined : serviceFor(resource, setting)
     if (resource !== undefined && service !== undefined) found.set(service.name, resource.id)

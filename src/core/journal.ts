@@ -5,6 +5,7 @@ import type { ObservedDatabase } from './observed.ts'
 import type { ServiceName } from './services.ts'
 import { createStepList } from './step-list.ts'
 import type { Step, StepId, StepStatus } from './steps.ts'
+import type { QueryName } from './test-query.ts'
 
 export type Proof = 'keyless' | 'key-present' | 'key' | 'none'
 
@@ -12,6 +13,8 @@ export type Proof = 'keyless' | 'key-present' | 'key' | 'none'
 export interface QueryResult {
   readonly database: string
   readonly service: ServiceName
+  /** Which of its queries; not in the JSON report, where the SQL shows it. */
+  readonly name: QueryName
   /** What ran, ready to paste; empty when nothing could run. */
   readonly sql: string
   readonly status: 'passed' | 'failed' | 'skipped'
@@ -121,7 +124,7 @@ export function createJournal(onChanged: () => void): Journal {
       }
     },
     query(result) {
-      const key = JSON.stringify([result.database, result.service])
+      const key = JSON.stringify([result.database, result.service, result.name])
       const place = places.get(key)
       if (place === undefined) places.set(key, queries.push(result) - 1)
       else queries[place] = result

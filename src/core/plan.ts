@@ -5,17 +5,20 @@
 import { sameId } from '../lib/resource-id.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, formerAssignment, formerIdentity, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import { lackedBy, settingLacked } from './offered.ts'
 import { scopeOf } from './scope.ts'
 import {
   type FamilyName,
   families,
+  keysOf,
+  memberOf,
   type Resource,
   type Service,
   type ServiceName,
-  sameValue,
   serviceNamed,
   services,
 } from './services.ts'
+import { sameValue } from './setting-values.ts'
 import { extensionStep, inOrder, roleStep, type Step, settingStep, skipped } from './steps.ts'
 
 /** The steps of all parts in the order in which they are done. */
@@ -196,7 +199,7 @@ function stepOfExtension(inputs: Inputs, name: string, database: ObservedDatabas
       change: { kind: 'extension', database: name, statement: 'create' },
     }
   }
-  if (inputs.updateExtension && available !== undefined && isOlder(installed, available)) {
+  if (database !== undefined && updates(inputs, database)) {
     return {
       ...step,
       current: `azure_ai ${installed}`,
@@ -209,11 +212,27 @@ function stepOfExtension(inputs: Inputs, name: string, database: ObservedDatabas
   return { ...step, current: `azure_ai ${installed}`, desired: 'azure_ai', status: 'in-sync', detail: '' }
 }
 
+/** Whether the azure_ai that this run finds, or leaves, has the service. */
+const isOffered = (inputs: Inputs, service: Service, database: ObservedDatabase | undefined): boolean =>
+  database === undefined || updates(inputs, database) || lackedBy(database, service) === undefined
+
+/** The key of a member that is not named is cleared as well: a step shows it only where it is stored. */
+const isKeyOfInterest = (key: string, named: readonly Service[], database: ObservedDatabase | undefined): boolean =>
+  named.some((service) => memberOf(service).key === key) || database?.keysSet.has(key) === true
+
 /** Keys show as set or not set: to be stored on the rollback to keys, to be cleared with `clear-keys`. */
 function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step[] {
   const store = !scopeOf(inputs).byIdentity
   if (!store && !inputs.clearKeys) return []
-  return givenFamilies(inputs).map(({ family: { name: family, key } }): Step => {
+  const keys = givenFamilies(inputs).flatMap(({ family, services: named }) =>
+    (store
+      ? named.filter((service) => isOffered(inputs, service, database)).map((service) => memberOf(service).key)
+      : keysOf(family).filter((key) => isKeyOfInterest(key, named, database))
+    )
+      .filter((key, index, all) => all.indexOf(key) === index)
+      .map((key) => ({ family: family.name, key })),
+  )
+  return keys.map(({ family, key }): Step => {
     const step = { id: settingStep(name, key), kind: 'setting', database: name, family, setting: key, target: name } as const
     const isSet = database?.keysSet.has(key) === true
     const state = database?.keyStates.get(key)
@@ -236,12 +255,15 @@ function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | und
 }
 
 function settingSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
+  const named = inputs.given.map(({ service }) => service)
   return desiredSettings(inputs, observed.resources).map(({ setting, value, family }): Step => {
     const step = { id: settingStep(name, setting), kind: 'setting', database: name, family, setting, target: name } as const
     const current = database?.settings.get(setting)
     if (current !== undefined && sameValue(setting, current, value))
       return { ...step, current, desired: value, status: 'in-sync', detail: '' }
     const unknown = database === undefined || database.failure !== undefined
+    const lacked = database === undefined || updates(inputs, database) ? undefined : settingLacked(database, setting, named)
+    if (lacked !== undefined) return { ...step, current: 'not set', desired: value, status: 'skipped', detail: lacked }
     return {
       ...step,
       current: current ?? (unknown ? 'unknown' : 'not set'),
@@ -263,6 +285,12 @@ export function isOlder(version: string, than: string): boolean {
     if (difference !== 0) return difference < 0
   }
   return false
+}
+
+/** Whether this run updates the extension of the database. */
+export function updates({ updateExtension }: Pick<Inputs, 'updateExtension'>, { extension }: ObservedDatabase): boolean {
+  const { installed, available } = extension
+  return updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
 }
 
 /** The families of the given services, each with its services, in the order of the table. */

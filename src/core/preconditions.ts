@@ -6,9 +6,10 @@ import { groupIn } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
-import { desiredSettings, givenFamilies, isOlder } from './plan.ts'
+import { settingLacked } from './offered.ts'
+import { desiredSettings, givenFamilies, updates } from './plan.ts'
 import { scopeOf } from './scope.ts'
-import { type families, type Resource, serviceNamed } from './services.ts'
+import { type Family, type Resource, type Service, serviceNamed } from './services.ts'
 import type { Step } from './steps.ts'
 
 export function preconditions(inputs: Inputs, observed: Observed, steps: readonly Step[]): readonly Failure[] {
@@ -104,29 +105,7 @@ function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service
       `az resource update --ids "${resource.id}" --set properties.disableLocalAuth=false   # or stay with the managed identity`,
     )
   }
-  if (!byIdentity && service.kinds === undefined && resource.authMode !== 'Key') {
-    azure(
-      'endpoint-auth-mode',
-      'The online endpoint takes no key',
-      `${resource.name} has authMode ${resource.authMode ?? 'unknown'}; the way back to a key needs an endpoint with Key.`,
-      'Leave this endpoint to those who use it now: name one with authMode Key as `machine-learning`, or make a second one: az ml online-endpoint create --name NEW-NAME --auth-mode key --workspace-name WORKSPACE --resource-group GROUP',
-    )
-  }
-  if (byIdentity && service.kinds === undefined && resource.authMode !== 'AADToken') {
-    azure(
-      'endpoint-auth-mode',
-      'The online endpoint takes no Entra tokens',
-      `${resource.name} has authMode ${resource.authMode ?? 'unknown'}; a managed identity needs AADToken.`,
-      'Leave this endpoint to those who use it now: make a second one with the same deployment and give it as `machine-learning`: az ml online-endpoint create --name NEW-NAME --auth-mode aad_token --workspace-name WORKSPACE --resource-group GROUP',
-    )
-  } else if (service.kinds === undefined && resource.endpoints.length === 0) {
-    azure(
-      'no-scoring-uri',
-      'The online endpoint has no scoring URI',
-      `${resource.name} is ${resource.provisioningState}.`,
-      'Run again when the endpoint is Succeeded.',
-    )
-  }
+  if (service.authModes !== undefined) problems.push(...endpointProblems(inputs, service, resource))
   if (!/^succeeded$/i.test(resource.provisioningState)) {
     azure(
       'resource-not-ready',
@@ -138,14 +117,42 @@ function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service
   return problems
 }
 
+/** An online or a serverless endpoint that does not take the login, or has no address yet. */
+function endpointProblems({ authType }: Inputs, { name, authModes }: Service, resource: Resource): Failure[] {
+  const kind = name === 'ranking' ? 'serverless endpoint' : 'online endpoint'
+  const wanted = authModes?.[authType] ?? []
+  const takes = authType === 'managed-identity' ? 'Entra tokens' : 'key'
+  if (!wanted.includes(resource.authMode ?? '')) {
+    const mode = authType === 'managed-identity' ? 'aad_token' : 'key'
+    const another =
+      name === 'ranking'
+        ? `az ml serverless-endpoint create --file ENDPOINT.yml --workspace-name WORKSPACE --resource-group GROUP   # with auth_mode: ${mode}`
+        : `az ml online-endpoint create --name NEW-NAME --auth-mode ${mode} --workspace-name WORKSPACE --resource-group GROUP`
+    const failure = new Failure({
+      reason: 'azure',
+      code: 'endpoint-auth-mode',
+      title: `The ${kind} takes no ${takes}`,
+      detail: `${resource.name} (\`${name}\`) has authMode ${resource.authMode ?? 'unknown'}; expected ${wanted.join(' or ')}.`,
+      fix: `Leave this endpoint to those who use it now: make a second one with the same model and give it as \`${name}\`: ${another}`,
+    })
+    return [failure]
+  }
+  if (resource.endpoints.length > 0) return []
+  return [
+    new Failure({
+      reason: 'azure',
+      code: 'no-scoring-uri',
+      title: `The ${kind} has no address`,
+      detail: `${resource.name} (\`${name}\`) is ${resource.provisioningState}.`,
+      fix: 'Run again when the endpoint is Succeeded.',
+    }),
+  ]
+}
+
 /** Whether the database has, for this family, a configuration that may be answering users today. */
-export function isConfigured(database: ObservedDatabase, family: (typeof families)[keyof typeof families]): boolean {
-  // What else obeys the same auth_type may be answering although the endpoint itself is not set.
-  if (family.alsoServes.some((setting) => database.settings.has(setting))) return true
-  return (
-    database.settings.has(family.endpoint) &&
-    (database.keysSet.has(family.key) || database.settings.get(family.authType) === 'managed-identity')
-  )
+export function isConfigured(database: ObservedDatabase, family: Family): boolean {
+  const byIdentity = database.settings.get(family.authType) === 'managed-identity'
+  return family.members.some(({ endpoint, key }) => database.settings.has(endpoint) && (byIdentity || database.keysSet.has(key)))
 }
 
 /** Settings reach the replicas, identities do not: switching a family that works would break it there. */
@@ -256,10 +263,6 @@ function rightsProblems(
   }
 }
 
-function updates({ updateExtension }: Inputs, { extension: { installed, available } }: ObservedDatabase): boolean {
-  return updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
-}
-
 /** What the installed version, or the allow-list, does not offer. */
 function versionProblems(
   inputs: Inputs,
@@ -268,7 +271,10 @@ function versionProblems(
 ): void {
   const { name, unknownSettings, extension } = database
   const { installed, available } = extension
-  const unknown = desiredSettings(inputs, resources).filter((each) => unknownSettings.has(each.setting))
+  const named = inputs.given.map(({ service }) => service)
+  const unknown = desiredSettings(inputs, resources).filter(
+    ({ setting }) => unknownSettings.has(setting) && settingLacked(database, setting, named) === undefined,
+  )
   if (unknown.length > 0 && !updates(inputs, database)) {
     report({
       reason: 'database',

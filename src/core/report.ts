@@ -6,9 +6,10 @@ import type { Inputs, Mode, Part } from './inputs.ts'
 import type { InventoryRow } from './inventory.ts'
 import type { InventoryResult } from './inventory-result.ts'
 import type { Journal, QueryResult } from './journal.ts'
-import { families, type ServiceName, services } from './services.ts'
+import { families, placeOfQuery, queriesOf, type ServiceName, serviceNamed } from './services.ts'
 import { differs, type Step } from './steps.ts'
 import { type StoredKeys, storedKeys } from './stored-keys.ts'
+import type { QueryName } from './test-query.ts'
 
 export type Result = 'in-sync' | 'changed' | 'drift' | 'failed'
 
@@ -36,7 +37,8 @@ function reported(step: Step): ReportStep {
 
 /** The report as its file has it. */
 export function asJson({ inventory: _, rows, ...of }: Report): unknown {
-  return { ...of, steps: of.steps.map(jsonStep), ...(rows === undefined ? {} : { inventory: rows }) }
+  const queries = of.queries.map(({ name: _name, ...query }) => query)
+  return { ...of, steps: of.steps.map(jsonStep), queries, ...(rows === undefined ? {} : { inventory: rows }) }
 }
 
 /** The JSON report, schema version 1. Never a secret in it. */
@@ -129,12 +131,11 @@ export function report(facts: Facts): Report {
   }
 }
 
-/** The queries by database, in the order of the run, then by service: they end in any order. */
+/** The queries by database, in the order of the run, then in the order of the services: they end in any order. */
 function inOrderOf({ queries, databases }: Journal): readonly QueryResult[] {
   const places = new Map(databases.map((name, place) => [name, place]))
   const ofDatabase = ({ database }: QueryResult): number => places.get(database) ?? databases.length
-  const ofService = ({ service }: QueryResult): number => services.findIndex(({ name }) => name === service)
-  return [...queries].sort((a, b) => ofDatabase(a) - ofDatabase(b) || ofService(a) - ofService(b))
+  return [...queries].sort((a, b) => ofDatabase(a) - ofDatabase(b) || placeOfQuery(a) - placeOfQuery(b))
 }
 
 /** The failure that names the reason first: a cancel, a required restart, then errors, then the test queries. */
@@ -156,14 +157,15 @@ function isSetUp(steps: readonly Step[]): boolean {
 /** Every test query of every named service passed in every database, and no stored key can have answered instead. */
 export function isVerified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
   if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
-  const expected = journal.databases.flatMap((database) => inputs.given.map(({ service }) => ({ database, service })))
-  const key = (database: string, service: string): string => JSON.stringify([database, service])
+  const queries = inputs.given.flatMap(({ service }) => queriesOf(serviceNamed(service), inputs).map(({ name }) => name))
+  const expected = journal.databases.flatMap((database) => queries.map((name) => ({ database, name })))
+  const key = (database: string, name: QueryName): string => JSON.stringify([database, name])
   const passed = new Set(
     journal.queries
       .filter((query) => query.status === 'passed' && query.proof !== 'key-present')
-      .map((query) => key(query.database, query.service)),
+      .map((query) => key(query.database, query.name)),
   )
-  return expected.length > 0 && expected.every(({ database, service }) => passed.has(key(database, service)))
+  return expected.length > 0 && expected.every(({ database, name }) => passed.has(key(database, name)))
 }
 
 /** Failures that say the same thing are reported once. */

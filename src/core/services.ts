@@ -5,51 +5,75 @@
 
 import { azureRoles, type BuiltInRole } from '../lib/azure-roles.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
-import { canonicalId } from '../lib/resource-id.ts'
+import type { InputName } from './input-names.ts'
+import { otherRankingPath, rankingEndpoint } from './setting-values.ts'
+import {
+  type Argument,
+  type Deployment,
+  documents,
+  type QueryName,
+  rankedDocuments,
+  type ServiceQuery,
+  type TestInputs,
+  translated,
+} from './test-query.ts'
 
-export type ServiceName = 'openai' | 'cognitive' | 'translator' | 'machine-learning'
+export type ServiceName = 'openai' | 'cognitive' | 'translator' | 'machine-learning' | 'ranking'
 export type FamilyName = 'azure_openai' | 'azure_cognitive' | 'azure_ml'
 export type AuthType = 'managed-identity' | 'subscription-key'
+
+/** An endpoint of a family, and the key that belongs to it. */
+export interface Member {
+  readonly endpoint: string
+  /** A secret. */
+  readonly key: string
+  /** The input that gives the key on the way back to keys. */
+  readonly keyInput: InputName
+}
 
 /** Settings that azure_ai keeps once for all services of a family in each database. */
 export interface Family {
   readonly name: FamilyName
   readonly authType: string
-  readonly endpoint: string
-  /** A secret. */
-  readonly key: string
-  /** Non-secret settings that show what else the family is used for. */
+  /** They share the auth_type, so they are switched, verified and put back together. */
+  readonly members: readonly Member[]
+  /** Other settings that show what the family is used for; no secrets. */
   readonly others: readonly string[]
-  /** Those of them that something answers by, whether or not the endpoint is set. */
-  readonly alsoServes: readonly string[]
 }
 
 export const families: Readonly<Record<FamilyName, Family>> = {
   azure_openai: {
     name: 'azure_openai',
     authType: 'azure_openai.auth_type',
-    endpoint: 'azure_openai.endpoint',
-    key: 'azure_openai.subscription_key',
+    members: [{ endpoint: 'azure_openai.endpoint', key: 'azure_openai.subscription_key', keyInput: 'openai-key' }],
     others: [],
-    alsoServes: [],
   },
   azure_cognitive: {
     name: 'azure_cognitive',
     authType: 'azure_cognitive.auth_type',
-    endpoint: 'azure_cognitive.endpoint',
-    key: 'azure_cognitive.subscription_key',
+    members: [{ endpoint: 'azure_cognitive.endpoint', key: 'azure_cognitive.subscription_key', keyInput: 'cognitive-key' }],
     others: ['azure_cognitive.region', 'azure_cognitive.translator_resource_id'],
-    alsoServes: [],
   },
   azure_ml: {
     name: 'azure_ml',
     authType: 'azure_ml.auth_type',
-    endpoint: 'azure_ml.scoring_endpoint',
-    key: 'azure_ml.endpoint_key',
-    others: ['azure_ml.serverless_ranking_endpoint'],
-    alsoServes: ['azure_ml.serverless_ranking_endpoint'],
+    members: [
+      { endpoint: 'azure_ml.scoring_endpoint', key: 'azure_ml.endpoint_key', keyInput: 'machine-learning-key' },
+      {
+        endpoint: 'azure_ml.serverless_ranking_endpoint',
+        key: 'azure_ml.serverless_ranking_endpoint_key',
+        keyInput: 'ranking-key',
+      },
+    ],
+    others: [],
   },
 }
+
+/** The settings that hold the keys of a family. */
+export const keysOf = ({ members }: Family): readonly string[] => members.map(({ key }) => key)
+
+/** All members of all families. */
+export const allMembers: readonly Member[] = Object.values(families).flatMap(({ members }) => members)
 
 /** What Resource Manager tells of a resource that a service lives on, reduced to what matters here. */
 export interface Resource {
@@ -58,7 +82,7 @@ export interface Resource {
   /** Where endpoint and keys come from: the online endpoint of a workspace, else the same. */
   readonly settingsId: string
   readonly name: string
-  /** Of an account; `OnlineEndpoint` for Machine Learning. */
+  /** Of an account; `OnlineEndpoint` or `ServerlessEndpoint` for Machine Learning. */
   readonly kind: string
   readonly location: string
   readonly provisioningState: string
@@ -67,16 +91,10 @@ export interface Resource {
   readonly customSubdomain: string | undefined
   /** Whether keys are refused. */
   readonly localAuthDisabled: boolean
-  /** Of an online endpoint. */
+  /** Of an online or a serverless endpoint. */
   readonly authMode: string | undefined
   /** Of an account with OpenAI models. */
   readonly deployments: readonly Deployment[]
-}
-
-export interface Deployment {
-  readonly name: string
-  readonly model: string
-  readonly capabilities: Readonly<Record<string, string>>
 }
 
 /** Where a value of a setting comes from. */
@@ -87,42 +105,11 @@ interface SettingSource {
   readonly leftTo?: ServiceName
   /** Set only for this way to sign in. */
   readonly onlyFor?: AuthType
-}
-
-/** An argument of a test function: passed by name, and only when the installed version has it. */
-export interface Argument {
-  readonly name: string
-  readonly type: 'text' | 'jsonb' | 'boolean' | 'integer'
-  readonly value: string
-}
-
-/** What the test query of a service is made of. */
-export interface TestQuery {
-  readonly schema: string
-  readonly function: string
-  /** SQL around the call: one row, one column. */
-  readonly wrap: (call: string) => string
-  /** Whether a value that is not empty is a result: whoever answers 200 to everything has none. */
-  readonly isAnswer: (value: string) => boolean
-  /** What the answer says, for a reader. */
-  readonly answer: (value: string) => string
-}
-
-/** What the inputs say about test queries. */
-interface TestInputs {
-  readonly embeddingDeployment: string | undefined
-  readonly machineLearningInput: string | undefined
-  readonly machineLearningDeployment: string | undefined
-}
-
-/** A function that stands in for the test function where the service has retired that one. */
-export interface FallbackQuery extends TestQuery {
-  /** For its first text argument, whatever that is called. */
-  readonly text: string
+  /** What is tried in place of the value where the service answers 404 to it. */
+  readonly otherwise?: (value: string) => string
 }
 
 export interface Service {
-  readonly fallback?: FallbackQuery
   readonly name: ServiceName
   readonly title: string
   readonly family: FamilyName
@@ -130,16 +117,18 @@ export interface Service {
   readonly resourceTypes: readonly string[]
   /** Account kinds that serve it; undefined: any. */
   readonly kinds: readonly string[] | undefined
+  /** Values of `authMode` with which an endpoint takes a token, or a key; undefined for accounts, which have none. */
+  readonly authModes: Readonly<Record<AuthType, readonly string[]>> | undefined
   readonly settings: readonly SettingSource[]
-  readonly test: TestQuery
-  /** The arguments of the call, or why it cannot be made. */
-  readonly arguments: (inputs: TestInputs, resource: Resource | undefined) => readonly Argument[] | { readonly skip: string }
+  readonly queries: readonly ServiceQuery[]
+  /** Not every version of azure_ai has its function and its settings. */
+  readonly mayBeMissing?: true
 }
 
-/** Longest time a test function may wait for its service, in milliseconds. */
-const queryTimeoutMs = 15_000
-
 const accountType = 'Microsoft.CognitiveServices/accounts'
+const sentence = 'Signing in without a password is wonderful.'
+/** As PostgreSQL reads an array of texts that hold neither quotes nor backslashes. */
+const arrayOf = (texts: readonly string[]): string => `{${texts.map((text) => `"${text}"`).join(',')}}`
 const literal = (name: string, value: string): Argument => ({ name, type: 'text', value })
 
 /** `https://NAME.LABEL.SUFFIX` from whichever endpoint of the account shows its suffix (`NAME.openai.azure.us`, `NAME.cognitiveservices.azure.cn`). */
@@ -181,21 +170,47 @@ export const services: readonly Service[] = [
     kinds: ['OpenAI', 'AIServices'],
     settings: [
       { setting: families.azure_openai.authType, value: (_, authType) => authType },
-      { setting: families.azure_openai.endpoint, value: (resource, authType) => endpointOf(resource, 'openai', authType) },
+      { setting: 'azure_openai.endpoint', value: (resource, authType) => endpointOf(resource, 'openai', authType) },
     ],
-    test: {
-      schema: 'azure_openai',
-      function: 'create_embeddings',
-      wrap: (call) => `SELECT pg_catalog.cardinality(${call}) AS dimensions`,
-      isAnswer: (value) => Number(value) > 0,
-      answer: (value) => `${value} dimensions`,
-    },
-    arguments: (inputs, resource) => {
-      const deployment = inputs.embeddingDeployment ?? embeddingDeployment(resource?.deployments ?? [])?.name
-      if (deployment === undefined)
-        return { skip: 'the account has no deployment to ask, and `embedding-deployment` is not given' }
-      return [literal('deployment_name', deployment), literal('input', 'The identity works')]
-    },
+    authModes: undefined,
+    queries: [
+      {
+        name: 'embedding',
+        title: 'Azure OpenAI',
+        test: {
+          schema: 'azure_openai',
+          function: 'create_embeddings',
+          wrap: (call) => `SELECT pg_catalog.cardinality(${call}) AS dimensions`,
+          isAnswer: (value) => Number(value) > 0,
+          answer: (value) => `${value} dimensions`,
+        },
+        arguments: (inputs, deployments) => {
+          const deployment = inputs.embeddingDeployment ?? embeddingDeployment(deployments)?.name
+          if (deployment === undefined)
+            return { skip: 'the account has no deployment to ask, and `embedding-deployment` is not given' }
+          return [literal('deployment_name', deployment), literal('input', 'The identity works')]
+        },
+        deploymentArgument: 'deployment_name',
+      },
+      {
+        name: 'chat',
+        title: 'Azure OpenAI chat',
+        test: {
+          schema: 'azure_ai',
+          function: 'generate',
+          wrap: (call) => `SELECT ${call} AS reply`,
+          isAnswer: (value) => value.trim() !== '',
+          answer: (value) => value,
+        },
+        arguments: ({ chatDeployment }) =>
+          chatDeployment === undefined
+            ? undefined
+            : [literal('prompt', 'Reply with the word Hello'), literal('model', chatDeployment)],
+        deploymentArgument: 'model',
+        isExtra: true,
+        hasNoLimit: true,
+      },
+    ],
   },
   {
     name: 'cognitive',
@@ -207,26 +222,33 @@ export const services: readonly Service[] = [
     settings: [
       { setting: families.azure_cognitive.authType, value: (_, authType) => authType },
       {
-        setting: families.azure_cognitive.endpoint,
+        setting: 'azure_cognitive.endpoint',
         value: (resource, authType) => endpointOf(resource, 'cognitiveservices', authType),
       },
     ],
-    test: {
-      schema: 'azure_cognitive',
-      function: 'analyze_sentiment',
-      wrap: (call) => `SELECT (${call}).sentiment AS sentiment`,
-      isAnswer: (value) => /^(?:positive|negative|neutral|mixed)$/i.test(value),
-      answer: (value) => value,
-    },
-    fallback: {
-      schema: 'azure_cognitive',
-      function: 'detect_language',
-      wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS language`,
-      isAnswer: (value) => value !== '{}' && value !== 'null',
-      answer: (value) => value,
-      text: 'Signing in without a password is wonderful.',
-    },
-    arguments: () => [literal('text', 'Signing in without a password is wonderful.'), literal('language', 'en')],
+    authModes: undefined,
+    queries: [
+      {
+        name: 'sentiment',
+        title: 'Azure AI Language',
+        test: {
+          schema: 'azure_cognitive',
+          function: 'analyze_sentiment',
+          wrap: (call) => `SELECT (${call}).sentiment AS sentiment`,
+          isAnswer: (value) => /^(?:positive|negative|neutral|mixed)$/i.test(value),
+          answer: (value) => value,
+        },
+        fallback: {
+          schema: 'azure_cognitive',
+          function: 'detect_language',
+          wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS language`,
+          isAnswer: (value) => value !== '{}' && value !== 'null',
+          answer: (value) => value,
+          text: sentence,
+        },
+        arguments: () => [literal('text', sentence), literal('language', 'en')],
+      },
+    ],
   },
   {
     name: 'translator',
@@ -238,21 +260,32 @@ export const services: readonly Service[] = [
     settings: [
       { setting: families.azure_cognitive.authType, value: (_, authType) => authType },
       {
-        setting: families.azure_cognitive.endpoint,
+        setting: 'azure_cognitive.endpoint',
         value: (resource, authType) => endpointOf(resource, 'cognitiveservices', authType),
         leftTo: 'cognitive',
       },
       { setting: 'azure_cognitive.region', value: (resource) => resource.location.toLowerCase().replaceAll(' ', '') },
       { setting: 'azure_cognitive.translator_resource_id', value: (resource) => resource.id, onlyFor: 'managed-identity' },
     ],
-    test: {
-      schema: 'azure_cognitive',
-      function: 'translate',
-      wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS translation`,
-      isAnswer: (value) => translated(value) !== '',
-      answer: (value) => translated(value),
-    },
-    arguments: () => [literal('text', 'Good morning, world'), literal('target_language', 'es'), literal('source_language', 'en')],
+    authModes: undefined,
+    queries: [
+      {
+        name: 'translation',
+        title: 'Azure AI Translator',
+        test: {
+          schema: 'azure_cognitive',
+          function: 'translate',
+          wrap: (call) => `SELECT pg_catalog.to_jsonb(${call}) AS translation`,
+          isAnswer: (value) => translated(value) !== '',
+          answer: (value) => translated(value),
+        },
+        arguments: () => [
+          literal('text', 'Good morning, world'),
+          literal('target_language', 'es'),
+          literal('source_language', 'en'),
+        ],
+      },
+    ],
   },
   {
     name: 'machine-learning',
@@ -264,79 +297,98 @@ export const services: readonly Service[] = [
       'Microsoft.MachineLearningServices/workspaces/onlineEndpoints',
     ],
     kinds: undefined,
+    authModes: { 'managed-identity': ['AADToken'], 'subscription-key': ['Key'] },
     settings: [
       { setting: families.azure_ml.authType, value: (_, authType) => authType },
-      { setting: families.azure_ml.endpoint, value: (resource) => resource.endpoints[0] },
+      { setting: 'azure_ml.scoring_endpoint', value: (resource) => resource.endpoints[0] },
     ],
-    test: {
-      schema: 'azure_ml',
-      function: 'invoke',
-      wrap: (call) => `SELECT ${call} AS answer`,
-      // A model may answer anything.
-      isAnswer: () => true,
-      answer: (value) => value,
-    },
-    arguments: (inputs) => {
-      if (inputs.machineLearningInput === undefined) return { skip: '`machine-learning-input` is not given' }
-      const input: Argument = { name: 'input_data', type: 'jsonb', value: inputs.machineLearningInput }
-      const deployment = inputs.machineLearningDeployment
-      return deployment === undefined ? [input] : [input, literal('deployment_name', deployment)]
-    },
+    queries: [
+      {
+        name: 'scoring',
+        title: 'Azure Machine Learning',
+        test: {
+          schema: 'azure_ml',
+          function: 'invoke',
+          wrap: (call) => `SELECT ${call} AS answer`,
+          // A model may answer anything.
+          isAnswer: () => true,
+          answer: (value) => value,
+        },
+        arguments: (inputs) => {
+          if (inputs.machineLearningInput === undefined) return { skip: '`machine-learning-input` is not given' }
+          const input: Argument = { name: 'input_data', type: 'jsonb', value: inputs.machineLearningInput }
+          const deployment = inputs.machineLearningDeployment
+          return deployment === undefined ? [input] : [input, literal('deployment_name', deployment)]
+        },
+        deploymentArgument: 'deployment_name',
+      },
+    ],
+  },
+  {
+    name: 'ranking',
+    title: 'Reranker',
+    family: 'azure_ml',
+    role: azureRoles.machineLearning,
+    resourceTypes: ['Microsoft.MachineLearningServices/workspaces/serverlessEndpoints'],
+    kinds: undefined,
+    authModes: { 'managed-identity': ['AAD', 'KeyAndAAD'], 'subscription-key': ['Key', 'KeyAndAAD'] },
+    settings: [
+      { setting: families.azure_ml.authType, value: (_, authType) => authType },
+      {
+        setting: rankingEndpoint,
+        value: ({ endpoints: [host] }) => (host === undefined ? undefined : `${withoutEndSlashes(host)}/v2/rerank`),
+        otherwise: otherRankingPath,
+      },
+    ],
+    queries: [
+      {
+        name: 'ranking',
+        title: 'Reranker',
+        test: {
+          schema: 'azure_ai',
+          function: 'rank',
+          wrap: (call) => `SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(ranked)) AS ranked FROM ${call} AS ranked`,
+          isAnswer: (value) => rankedDocuments(value).length > 0,
+          answer: (value) => `document ${rankedDocuments(value).join(' before ')}`,
+        },
+        arguments: () => [
+          literal('query', 'How does a managed identity sign in?'),
+          { name: 'document_contents', type: 'text[]', value: arrayOf(documents.contents) },
+          { name: 'document_ids', type: 'text[]', value: arrayOf(documents.ids) },
+        ],
+        hasNoLimit: true,
+      },
+    ],
+    mayBeMissing: true,
   },
 ]
 
-/** Arguments that every test query gets when the installed version has them. */
-export const commonArguments: readonly Argument[] = [
-  { name: 'disable_service_logs', type: 'boolean', value: 'true' },
-  // Where its default is false, a refusal would come as NULL and without its reason.
-  { name: 'throw_on_error', type: 'boolean', value: 'true' },
-  { name: 'timeout_ms', type: 'integer', value: String(queryTimeoutMs) },
-]
+/** The queries that a run makes of a service. */
+export function queriesOf(service: Service, inputs: TestInputs): readonly ServiceQuery[] {
+  return service.queries.filter((query) => query.arguments(inputs, []) !== undefined)
+}
+
+/** The queries of all services, in the order in which they are shown. */
+export const allQueries: readonly ServiceQuery[] = services.flatMap(({ queries }) => queries)
+
+export const placeOfQuery = ({ name }: Pick<QueryId, 'name'>): number => allQueries.findIndex((each) => each.name === name)
+
+/** A query among those of all services. */
+export interface QueryId {
+  readonly service: ServiceName
+  readonly name: QueryName
+}
+
+/** Endpoint and key of a service, among those of its family. */
+export function memberOf(service: Service): Member {
+  const { members } = families[service.family]
+  const own = members.find(({ endpoint }) => service.settings.some(({ setting }) => setting === endpoint))
+  if (own === undefined) throw new Error(`${service.name} sets no endpoint`)
+  return own
+}
 
 export function serviceNamed(name: ServiceName): Service {
   const service = services.find((each) => each.name === name)
   if (service === undefined) throw new Error(`no service ${name}`)
   return service
-}
-
-/**
- * The translated text out of whatever shape the composite has: the first `text` below `translations`, else the whole; empty
- * when there is no text where the translations are.
- */
-function translated(value: string): string {
-  try {
-    const whole = JSON.parse(value) as { translations?: unknown } | null
-    const { translations } = whole ?? {}
-    const found = Array.isArray(translations) ? (translations[0] as { text?: unknown } | null)?.text : undefined
-    if (typeof found === 'string') return found
-    return hasText(translations === undefined ? whole : translations) ? value : ''
-  } catch {
-    return value
-  }
-}
-
-/** Whether a value of JSON holds a text that is not empty. */
-function hasText(value: unknown): boolean {
-  if (typeof value === 'object' && value !== null) return Object.values(value).some(hasText)
-  return typeof value === 'string' && value !== ''
-}
-
-/**
- * Whether two values of a setting mean the same to the service: endpoints without trailing slash and case of the host,
- * resource ids without case, a region only in its canonical form.
- */
-export function sameValue(setting: string, a: string, b: string): boolean {
-  return canonical(setting, a) === canonical(setting, b)
-}
-
-function canonical(setting: string, value: string): string {
-  // A service takes none of these, and azure_ai passes on what is stored: it is no other spelling of a value that works.
-  if (/[\s\p{Cc}]/u.test(value)) return value
-  if (setting.endsWith('endpoint') && URL.canParse(value)) {
-    const url = new URL(value)
-    if (url.username !== '' || url.password !== '' || value.includes('#')) return value
-    return `${url.origin}${withoutEndSlashes(url.pathname)}${url.search}`
-  }
-  if (setting.endsWith('resource_id')) return canonicalId(value)
-  return value
 }

@@ -3,7 +3,7 @@ import type { Inputs } from './inputs.ts'
 import type { Journal } from './journal.ts'
 import type { ObservedDatabase } from './observed.ts'
 import { givenFamilies } from './plan.ts'
-import { type Family, families } from './services.ts'
+import { families, keysOf } from './services.ts'
 import { type StepLookup, settingStep } from './steps.ts'
 
 /** Of the families of the named services; null: unknown, because a database could not be read. */
@@ -16,21 +16,23 @@ const unknown: StoredKeys = { before: null, after: null }
 
 export function storedKeys(inputs: Inputs | undefined, { observed, step }: Pick<Journal, 'observed' | 'step'>): StoredKeys {
   if (inputs === undefined || observed === undefined || !observed.every(isReadable)) return unknown
-  const named = givenFamilies(inputs).map(({ family }) => family)
-  const count = (isStored: (database: ObservedDatabase, family: Family) => boolean): number =>
-    observed.reduce((sum, database) => sum + named.filter((family) => isStored(database, family)).length, 0)
+  const named = givenFamilies(inputs).flatMap(({ family }) => keysOf(family))
+  const count = (isStored: (database: ObservedDatabase, key: string) => boolean): number =>
+    observed.reduce((sum, database) => sum + named.filter((key) => isStored(database, key)).length, 0)
   return {
-    before: count(({ keysSet }, { key }) => keysSet.has(key)),
-    after: count((database, { key }) => isStoredNow(database, key, step)),
+    before: count(({ keysSet }, key) => keysSet.has(key)),
+    after: count((database, key) => isStoredNow(database, key, step)),
   }
 }
 
 /** Keys of families that no named service belongs to, as `SETTING in "DATABASE"`. */
 export function unnamedKeys(inputs: Inputs, databases: readonly ObservedDatabase[]): readonly string[] {
   const named = new Set(givenFamilies(inputs).map(({ family }) => family.name))
-  const others = Object.values(families).filter(({ name }) => !named.has(name))
+  const others = Object.values(families)
+    .filter(({ name }) => !named.has(name))
+    .flatMap(keysOf)
   return databases
-    .flatMap(({ name, keysSet }) => others.flatMap(({ key }) => (keysSet.has(key) ? [`${key} in "${name}"`] : [])))
+    .flatMap(({ name, keysSet }) => others.flatMap((key) => (keysSet.has(key) ? [`${key} in "${name}"`] : [])))
     .sort()
 }
 

@@ -50,11 +50,18 @@ function wrappedStatus(text: string): number | undefined {
   return status === undefined ? undefined : Number(status)
 }
 
+/** The status that a text of azure_ai names, whatever its form: the first number that can be one. */
+export function statusIn(received: string): number | undefined {
+  const text = bounded(received)
+  const named = wrappedStatus(text) ?? /\b[1-5]\d\d\b/.exec(text)?.[0]
+  return named === undefined ? undefined : Number(named)
+}
+
 /** The first status in the text of azure_ai is its own: what the service says follows behind it. */
 function statusFits(statuses: readonly number[], { origin, status, text }: Message): boolean {
   if (origin !== 'ai') return status !== undefined && statuses.includes(status)
-  const named = wrappedStatus(text) ?? /\b[1-5]\d\d\b/.exec(text)?.[0]
-  return named === undefined || statuses.includes(Number(named))
+  const named = statusIn(text)
+  return named === undefined || statuses.includes(named)
 }
 
 const fallbackReason = { azure: 'azure', entra: 'credentials', postgres: 'database', ai: 'verification' } as const

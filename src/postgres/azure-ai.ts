@@ -2,7 +2,8 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { FunctionSignature, ObservedDatabase } from '../core/observed.ts'
 import { foreignObjects } from '../core/preconditions.ts'
-import { type Argument, commonArguments, type FallbackQuery, families, services, type TestQuery } from '../core/services.ts'
+import { allMembers, families, services } from '../core/services.ts'
+import { type Argument, commonArguments, type FallbackQuery, type TestQuery } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
 import { bounded, longestName } from '../lib/bounded.ts'
 import { onOneLine } from '../lib/unicode.ts'
@@ -14,11 +15,12 @@ import { quoteLiteral } from './transaction.ts'
 /** All settings that are read, no secret among them. */
 const plainSettings: readonly string[] = [
   ...new Set([
-    ...Object.values(families).flatMap((family) => [family.authType, family.endpoint, ...family.others]),
+    ...Object.values(families).flatMap((family) => [family.authType, ...family.others]),
+    ...allMembers.map(({ endpoint }) => endpoint),
     ...services.flatMap((service) => service.settings.map((each) => each.setting)),
   ]),
 ].sort()
-const secretSettings: readonly string[] = Object.values(families).map((family) => family.key)
+const secretSettings: readonly string[] = allMembers.map(({ key }) => key)
 
 /** Longest value of a setting, in characters; endpoints and resource ids have some hundred. */
 const longestSetting = 8_192
@@ -346,6 +348,7 @@ const typeNames: ReadonlyMap<string, Argument['type']> = new Map([
   ['16', 'boolean'],
   ['23', 'integer'],
   ['25', 'text'],
+  ['1009', 'text[]'],
   ['3802', 'jsonb'],
 ])
 

@@ -11,7 +11,9 @@ const schemas = ['azure_ai', 'azure_openai', 'azure_cognitive', 'azure_ml']
 const called = [
   'get_setting',
   'set_setting',
-  ...services.flatMap(({ test, fallback }) => [test.function, ...(fallback === undefined ? [] : [fallback.function])]),
+  ...services.flatMap(({ queries }) =>
+    queries.flatMap(({ test, fallback }) => [test.function, ...(fallback === undefined ? [] : [fallback.function])]),
+  ),
 ]
 
 const list = (texts: readonly string[]): string => texts.map(quoteLiteral).join(', ')
@@ -97,7 +99,7 @@ export const functionsSql = `SELECT n.nspname AS schema, p.proname AS name,
   coalesce(p.proargnames, '{}') AS names, coalesce(p.proargmodes::text[], '{}') AS modes, p.pronargs AS count, p.pronargdefaults AS defaults,
   ARRAY(SELECT t::int8::text FROM unnest(p.proargtypes) WITH ORDINALITY AS a(t, i) ORDER BY i) AS types
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-WHERE n.nspname IN (${list(schemas.slice(1))}) AND p.prokind = 'f' AND p.provariadic = 0 AND ${isOwn}`
+WHERE n.nspname IN (${list(schemas)}) AND p.prokind = 'f' AND p.provariadic = 0 AND ${isOwn}`
 
 /** Schemas to look names up in for azure_ai's functions: its own, where administrators alone can put anything. */
 export const schemasSql = `SELECT n.nspname AS name FROM pg_namespace AS n

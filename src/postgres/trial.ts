@@ -5,6 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { ObservedDatabase } from '../core/observed.ts'
 import type { ServiceName } from '../core/services.ts'
+import type { QueryName } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
@@ -19,9 +20,12 @@ import { quoteLiteral, type Row, statementTimeoutMs, type Transaction } from './
 export type Setting = readonly [key: string, value: string]
 
 export interface Call {
-  /** Its own among the calls of a family. */
-  readonly name: string
+  readonly name: QueryName
   readonly service: ServiceName
+  /** For a reader. */
+  readonly title: string
+  /** The setting of the endpoint that it calls. */
+  readonly endpoint: string
   /** The deployment that it names, where it names one. */
   readonly deployment: string | undefined
   readonly sql: string
@@ -59,10 +63,10 @@ interface TrialRequest {
   readonly keep?: boolean
   /** Told when keys have to travel as bind parameters, which statement logs keep. */
   readonly onExposed?: () => void
-  /** A stored secret to take out of reach while the queries run, and what to put in its place for them. */
-  readonly hide: { readonly key: string; readonly by: string } | undefined
+  /** Stored secrets to take out of reach while the queries run, with what to put in the place of each for them. */
+  readonly hide: readonly Setting[]
   readonly calls: readonly Call[]
-  /** Whether to commit, given the outcomes; the hidden secret is back in any case. */
+  /** Whether to commit, given the outcomes; hidden secrets are back in any case. */
   readonly commit: (outcomes: CallOutcomes) => boolean
   readonly log: Log
 }
@@ -96,10 +100,10 @@ async function tryIn(
   if (request.keep === true) await keepPrevious(transaction, connection, [...request.settings, ...secrets])
   for (const setting of request.settings) await set(transaction, setting)
   if (secrets.length > 0) await store(transaction, connection, secrets, request.onExposed)
-  if (request.hide !== undefined) {
+  if (request.hide.length > 0) {
     await transaction.query('SAVEPOINT key_within_reach')
     try {
-      await set(transaction, [request.hide.key, request.hide.by])
+      for (const secret of request.hide) await set(transaction, secret)
     } catch (error) {
       if (mayLookUp && isUndefinedName(messageOf(error).code)) throw error
       // A lock, a time limit or a lost connection says nothing about what the version takes: the whole is tried again.
@@ -121,10 +125,10 @@ async function tryIn(
     outcomes.set(call.name, outcome)
     await transaction.query(outcome.ok ? 'RELEASE SAVEPOINT test_query' : 'ROLLBACK TO SAVEPOINT test_query')
   }
-  if (request.hide !== undefined) await transaction.query('ROLLBACK TO SAVEPOINT key_within_reach')
+  if (request.hide.length > 0) await transaction.query('ROLLBACK TO SAVEPOINT key_within_reach')
   const committed = request.commit(outcomes)
   if (committed) await transaction.commit()
-  return { outcomes, committed, hidden: request.hide !== undefined }
+  return { outcomes, committed, hidden: request.hide.length > 0 }
 }
 
 /**

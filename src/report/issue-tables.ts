@@ -1,7 +1,7 @@
 /** Pieces of Markdown for GitHub's issues and comments: rows of steps, findings, names and links, each of bounded length. Pure. */
 
 import type { ReportStep } from '../core/report.ts'
-import { families, services } from '../core/services.ts'
+import { allMembers, services } from '../core/services.ts'
 import type { Finding } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
 import { grouped, likeness, withoutName } from './grouping.ts'
@@ -119,7 +119,7 @@ function row(step: ReportStep, writing: Writing, status: string = step.status): 
   return `| ${status} | ${code(cut(step.id))}${target} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
 }
 
-const secrets: readonly string[] = Object.values(families).map((family) => family.key)
+const secrets: readonly string[] = allMembers.map(({ key }) => key)
 
 /** Words that say nothing of this server beyond what they mean everywhere. */
 const plainWords = new Set([

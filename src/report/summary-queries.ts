@@ -1,7 +1,7 @@
 /** The test queries of a summary: their results by database and service, and their SQL. Pure. */
 import type { QueryResult } from '../core/journal.ts'
 import type { Report } from '../core/report.ts'
-import { serviceNamed, services } from '../core/services.ts'
+import { allQueries, placeOfQuery } from '../core/services.ts'
 import { visible } from '../lib/unicode.ts'
 import { grouped, likeness, withoutName } from './grouping.ts'
 import { code, coded, count, names, soft, table, text, words, wrapped } from './markdown.ts'
@@ -15,13 +15,12 @@ const listed = 3
 const longestSql = 4_000
 
 const queryIcons: Record<QueryResult['status'], string> = { passed: '✅', failed: '❌', skipped: '⏭️' }
-const order = (query: QueryResult): number => services.findIndex((service) => service.name === query.service)
 
-/** The answers: a row for each database, or for all that have the same ones; a column for each service. */
+/** The answers: a row for each database, or for all that have the same ones; a column for each query. */
 export function answersPart(report: Report): string {
   const { queries } = report
   if (queries.length === 0) return ''
-  const asked = services.filter((service) => queries.some((query) => query.service === service.name))
+  const asked = allQueries.filter(({ name }) => queries.some((query) => query.name === name))
   // In the order of the steps, which is that of the input; queries end when they end.
   const planned = new Set(report.steps.filter(inDatabase).map((step) => step.target))
   const databases = new Map<string, QueryResult[]>()
@@ -33,8 +32,8 @@ export function answersPart(report: Report): string {
   }
   const groups = grouped([...databases.entries()], ([database, own]) =>
     JSON.stringify(
-      asked.map((service) => {
-        const query = own.find((each) => each.service === service.name)
+      asked.map(({ name }) => {
+        const query = own.find((each) => each.name === name)
         return query && [query.status, query.answer, query.proof, likeness(query.error, database)]
       }),
     ),
@@ -44,8 +43,8 @@ export function answersPart(report: Report): string {
     const bad = own.some((query) => query.status === 'failed')
     const passedOrSkipped = own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
     const icon = bad ? '❌' : passedOrSkipped
-    const cells = asked.map((service) =>
-      answer(group.flatMap(([, queries]) => queries.find((query) => query.service === service.name) ?? [])),
+    const cells = asked.map(({ name }) =>
+      answer(group.flatMap(([, queries]) => queries.find((query) => query.name === name) ?? [])),
     )
     const which = group.map(([database]) => database)
     const all = which.length === databases.size
@@ -57,7 +56,7 @@ export function answersPart(report: Report): string {
   })
   // What failed stands first.
   const sorted = [...rows.filter((each) => each.bad), ...rows.filter((each) => !each.bad)].map((each) => each.row)
-  const head = `| Database | ${asked.map((service) => text(service.title)).join(' | ')} |\n|:--|${asked.map(() => ':--').join('|')}|`
+  const head = `| Database | ${asked.map(({ title }) => text(title)).join(' | ')} |\n|:--|${asked.map(() => ':--').join('|')}|`
   const fold = sorted.length > foldedFrom && !rows.some((each) => each.bad)
   return `### Test queries\n\n${table(head, sorted, `Answers of ${count(databases.size, 'database')}`, fold)}`
 }
@@ -91,14 +90,14 @@ function answer(queries: readonly QueryResult[]): string {
 
 /** The queries as SQL, each once: most often they are the same in every database. */
 export function sqlPart(report: Report): string {
-  const asked = report.queries.filter((query) => query.sql !== '').sort((a, b) => order(a) - order(b))
+  const asked = report.queries.filter((query) => query.sql !== '').sort((a, b) => placeOfQuery(a) - placeOfQuery(b))
   if (asked.length === 0) return ''
   const all = new Set(asked.map((query) => query.database)).size
-  const rows = grouped(asked, (query) => JSON.stringify([query.service, query.sql])).map((group) => {
+  const rows = grouped(asked, (query) => JSON.stringify([query.name, query.sql])).map((group) => {
     const [query] = group
     const databases = new Set(group.map((each) => each.database))
     const only = databases.size === all ? '' : `<br/>${names('in ', [...databases])}`
-    return `| ${text(serviceNamed(query.service).title)}${only} | ${sqlBlock(query.sql)} |`
+    return `| ${text(allQueries[placeOfQuery(query)]?.title ?? '')}${only} | ${sqlBlock(query.sql)} |`
   })
   const title = 'The queries as SQL, as they ran; paste one into psql to see it again'
   return `${table('| Query | SQL |\n|:--|:--|', rows, title, rows.length > foldedFrom)}`

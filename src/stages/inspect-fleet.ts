@@ -3,7 +3,7 @@ import type { ResourceManager } from '../azure/resource-manager.ts'
 import { type Fleet, type FleetServer, type Inspected, type Inventory, inventoryOf } from '../core/inventory.ts'
 import type { FleetResource } from '../core/inventory-resources.ts'
 import { allowsAzureAi, holds, type ObservedDatabase, type RoleAssignment } from '../core/observed.ts'
-import { families, type Service, services } from '../core/services.ts'
+import { memberOf, type Service, services } from '../core/services.ts'
 import { Failure, failuresOf } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { describe } from '../lib/bounded.ts'
@@ -127,10 +127,7 @@ async function unlisted(
 /** Whether a database has an endpoint of a family that lives on resources of this type. */
 function mayUse({ settings }: ObservedDatabase, type: string): boolean {
   const livesOn = (service: Service): boolean => service.resourceTypes.some((each) => sameType(each, type))
-  return services.filter(livesOn).some((service) => {
-    const { endpoint, alsoServes } = families[service.family]
-    return [endpoint, ...alsoServes].some((setting) => (settings.get(setting) ?? '') !== '')
-  })
+  return services.filter(livesOn).some((service) => (settings.get(memberOf(service).endpoint) ?? '') !== '')
 }
 
 /** Role assignments on every resource that is used; those through groups only where a server has none of its own. */

@@ -3,9 +3,8 @@
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { accountToAsk, type Given, type Inputs } from '../core/inputs.ts'
 import { type Administrator, holds, type Observed, type ObservedServer, type RoleAssignment } from '../core/observed.ts'
-import { givenFamilies } from '../core/plan.ts'
 import { scopeOf } from '../core/scope.ts'
-import { type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
+import { memberOf, type Resource, type Service, type ServiceName, serviceNamed } from '../core/services.ts'
 import { Failure, Failures, failuresOf } from '../errors/failure.ts'
 import { canonicalId, sameId } from '../lib/resource-id.ts'
 import type { KeyCandidates } from '../postgres/azure-ai.ts'
@@ -217,13 +216,17 @@ export async function observeKeys(
   if (byIdentity || !runsSql) return keys
   const failures: Failure[] = []
   await Promise.all(
-    givenFamilies(inputs).map(async ({ family, services }) => {
-      const given = inputs.keys.get(family.name)
-      const resource = services.map((service) => resources.get(service.name)).find((each) => each !== undefined)
+    inputs.given.map(async ({ service: name }) => {
+      const service = serviceNamed(name)
+      const { key } = memberOf(service)
+      // Two services may share a key: the first of them has it read.
+      if (inputs.given.find((each) => memberOf(serviceNamed(each.service)).key === key)?.service !== name) return
+      const given = inputs.keys.get(key)
+      const resource = resources.get(name)
       try {
-        if (given !== undefined) keys.set(family.key, [given])
+        if (given !== undefined) keys.set(key, [given])
         // A resource that refuses keys is reported by the preconditions.
-        else if (resource !== undefined && takesKeys(resource)) keys.set(family.key, await azure.keys(resource))
+        else if (resource !== undefined && takesKeys(service, resource)) keys.set(key, await azure.keys(resource))
       } catch (error) {
         failures.push(...failuresOf(error))
       }
@@ -233,7 +236,7 @@ export async function observeKeys(
   return keys
 }
 
-/** An account that does not refuse them, or an online endpoint with Key. */
-function takesKeys({ localAuthDisabled, authMode }: Resource): boolean {
-  return !localAuthDisabled && (authMode ?? 'Key') === 'Key'
+/** An account that does not refuse them, or an endpoint whose mode takes them. */
+function takesKeys({ authModes }: Service, { localAuthDisabled, authMode }: Resource): boolean {
+  return authModes === undefined ? !localAuthDisabled : authModes['subscription-key'].includes(authMode ?? '')
 }

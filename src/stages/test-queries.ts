@@ -1,7 +1,7 @@
 /** Runs the test queries of a mode and logs the plan and their results. */
 import type { Observed, ObservedDatabase } from '../core/observed.ts'
 import { databaseNames } from '../core/plan.ts'
-import type { Resource, ServiceName } from '../core/services.ts'
+import { queriesOf, type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
 import { differs } from '../core/steps.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { skipQuery } from '../verification/record.ts'
@@ -27,7 +27,7 @@ export async function runTestQueries(
   await how({ since: performance.now(), onWaiting: undefined, ...queried, inputs, journal, log, signal })
   for (const query of journal.queries) {
     const result = query.status === 'passed' ? `${query.answer} (${query.durationMs} ms, ${query.proof})` : query.error
-    log.result(onOneLine(`${query.status.padEnd(7)} ${query.service} in "${query.database}": ${result}`))
+    log.result(onOneLine(`${query.status.padEnd(7)} ${query.service} (${query.name}) in "${query.database}": ${result}`))
   }
 }
 
@@ -37,7 +37,8 @@ export function explainMissingQueries({ inputs, journal, scope }: Run, observed:
   const ofServer = server.isReplica ? 'a read replica has the settings of its primary' : `the server is ${server.state}`
   const reason = scope.runsSql ? ofServer : 'part: azure runs no SQL'
   for (const database of databaseNames(inputs, observed))
-    for (const { service } of inputs.given) skipQuery(journal, database, service, reason)
+    for (const { service } of inputs.given)
+      for (const { name } of queriesOf(serviceNamed(service), inputs)) skipQuery(journal, database, { service, name }, reason)
 }
 
 export function logPlan({ journal, log }: Run): Promise<void> {

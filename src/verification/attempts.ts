@@ -1,9 +1,9 @@
 /** One family in one database: what was tried so far, the next attempt, and what the journal says of it. */
 import type { Proof } from '../core/journal.ts'
-import { outlook } from '../errors/explain.ts'
+import { outlook, statusIn } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import { principalIn } from '../errors/known/ai.ts'
-import type { CallOutcome, CallOutcomes } from '../postgres/trial.ts'
+import type { Call, CallOutcome, CallOutcomes } from '../postgres/trial.ts'
 import { clearKey } from './clear-key.ts'
 import { type Job, worksToday } from './jobs.ts'
 import type { DatabaseSession } from './session.ts'
@@ -70,7 +70,8 @@ export class Attempts {
     try {
       await this.#look()
       let outcome = await this.#attempt()
-      if (outcome.kind !== 'verified' && this.#replaceRetired(outcome)) outcome = await this.#attempt()
+      if (outcome.kind !== 'verified' && (this.#replaceRetired(outcome) || this.#replacePath(outcome)))
+        outcome = await this.#attempt()
       this.#outcomes = outcome.outcomes
       if (outcome.kind === 'verified') return { kind: 'done', proof: await this.#verified(outcome) }
       this.#waitingFor = outcome.failure
@@ -94,10 +95,10 @@ export class Attempts {
 
   /** Whether the attempt may hide a stored key in a transaction, which holds the lock of this action. */
   get mayHideKey(): boolean {
-    const { keyStored, database, family } = this.job
+    const { storedKeys, database, family } = this.job
     // Nothing is switched in a check or a verify: only a family that uses the identity already can show that it needs no key.
     const usesIdentity = this.#options.writes || database.settings.get(family.authType) === 'managed-identity'
-    return keyStored && usesIdentity && database.maySet && !database.isReadOnly
+    return storedKeys.length > 0 && usesIdentity && database.maySet && !database.isReadOnly
   }
 
   /** Looks where a trial depends on it: when something is to be set, or a key to be hidden. */
@@ -150,6 +151,27 @@ export class Attempts {
     return true
   }
 
+  /** Puts the other path in the place of a new endpoint that answered 404; false where there is none. */
+  #replacePath({ outcomes }: Outcome): boolean {
+    const { job } = this
+    const isAbsent = ({ endpoint, name }: Call): boolean => {
+      const outcome = outcomes.get(name)
+      return outcome?.ok === false && job.otherwise.has(endpoint) && statusIn(outcome.text) === 404
+    }
+    const absent = new Set(job.calls.filter(isAbsent).map(({ endpoint }) => endpoint))
+    if (absent.size === 0) return false
+    const swapped = (setting: string, value: string): string =>
+      absent.has(setting) ? (job.otherwise.get(setting) ?? value) : value
+    this.#job = {
+      ...job,
+      settings: job.settings.map(([setting, value]) => [setting, swapped(setting, value)]),
+      otherwise: new Map(
+        [...job.otherwise].map(([setting, other]) => [setting, absent.has(setting) ? (settingIn(job, setting) ?? other) : other]),
+      ),
+    }
+    return true
+  }
+
   /** What answered the control may be what is committed: nothing is committed on such a response. */
   #wait(visibility: Visibility): Outcome {
     const outcomes = this.#looked?.outcomes ?? new Map()
@@ -165,7 +187,7 @@ export class Attempts {
     const { recorder, writes } = this.#options
     const { job } = this
     recorder.passed(job, outcomes, proof, this.#count)
-    if (job.clear === undefined || cleared === true || !writes) return proof
+    if (job.clear.length === 0 || cleared === true || !writes) return proof
     const visibility = this.#visibility
     const clearing = await this.#session.patiently(() => clearKey(this.#options, this.#session, job, visibility))
     if (clearing.kind === 'cleared') {
@@ -183,6 +205,8 @@ export class Attempts {
 function isRetired(outcome: CallOutcome | undefined): boolean {
   return outcome?.ok === false && outlook({ origin: 'ai', code: outcome.code, text: outcome.text }) === 'retired'
 }
+
+const settingIn = ({ settings }: Job, setting: string): string | undefined => settings.find(([key]) => key === setting)?.[1]
 
 function notTried({ family, database }: Job): Failure {
   return new Failure({

@@ -4,7 +4,7 @@ import { verdictOnSql } from '../postgres/again.ts'
 import { whyNoKeyIsKept } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'
 import { type Call, type CallOutcomes, forget, restore, trial } from '../postgres/trial.ts'
-import type { Job } from './jobs.ts'
+import { clearedKeys, type Job, namesOf } from './jobs.ts'
 import type { DatabaseSession } from './session.ts'
 import type { Visibility } from './strategy.ts'
 import type { AttemptOptions } from './switch.ts'
@@ -61,7 +61,7 @@ async function clearInTrial(
   session: DatabaseSession,
   { job, connection, calls }: InTrial,
 ): Promise<{ readonly takeBack: () => void } | { readonly refused: string }> {
-  const setting = [job.family.key, ''] as const
+  const settings = clearedKeys(job)
   for (let tries = 1; ; tries++) {
     let refused = 'the test queries do not pass without it'
     let mayPass = false
@@ -69,9 +69,9 @@ async function clearInTrial(
     try {
       await trial(connection, {
         database: job.database,
-        settings: [setting],
+        settings,
         keep: true,
-        hide: undefined,
+        hide: [],
         calls,
         commit: (outcomes) => {
           const verdict = calls.length === 0 ? 'passed' : judge(options, job, outcomes)
@@ -83,7 +83,7 @@ async function clearInTrial(
       })
     } catch (error) {
       if (takeBack !== undefined) {
-        if ((await session.beside().confirmCommit([setting], [])) === 'rolled-back') {
+        if ((await session.beside().confirmCommit(settings, [])) === 'rolled-back') {
           takeBack()
           throw error
         }
@@ -104,7 +104,7 @@ async function queryWithout(options: AttemptOptions, session: DatabaseSession, j
   try {
     return await session.beside().queryTwice(job.calls)
   } catch (error) {
-    options.log.debug(`clearing ${job.family.key}: ${session.failure(error, 'checking').message}`)
+    options.log.debug(`clearing ${namesOf(job.storedKeys)}: ${session.failure(error, 'checking').message}`)
     return undefined
   }
 }

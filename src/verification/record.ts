@@ -1,14 +1,19 @@
 /** The only place of verification that writes the journal: results of queries, states of steps, findings and failures. */
-import { titleOf } from '../core/inputs.ts'
 import type { Journal, Proof } from '../core/journal.ts'
-import type { ServiceName } from '../core/services.ts'
+import type { QueryId } from '../core/services.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
 import { grantTemporary, setSetting, setSettingIn } from '../errors/sql.ts'
 import { bounded } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
-import type { Job, Planned } from './jobs.ts'
+import { clearedKeys, type Job, namesOf, type Planned } from './jobs.ts'
 import { factsOf } from './verdict.ts'
+
+/** For a refusal that shows access. */
+const granted = ({ name }: Call): string =>
+  `access granted (the model does not ${name === 'embedding' ? 'embed' : 'take the request'})`
+
+const keysIn = (job: Pick<Job, 'clear'>): readonly string[] => clearedKeys(job).map(([key]) => key)
 
 export class Recorder {
   readonly #journal: Journal
@@ -21,7 +26,7 @@ export class Recorder {
 
   /** What is left undone before anything is tried. */
   planned({ skipped, left, failures, findings }: Planned, database: string): void {
-    for (const { service, reason } of skipped) this.skipped(database, service, reason)
+    for (const { reason, ...query } of skipped) this.skipped(database, query, reason)
     for (const each of left) {
       if ('waitsFor' in each) this.#journal.wait(each.step.id, each.waitsFor)
       else this.#journal.mark(each.step.id, each.status, each.reason)
@@ -30,8 +35,8 @@ export class Recorder {
     for (const finding of findings) this.#journal.finding(finding)
   }
 
-  skipped(database: string, service: ServiceName, reason: string): void {
-    skipQuery(this.#journal, database, service, reason)
+  skipped(database: string, query: QueryId, reason: string): void {
+    skipQuery(this.#journal, database, query, reason)
   }
 
   /** Right before a COMMIT is sent. What it returns is called when nothing of it stays. */
@@ -39,14 +44,20 @@ export class Recorder {
     return this.#journal.writing()
   }
 
-  committed({ steps }: Job): void {
-    for (const step of steps) this.#journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', '')
+  committed({ steps, settings }: Job): void {
+    const values = new Map(settings)
+    for (const step of steps) {
+      const value = step.kind === 'setting' ? values.get(step.setting) : undefined
+      const isOther = step.change?.kind === 'setting' && value !== undefined && value !== step.change.to
+      const detail = isOther ? `set to ${value}: the service answers 404 at the other path` : ''
+      this.#journal.mark(step.id, step.status === 'missing' ? 'created' : 'updated', detail)
+    }
   }
 
-  cleared({ clear, database, family }: Job): void {
-    if (clear === undefined) return
-    this.#journal.mark(clear.id, 'updated', '')
-    this.#log.info(`Database "${database.name}": ${family.key} is cleared`)
+  cleared({ clear, database }: Job): void {
+    if (clear.length === 0) return
+    for (const step of clear) this.#journal.mark(step.id, 'updated', '')
+    this.#log.info(`Database "${database.name}": ${namesOf(keysIn({ clear }))} cleared`)
   }
 
   reverted({ steps }: Job): void {
@@ -67,21 +78,22 @@ export class Recorder {
     this.#journal.query({
       database: database.name,
       service: call.service,
+      name: call.name,
       sql: call.sql,
       status: 'passed',
       proof,
       attempts,
       durationMs: Math.round(outcome?.durationMs ?? 0),
-      answer: outcome?.ok === true ? bounded(call.answer(outcome.answer)) : 'access granted (the model does not embed)',
+      answer: outcome?.ok === true ? bounded(call.answer(outcome.answer)) : granted(call),
       error: '',
     })
   }
 
-  #failed({ database }: Job, { service, sql }: Call, attempts: number, error: string): void {
-    const { name } = database
+  #failed({ database }: Job, { service, name, sql }: Call, attempts: number, error: string): void {
     this.#journal.query({
-      database: name,
+      database: database.name,
       service,
+      name,
       sql,
       status: 'failed',
       proof: 'none',
@@ -111,10 +123,10 @@ export class Recorder {
       const outcome = outcomes.get(call.name)
       if (outcome?.ok === true && steps.length > 0) {
         const reason = 'passed in the trial, which was rolled back because another test query of its family failed'
-        this.skipped(database.name, call.service, reason)
+        this.skipped(database.name, call, reason)
       } else if (outcome?.ok === true) this.#passed(job, call, { outcomes, proof, attempts })
       else if (attempts > 0) this.#failed(job, call, attempts, outcome?.ok === false ? outcome.text : failure.detail)
-      else this.skipped(database.name, call.service, 'waits for the same family in the first database')
+      else this.skipped(database.name, call, 'waits for the same family in the first database')
     }
     for (const step of steps) {
       const now = this.#journal.step(step.id)
@@ -125,23 +137,24 @@ export class Recorder {
     this.#journal.fail(steps.length > 0 ? new Failure({ ...factsOf(failure), detail }, failure.cause) : failure)
   }
 
-  functionRetired({ database }: Job, { service, sql }: Call): void {
+  functionRetired({ database }: Job, { title, sql }: Call): void {
     this.#journal.finding({
       severity: 'notice',
       code: 'function-replaced',
       title: 'A service has retired the function of its test query',
-      detail: `${titleOf(service)} in "${database.name}": another function was queried instead: ${sql}`,
+      detail: `${title} in "${database.name}": another function was queried instead: ${sql}`,
       fix: '',
     })
   }
 
-  keyWins({ family, database }: Job): void {
+  keyWins(job: Job): void {
+    const { family, database } = job
     this.#journal.finding({
       severity: 'warning',
       code: 'key-wins',
       title: 'The stored key is used although the identity is configured',
       detail: `${family.name} in "${database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
-      fix: setSettingIn(database.name, family.key, ''),
+      fix: job.storedKeys.map((key) => setSettingIn(database.name, key, '')).join(' '),
     })
   }
 
@@ -156,9 +169,9 @@ export class Recorder {
   }
 
   /** Keys go as bind parameters where a temporary table is not allowed: whoever reads the log may read them. */
-  exposed({ database, family }: Job): void {
+  exposed({ database, secrets }: Job): void {
     const settings = [...database.logging].map(([name, value]) => `${name} = ${value}`).join(', ')
-    const detail = `The role may not create temporary tables in "${database.name}", so ${family.key} is sent as a bind parameter. Logging in force: ${settings || 'unknown'}.`
+    const detail = `The role may not create temporary tables in "${database.name}", so ${namesOf(secrets.map(([key]) => key))} is sent as a bind parameter. Logging in force: ${settings || 'unknown'}.`
     this.#log.info(detail)
     this.#journal.finding({
       severity: 'warning',
@@ -170,28 +183,30 @@ export class Recorder {
   }
 
   keyNotCleared(job: Job, why: string): void {
-    const { clear, database, family } = job
-    if (clear !== undefined) this.#journal.mark(clear.id, 'failed', why)
+    const { clear, database } = job
+    const keys = keysIn(job)
+    for (const step of clear) this.#journal.mark(step.id, 'failed', why)
     this.#journal.fail(
       new Failure({
         reason: 'database',
         code: 'key-not-blanked',
         title: 'A stored key could not be cleared',
-        detail: `${family.key} in "${database.name}": ${why}.`,
-        fix: `${setSettingIn(database.name, family.key, '')}; if it is refused, DROP EXTENSION azure_ai and run this action again`,
+        detail: `${namesOf(keys)} in "${database.name}": ${why}.`,
+        fix: `${keys.map((key) => setSettingIn(database.name, key, '')).join(' ')}; if it is refused, DROP EXTENSION azure_ai and run this action again`,
       }),
     )
   }
 
-  clearedKeyLost({ clear, database, family }: Job): void {
-    if (clear !== undefined) this.#journal.mark(clear.id, 'failed', 'it is cleared, was not verified, and could not be put back')
+  clearedKeyLost({ clear, database }: Job): void {
+    const keys = keysIn({ clear })
+    for (const step of clear) this.#journal.mark(step.id, 'failed', 'it is cleared, was not verified, and could not be put back')
     this.#journal.fail(
       new Failure({
         reason: 'database',
         code: 'key-not-put-back',
         title: 'The previous key could not be put back',
-        detail: `${family.key} in "${database.name}" is empty, although the test queries did not pass without it.`,
-        fix: `${setSettingIn(database.name, family.key, 'KEY')}, with the key of the resource; or run again with \`auth-type: subscription-key\``,
+        detail: `${namesOf(keys)} in "${database.name}" is empty, although the test queries did not pass without it.`,
+        fix: `${keys.map((key) => setSettingIn(database.name, key, 'KEY')).join(' ')}, with the key of the resource; or run again with \`auth-type: subscription-key\``,
       }),
     )
   }
@@ -208,26 +223,27 @@ export class Recorder {
     )
   }
 
-  newKeyStays({ family, database }: Job): void {
+  newKeyStays({ secrets, database }: Job): void {
+    const keys = secrets.map(([key]) => key)
     this.#journal.fail(
       new Failure({
         reason: 'database',
         code: 'key-not-put-back',
         title: 'The previous key could not be put back',
-        detail: `${family.key} in "${database.name}" is the new key, although it is not verified.`,
-        fix: `Run again with the right key as input, or set it: ${setSettingIn(database.name, family.key, 'KEY')}`,
+        detail: `${namesOf(keys)} in "${database.name}" is the new key, although it is not verified.`,
+        fix: `Run again with the right key as input, or set it: ${keys.map((key) => setSettingIn(database.name, key, 'KEY')).join(' ')}`,
       }),
     )
   }
 
   #noteReadWrite({ calls, database }: Job, outcomes: CallOutcomes): void {
-    for (const { name, service } of calls) {
+    for (const { name, title } of calls) {
       if (outcomes.get(name)?.inReadWrite !== true) continue
       const finding: Finding = {
         severity: 'notice',
         code: 'not-asked-read-only',
         title: 'A test function does not run in a read-only transaction',
-        detail: `${titleOf(service)} in "${database.name}": the query ran again in a transaction that was rolled back.`,
+        detail: `${title} in "${database.name}": the query ran again in a transaction that was rolled back.`,
         fix: '',
       }
       this.#journal.finding(finding)
@@ -235,7 +251,7 @@ export class Recorder {
   }
 }
 
-export function skipQuery(journal: Journal, database: string, service: ServiceName, reason: string): void {
+export function skipQuery(journal: Journal, database: string, { service, name }: QueryId, reason: string): void {
   const none = { sql: '', proof: 'none', attempts: 0, durationMs: 0, answer: '' } as const
-  journal.query({ database, service, status: 'skipped', ...none, error: reason })
+  journal.query({ database, service, name, status: 'skipped', ...none, error: reason })
 }

@@ -7,7 +7,7 @@ import type { Journal } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
 import { givenFamilies } from '../core/plan.ts'
 import { scopeOf } from '../core/scope.ts'
-import type { Family, Resource, Service, ServiceName } from '../core/services.ts'
+import { type Family, queriesOf, type Resource, type Service, type ServiceName } from '../core/services.ts'
 import { firstOpen, queryNeeds, type StepId } from '../core/steps.ts'
 import type { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
@@ -180,7 +180,9 @@ export async function askOnce(options: ProveOptions): Promise<void> {
       for (const service of services) {
         const first = firstNeeded(journal, database, service)
         if (first === undefined) ready.push(service)
-        else recorder.skipped(database.name, service.name, `waits for ${first}`)
+        else
+          for (const { name } of queriesOf(service, inputs))
+            recorder.skipped(database.name, { service: service.name, name }, `waits for ${first}`)
       }
       return ready.length === 0 ? [] : (create(family, ready, database) ?? [])
     })

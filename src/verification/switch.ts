@@ -10,7 +10,7 @@ import type { Log } from '../lib/log.ts'
 import { whyNoKeyIsKept } from '../postgres/azure-ai.ts'
 import type { Connection } from '../postgres/connection.ts'
 import { type CallOutcomes, forget, restore, type Setting, trial, writeBack } from '../postgres/trial.ts'
-import { differing, type Job, worksToday } from './jobs.ts'
+import { clearedKeys, differing, type Job, namesOf, worksToday } from './jobs.ts'
 import type { Recorder } from './record.ts'
 import type { DatabaseSession } from './session.ts'
 import type { Strategy, Visibility } from './strategy.ts'
@@ -113,7 +113,7 @@ class SwitchAttempt {
     } catch (error) {
       if (this.#session.signal.aborted) throw error
       // A check need not hide the key: what is committed is still queried, with the key in reach.
-      this.#options.log.debug(`hiding ${this.#job.family.key}: ${this.#session.failure(error, 'hiding a key').message}`)
+      this.#options.log.debug(`hiding ${namesOf(this.#job.storedKeys)}: ${this.#session.failure(error, 'hiding a key').message}`)
     }
     return this.askOnly()
   }
@@ -132,7 +132,7 @@ class SwitchAttempt {
       if (tried.keyWins) recorder.keyWins(job)
       if (job.settings.length > 0) recorder.committed(job)
       // What everybody gets from now on, read-only and on a connection of its own: these responses are in the summary.
-      return this.#settle(this.#session, job.keyStored && !isHidden ? 'key-present' : 'keyless', undefined)
+      return this.#settle(this.#session, job.storedKeys.length > 0 && !isHidden ? 'key-present' : 'keyless', undefined)
     }
     const verdict = this.#judge(tried.outcomes)
     if (verdict === 'passed') throw new Error('a trial that was accepted ended without a result')
@@ -152,14 +152,14 @@ class SwitchAttempt {
   async commitThenCheck(): Promise<Outcome> {
     const { inputs } = this.#options
     const job = this.#job
-    const byIdentity = job.keyStored ? 'key-present' : 'keyless'
+    const byIdentity = job.storedKeys.length > 0 ? 'key-present' : 'keyless'
     const queried = inputs.authType === 'subscription-key' ? 'key' : byIdentity
     const proof = job.calls.length === 0 ? 'none' : queried
     const isPrecious = job.secrets.length > 0 && worksToday(job) && !inputs.allowUnproven
     const why = isPrecious ? await this.#session.fresh(whyNoKeyIsKept) : undefined
     if (why !== undefined) return { kind: 'failed', failure: couldNotBePutBack(job, why), outcomes: new Map() }
     const outcome = await this.#commit(this.#plain(proof))
-    const mayClear = outcome.kind === 'failed' && job.clear !== undefined && job.keyStored && job.calls.length > 0
+    const mayClear = outcome.kind === 'failed' && job.clear.length > 0 && job.calls.length > 0
     return mayClear ? ((await this.#switchWithoutKey(false)) ?? outcome) : outcome
   }
 
@@ -182,34 +182,36 @@ class SwitchAttempt {
     const job = this.#job
     const nothingToTry = { accepted: true, outcomes: new Map(), keyWins: false }
     // A role that may only read cannot hide the key, and nothing has to be set.
-    if (job.keyStored && job.settings.length === 0 && !job.database.maySet) return { ...nothingToTry, keyHidden: false }
+    if (job.storedKeys.length > 0 && job.settings.length === 0 && !job.database.maySet)
+      return { ...nothingToTry, keyHidden: false }
     // In sync and no key: the read-only queries that follow say all there is to say.
-    if (!job.keyStored && job.settings.length === 0) return { ...nothingToTry, keyHidden: true }
+    if (job.storedKeys.length === 0 && job.settings.length === 0) return { ...nothingToTry, keyHidden: true }
     const committing = { now: false }
     try {
-      if (job.keyStored) return await this.#hideKey(this.#session, committing)
-      const { outcomes } = await this.#runTrial(this.#session, undefined, committing)
+      if (job.storedKeys.length > 0) return await this.#hideKey(this.#session, committing)
+      const { outcomes } = await this.#runTrial(this.#session, [], committing)
       return { accepted: this.#accepts(outcomes), outcomes, keyHidden: true, keyWins: false }
     } catch (error) {
       if (!committing.now || (await this.#isRolledBack(this.#session, job.settings, []))) throw error
       this.#options.recorder.committed(job)
-      const done = await this.#settle(this.#session, job.keyStored ? 'key-present' : 'keyless', undefined)
+      const done = await this.#settle(this.#session, job.storedKeys.length > 0 ? 'key-present' : 'keyless', undefined)
       return { accepted: done.kind === 'verified', outcomes: done.outcomes, keyHidden: true, keyWins: false, done }
     }
   }
 
   /** First with a placeholder in the key's place; where that is refused or fails, with the key blank, then with the key as it is. */
   async #hideKey(session: DatabaseSession, committing?: { now: boolean }): Promise<Tried> {
-    const { family, clear } = this.#job
-    const placeholder = await this.#runTrial(session, { key: family.key, by: notAKey }, committing)
+    const { storedKeys, clear } = this.#job
+    const hiddenBy = (by: string): readonly Setting[] => storedKeys.map((key) => [key, by])
+    const placeholder = await this.#runTrial(session, hiddenBy(notAKey), committing)
     const tried = (outcomes: CallOutcomes, keyHidden: boolean): Tried => {
       return { accepted: this.#accepts(outcomes), outcomes, keyHidden, keyWins: false }
     }
     const hidden = tried(placeholder.outcomes, true)
     if (placeholder.hidden && (hidden.accepted || refusesIdentity(placeholder.outcomes))) return hidden
     // With the key blank the identity is used whatever auth_type says: only the placeholder shows that a stored key is not preferred.
-    const clears = clear !== undefined && committing !== undefined
-    const blank = await this.#runTrial(session, { key: family.key, by: '' }, clears ? undefined : committing)
+    const clears = clear.length > 0 && committing !== undefined
+    const blank = await this.#runTrial(session, hiddenBy(''), clears ? undefined : committing)
     if (blank.hidden) {
       const accepted = this.#accepts(blank.outcomes)
       const keyWins = placeholder.hidden && accepted
@@ -217,15 +219,15 @@ class SwitchAttempt {
       const done = clears && accepted ? await this.#switchWithoutKey(true) : undefined
       if (done !== undefined)
         return { accepted: done.kind === 'verified', outcomes: done.outcomes, keyHidden: true, keyWins, done }
-      if (clears && accepted) await this.#runTrial(session, { key: family.key, by: '' }, committing)
+      if (clears && accepted) await this.#runTrial(session, hiddenBy(''), committing)
       return { accepted, outcomes: blank.outcomes, keyHidden: placeholder.hidden, keyWins }
     }
     if (placeholder.hidden) return hidden
-    return tried((await this.#runTrial(session, undefined, committing)).outcomes, false)
+    return tried((await this.#runTrial(session, [], committing)).outcomes, false)
   }
 
   /** @param committing absent where nothing may be committed */
-  #runTrial(session: DatabaseSession, hide: { key: string; by: string } | undefined, committing?: { now: boolean }) {
+  #runTrial(session: DatabaseSession, hide: readonly Setting[], committing?: { now: boolean }) {
     const { recorder, log } = this.#options
     const { database, settings, calls } = this.#job
     return session.fresh((connection) =>
@@ -255,7 +257,7 @@ class SwitchAttempt {
     if ((await this.#session.fresh(whyNoKeyIsKept)) !== undefined) return undefined
     this.#clears = true
     const outcome = await this.#commit({
-      settings: [...job.settings, [job.family.key, '']],
+      settings: [...job.settings, ...clearedKeys(job)],
       proof: 'keyless',
       triesFirst,
       keeps: true,
@@ -284,7 +286,7 @@ class SwitchAttempt {
           secrets: job.secrets,
           keep: keeps,
           onExposed: () => recorder.exposed(job),
-          hide: undefined,
+          hide: [],
           calls: triesFirst ? job.calls : [],
           commit: (found) => {
             isCommitting = !this.#session.signal.aborted && (!triesFirst || this.#accepts(found))

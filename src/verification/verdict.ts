@@ -1,5 +1,5 @@
 /** What the responses to a family's test queries mean. Pure. */
-import { type Inputs, titleOf } from '../core/inputs.ts'
+import type { Inputs } from '../core/inputs.ts'
 import type { Proof } from '../core/journal.ts'
 import type { Resource, ServiceName } from '../core/services.ts'
 import { explain, outlook } from '../errors/explain.ts'
@@ -33,12 +33,12 @@ export function judge(options: JudgeOptions, job: Pick<Job, 'database' | 'calls'
 }
 
 /** What a read-only query proves: reading cannot hide a stored key, but a resource may refuse all keys. */
-export function readOnlyProof({ inputs, resources }: JudgeOptions, { keyStored, calls, database, family }: Job): Proof {
+export function readOnlyProof({ inputs, resources }: JudgeOptions, { storedKeys, calls, database, family }: Job): Proof {
   if (inputs.authType === 'subscription-key') return 'key'
   const asIdentity = database.settings.get(family.authType) === 'managed-identity'
   // A verify does not compare the endpoint with the resource: what the resource refuses proves nothing then.
   const refusesKeys = inputs.mode !== 'verify' && calls.every(({ service }) => resources.get(service)?.localAuthDisabled === true)
-  return !keyStored || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
+  return storedKeys.length === 0 || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
 }
 
 /** A deployment that Resource Manager lists and the service does not know yet is minutes old: it is waited for. */
@@ -56,8 +56,7 @@ interface Refused {
 
 function refusal(options: JudgeOptions, { call, database, message, cause }: Refused): Failure {
   const { inputs, resources } = options
-  const { service, deployment } = call
-  const title = titleOf(service)
+  const { service, deployment, title } = call
   const named = inputs.given.find((each) => each.service === service)
   // One service answers for another: the translation needs an endpoint of its own.
   if (service === 'translator' && sharesEndpoint(options, message.text))

@@ -89,8 +89,8 @@ async function queryNowhere(session: DatabaseSession, job: Job, call: Call, log:
   const { outcomes } = await session.fresh((connection) =>
     trial(connection, {
       database: job.database,
-      settings: inOrder(job.settings, [job.family.endpoint, nowhere]),
-      hide: undefined,
+      settings: inOrder(job.settings, [call.endpoint, nowhere]),
+      hide: [],
       calls: [call],
       commit: () => false,
       log,

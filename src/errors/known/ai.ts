@@ -107,6 +107,18 @@ export const ai: readonly Known[] = [
   },
   {
     origin: 'ai',
+    text: /unsupported_value|Unsupported value: '\w{1,40}'|Unsupported parameter/i,
+    // The service reads the parameters of a request only after it has let its caller in.
+    status: [400],
+    reason: 'verification',
+    code: 'parameter-not-supported',
+    title: 'The model does not take a parameter that azure_ai sends: access is granted',
+    outlook: 'proves-access',
+    cause: ({ text }) => text,
+    fix: () => 'Nothing to do; name another deployment as `chat-deployment` to see a real reply.',
+  },
+  {
+    origin: 'ai',
     text: /\b(?:has been|is|was) retired\b|OperationRetired|no longer (?:available|supported)/i,
     // The service has moved on, or the address is gone; nothing else of these may be taken for it.
     status: [400, 404, 410],

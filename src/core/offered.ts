@@ -1,0 +1,46 @@
+/** Whether the azure_ai of a database has what a service needs: not every version has a reranker. Pure. */
+import type { Finding } from '../errors/failure.ts'
+import { type Inputs, titleOf } from './inputs.ts'
+import type { ObservedDatabase } from './observed.ts'
+import { type Service, type ServiceName, serviceNamed } from './services.ts'
+
+type Known = Pick<ObservedDatabase, 'extension' | 'functions' | 'unknownSettings'>
+
+/** What the installed version lacks for a service, as the end of a sentence; undefined where it has it, or none is installed. */
+export function lackedBy({ extension, functions, unknownSettings }: Known, service: Service): string | undefined {
+  if (service.mayBeMissing !== true || extension.installed === undefined) return undefined
+  const setting = service.settings.find((each) => unknownSettings.has(each.setting))
+  if (setting !== undefined) return `azure_ai ${extension.installed} does not know ${setting.setting}`
+  const missing = service.queries.find(
+    ({ test }) => !functions.some(({ schema, name }) => schema === test.schema && name === test.function),
+  )
+  return missing && `azure_ai ${extension.installed} has no ${missing.test.schema}.${missing.test.function}`
+}
+
+/** Why a setting is not set: every named service that wants it is one that the version lacks. */
+export function settingLacked(database: Known, setting: string, named: readonly ServiceName[]): string | undefined {
+  const wanted = named.map(serviceNamed).filter(({ settings }) => settings.some((each) => each.setting === setting))
+  const reasons = wanted.map((service) => lackedBy(database, service))
+  return reasons.includes(undefined) ? undefined : reasons[0]
+}
+
+/** Named services that the installed version lacks: the rest of the run goes on without them. */
+export function lackedFindings(inputs: Inputs, database: ObservedDatabase): Finding[] {
+  return inputs.given.flatMap(({ service }): Finding[] => {
+    const lacked = lackedBy(database, serviceNamed(service))
+    if (lacked === undefined) return []
+    const { installed, available } = database.extension
+    const isNewer = available !== undefined && available !== installed
+    return [
+      {
+        severity: 'warning',
+        code: 'service-not-in-version',
+        title: 'The installed azure_ai lacks a service',
+        detail: `${titleOf(service)} in "${database.name}": ${lacked}. Its settings and its test query are skipped.`,
+        fix: isNewer
+          ? 'Set `update-extension: true`, and run again.'
+          : `Leave \`${service}\` out for this database until the server offers a version of azure_ai that has it.`,
+      },
+    ]
+  })
+}
