@@ -7,6 +7,7 @@ import type { World } from '../../emulator/world.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
+  addReplica,
   apply,
   assignRole,
   begin,
@@ -43,18 +44,6 @@ async function expectUntouched(result: JobResult): Promise<void> {
   expect(result.code).toBe(1)
   for (const step of result.report.steps) expect(['created', 'updated']).not.toContain(step.status)
   for (const finding of result.report.findings) if (finding.severity === 'error') expect(finding.fix).not.toBe('')
-}
-
-function addReplica(world: World): void {
-  const [primary] = world.servers
-  if (primary === undefined) throw new Error('no server')
-  world.servers.push({
-    ...structuredClone(primary),
-    id: `${primary.id}-replica`,
-    name: 'pg-contoso-replica',
-    replicationRole: 'AsyncReplica',
-    sourceServerResourceId: primary.id,
-  })
 }
 
 describe('preconditions', () => {

@@ -53,7 +53,9 @@ function keysOf(): string[] {
   const { accounts, workspaces, principals } = emulator.world
   return [
     ...accounts.flatMap(({ keys }) => Object.values(keys)),
-    ...workspaces.flatMap(({ onlineEndpoints }) => onlineEndpoints.flatMap(({ keys }) => Object.values(keys))),
+    ...workspaces.flatMap(({ onlineEndpoints, serverlessEndpoints = [] }) =>
+      [...onlineEndpoints, ...serverlessEndpoints].flatMap(({ keys }) => Object.values(keys)),
+    ),
     ...principals.flatMap(({ clientSecret }) => (clientSecret === undefined ? [] : [clientSecret])),
   ]
 }

@@ -473,6 +473,19 @@ export function addKeyedEndpoint(world: World): OnlineEndpoint {
   return keyed
 }
 
+/** A read replica of the server, as Azure makes one: without an identity. */
+export function addReplica(world: World): void {
+  const [primary] = world.servers
+  if (primary === undefined) throw new Error('no server')
+  world.servers.push({
+    ...structuredClone(primary),
+    id: `${primary.id}-replica`,
+    name: 'pg-contoso-replica',
+    replicationRole: 'AsyncReplica',
+    sourceServerResourceId: primary.id,
+  })
+}
+
 /** Puts the rows in the place of what the settings table of the database holds. */
 export async function putSettings(emulator: Emulator, database: string, rows: Readonly<Record<string, string>>): Promise<void> {
   const { postgres } = emulator
@@ -525,20 +538,26 @@ export const questions = {
   azure_ml: `SELECT azure_ml.invoke('{"data": [[1, 2]]}'::jsonb, timeout_ms => 10000)`,
 } as const
 
+/** The same with the second member of azure_ml. */
+const asked = {
+  ...questions,
+  ranking: `SELECT id FROM azure_ai.rank('how to sign in', ARRAY['with an identity', 'bread'], ARRAY['0', '1']) LIMIT 1`,
+} as const
+
 /** An application that asks every 50 ms, or as soon as it has its answer; the function stops it and tells how it went. */
 export function application(
   emulator: Emulator,
   database: string,
-  family: keyof typeof questions,
+  family: keyof typeof asked,
 ): () => Promise<{ asked: number; failed: string[] }> {
   let over = false
-  let asked = 0
+  let count = 0
   const failed: string[] = []
   const work = (async () => {
     while (!over) {
       const next = performance.now() + 50
-      await emulator.postgres.query(database, questions[family]).then(
-        () => asked++,
+      await emulator.postgres.query(database, asked[family]).then(
+        () => count++,
         (error: unknown) => failed.push(String(error)),
       )
       await new Promise((resolve) => setTimeout(resolve, Math.max(next - performance.now(), 0)))
@@ -547,7 +566,7 @@ export function application(
   return async () => {
     over = true
     await work
-    return { asked, failed }
+    return { asked: count, failed }
   }
 }
 

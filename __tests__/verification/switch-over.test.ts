@@ -350,7 +350,7 @@ describe('a family is one', () => {
     )
     expect(told.map(({ detail }) => detail).sort()).toEqual([
       expect.stringMatching(/^azure_cognitive in "app" .*azure_cognitive\.region is set: it translates/),
-      expect.stringMatching(/^azure_ml in "app" .*azure_ai\.rank/),
+      expect.stringMatching(/^azure_ml in "app" .*serverless_ranking_endpoint is set: .*`ranking` is not named/),
     ])
     const after = await settingsOf(emulator, 'app')
     // Azure OpenAI is none of their business.

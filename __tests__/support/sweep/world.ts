@@ -34,7 +34,10 @@ export function startWorld(): Promise<Emulator> {
     shape: ({ accounts, workspaces }) => {
       const key = (name: string, which: string): string => createHash('sha256').update(`${name} ${which}`).digest('hex')
       for (const account of accounts) account.keys = { key1: key(account.name, '1'), key2: key(account.name, '2') }
-      for (const endpoint of workspaces.flatMap(({ onlineEndpoints }) => onlineEndpoints))
+      for (const endpoint of workspaces.flatMap(({ onlineEndpoints, serverlessEndpoints = [] }) => [
+        ...onlineEndpoints,
+        ...serverlessEndpoints,
+      ]))
         endpoint.keys = { primaryKey: key(endpoint.name, '1'), secondaryKey: key(endpoint.name, '2') }
     },
   })
