@@ -24,6 +24,9 @@ export interface Conformance {
   problems: Problem[]
 }
 
+/** Files of what Microsoft documents without one that is at hand. */
+const ownFiles = fileURLToPath(new URL('openapi', import.meta.url))
+
 /** Polling and the cloud's description are not in the OpenAPI files: they are conventions of Resource Manager itself. */
 const outside = [/\/providers\/[^/]+\/locations\/[^/]+\/(azureAsyncOperation|operationResults)\//i, /^\/+metadata\/endpoints/i]
 
@@ -31,9 +34,10 @@ const outside = [/\/providers\/[^/]+\/locations\/[^/]+\/(azureAsyncOperation|ope
  * Validates requests and answers of the Resource Manager plane with oav. Answers that a fault made are left out.
  * The record holds `(hidden)` for secrets, which are strings as well.
  */
-export async function checkConformance(exchanges: Exchange[], folder: string): Promise<Conformance> {
-  // Some operations stand in files of both kinds, and oav takes no operation twice: a validator for each kind, and both must agree.
-  const both = await Promise.all(['specification', 'generated'].map((kind) => validatorOf(join(folder, kind))))
+export async function checkConformance(exchanges: Exchange[], folder?: string): Promise<Conformance> {
+  // Some operations stand in files of both kinds, and oav takes no operation twice: a validator for each kind, and all must agree.
+  const roots = folder === undefined ? [] : ['specification', 'generated'].map((kind) => join(folder, kind))
+  const all = await Promise.all([ownFiles, ...roots].map(validatorOf))
   const operations: Record<string, number> = {}
   const problems: Problem[] = []
   for (const exchange of exchanges) {
@@ -42,7 +46,7 @@ export async function checkConformance(exchanges: Exchange[], folder: string): P
     // The double slash that some SDKs send is accepted by Resource Manager and unknown to oav.
     const url = new URL(exchange.url.replace(/^\/+/, '/'), 'https://management.azure.com')
     let known = false
-    for (const validator of both) {
+    for (const validator of all) {
       const { requestValidationResult, responseValidationResult } = await validator.validateLiveRequestResponse({
         liveRequest: {
           method: exchange.method,

@@ -95,6 +95,7 @@ role "azure_ai identity: check in $GROUP" \
   Microsoft.CognitiveServices/accounts/read \
   Microsoft.CognitiveServices/accounts/deployments/read \
   Microsoft.MachineLearningServices/workspaces/onlineEndpoints/read \
+  Microsoft.MachineLearningServices/workspaces/serverlessEndpoints/read \
   Microsoft.Authorization/roleAssignments/read
 role "azure_ai identity: restart in $GROUP" \
   Microsoft.DBforPostgreSQL/flexibleServers/restart/action

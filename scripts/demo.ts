@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import { styleText } from 'node:util'
 import { type Emulator, startEmulator } from '../emulator/index.ts'
 import { type Job, type JobResult, startJob } from '../emulator/runner.ts'
-import type { Account, Exchange } from '../emulator/world.ts'
+import type { Account, Exchange, ServerlessEndpoint } from '../emulator/world.ts'
 import { summaryPage } from './summary-page.ts'
 
 /** What takes minutes in Azure takes seconds here. */
@@ -115,6 +115,12 @@ async function outputFolder(): Promise<string> {
   }
 }
 
+function rerankerOf(on: Emulator): ServerlessEndpoint {
+  const [found] = on.world.workspaces.flatMap(({ serverlessEndpoints = [] }) => serverlessEndpoints)
+  if (found === undefined) throw new Error('the emulator has no serverless endpoint')
+  return found
+}
+
 /** Both databases work with keys that their table contains, as users have them today. */
 async function storeKeys(on: Emulator): Promise<void> {
   const account = (name: string): Account => {
@@ -129,6 +135,9 @@ async function storeKeys(on: Emulator): Promise<void> {
     'azure_cognitive.auth_type': 'subscription-key',
     'azure_cognitive.endpoint': 'https://contoso-language.cognitiveservices.azure.com/',
     'azure_cognitive.subscription_key': account('contoso-language').keys.key1,
+    'azure_ml.auth_type': 'subscription-key',
+    'azure_ml.serverless_ranking_endpoint': `${rerankerOf(on).uri}/v1/rerank`,
+    'azure_ml.serverless_ranking_endpoint_key': rerankerOf(on).keys.primaryKey,
   }
   for (const database of databases) {
     await on.postgres.query(database, 'CREATE EXTENSION IF NOT EXISTS azure_ai')
@@ -138,8 +147,10 @@ async function storeKeys(on: Emulator): Promise<void> {
 }
 
 const databases = ['app', 'sales 2026'] as const
-const embedding =
-  "SELECT pg_catalog.cardinality(azure_openai.create_embeddings('text-embedding-3-small', 'an order')) AS dimensions"
+const questions = [
+  "SELECT pg_catalog.cardinality(azure_openai.create_embeddings('text-embedding-3-small', 'an order')) AS dimensions",
+  "SELECT id FROM azure_ai.rank('late orders', ARRAY['an order that is late', 'a recipe'], ARRAY['7', '8']) ORDER BY rank",
+] as const
 
 interface Application {
   readonly queries: number
@@ -154,10 +165,10 @@ function startApplication(on: Emulator): { readonly counts: Application; stop():
   const counts = { queries: 0, failed: 0, repeated: 0 }
   let isOver = false
   const lost = /^(?:57P0[1-3]|08\d{3}|ECONN\w+|EPIPE)$/
-  const queryOnce = async (database: string): Promise<void> => {
+  const queryOnce = async (database: string, sql: string): Promise<void> => {
     for (;;) {
       try {
-        await on.postgres.query(database, embedding)
+        await on.postgres.query(database, sql)
         counts.queries++
         return
       } catch (error) {
@@ -175,8 +186,8 @@ function startApplication(on: Emulator): { readonly counts: Application; stop():
   }
   const running = (async () => {
     while (!isOver)
-      for (const database of databases) {
-        await queryOnce(database)
+      for (const [database, sql] of databases.flatMap((each) => questions.map((sql) => [each, sql] as const))) {
+        await queryOnce(database, sql)
         await new Promise((resolve) => setTimeout(resolve, 40))
       }
   })()
@@ -201,7 +212,7 @@ const acts: readonly Act[] = [
     title: 'Check: what is there',
     inputs: { mode: 'check' },
     code: 1,
-    outputs: { result: 'drift', verified: 'false', 'stored-keys': '4' },
+    outputs: { result: 'drift', verified: 'false', 'stored-keys': '6' },
   },
   {
     title: 'Apply, with clear-keys and the restart',
@@ -273,11 +284,12 @@ async function main(): Promise<number> {
   await access(join(root, 'dist', 'index.js')).catch(() => {
     throw new Error('dist/index.js is missing: npm run build')
   })
-  say(paint('bold', 'An Azure for one machine is starting: Entra, Resource Manager, four AI services, PostgreSQL with azure_ai.'))
+  say(paint('bold', 'An Azure for one machine is starting: Entra, Resource Manager, five AI services, PostgreSQL with azure_ai.'))
   emulator = await startEmulator({ delays, databases: [...databases], fleet: true })
   const on = emulator
   const [server] = on.world.servers
   if (server === undefined) throw new Error('the emulator has no server')
+  Object.assign(on.inputs, { ranking: rerankerOf(on).id })
   await storeKeys(on)
   say(`It listens at ${on.url}. Two databases work with stored keys, and an application queries them. The inputs:\n`)
   for (const [name, value] of Object.entries(on.inputs)) say(`  ${`${name}:`.padEnd(25)} ${value.replaceAll('\n', ', ')}`)
@@ -297,7 +309,7 @@ async function main(): Promise<number> {
   await application.stop()
   const { queries, failed, repeated } = application.counts
   const roles = on.world.roleAssignments.filter((each) => each.principalId === server.identity?.principalId).length
-  if (roles !== 4) problems.push(`the identity has ${roles} role assignments, expected 4`)
+  if (roles !== 5) problems.push(`the identity has ${roles} role assignments, expected 5`)
   if (server.restarts !== 1) problems.push(`${server.restarts} restarts, expected 1`)
   if (failed > 0 || queries === 0) problems.push(`the application made ${queries} queries, and ${failed} failed`)
   say()

@@ -38,6 +38,7 @@ beforeAll(async () => {
   await setUp(emulator.postgres, 'app', {
     ...withOpenAiKey('contoso-openai', accountNamed(world, 'contoso-openai').keys.key1),
     'azure_ml.scoring_endpoint': endpoint?.scoringUri ?? '',
+    'azure_ml.serverless_ranking_endpoint': `${world.workspaces[0]?.serverlessEndpoints?.[0]?.uri}/v2/rerank`,
   })
   // On the other server the reader is a role that may call the function and nothing else.
   const [inPostgres = '', inEach = ''] = [...sqlFiles(page).values()].map((text) => text.replaceAll('OBJECT-ID', objectId))
@@ -92,6 +93,7 @@ describe('without', () => {
     ['DBforPostgreSQL/flexibleServers/administrators/read', 'not-inspected'],
     ['CognitiveServices/accounts/read', 'resource-not-visible'],
     ['MachineLearningServices/workspaces/onlineEndpoints/read', 'resource-not-visible'],
+    ['MachineLearningServices/workspaces/serverlessEndpoints/read', 'resource-not-visible'],
     ['Authorization/roleAssignments/read', 'roles-not-read'],
   ])('%s the run says what it does not see: %s', async (action, code) => {
     expect(codesOf(await look(`${prefix}${action}`, { scope: subscription() }))).toContain(code)

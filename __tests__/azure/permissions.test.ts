@@ -128,9 +128,14 @@ async function becomeAdministrator(): Promise<void> {
   await emulator.refresh()
 }
 
+const fiveServices = (): Record<string, string> => ({
+  ...emulator.inputs,
+  ranking: emulator.world.workspaces[0]?.serverlessEndpoints?.[0]?.id ?? '',
+})
+
 async function job(inputs: Record<string, string>): Promise<JobResult> {
   const result = await runJob({
-    inputs: { ...emulator.inputs, 'client-id': caller().clientId ?? '', ...usual, 'verify-timeout-minutes': '0.1', ...inputs },
+    inputs: { ...fiveServices(), 'client-id': caller().clientId ?? '', ...usual, 'verify-timeout-minutes': '0.1', ...inputs },
     env: emulator.env,
   })
   ended.push(result)
@@ -275,6 +280,7 @@ describe('apply', () => {
       translator: '',
       'machine-learning': '',
       'machine-learning-input': '',
+      ranking: '',
     })
     expectDenied(result, 'Microsoft.Authorization/roleAssignments/write')
     expect(result.report.findings[0].detail).toContain('a condition on its own role assignment forbids it')
@@ -292,7 +298,7 @@ describe('apply where others have done the part in Azure', () => {
     Object.assign(server.configurations['azure.extensions'] ?? {}, { value: 'pg_trgm,vector,azure_ai' })
     await emulator.refresh()
     for (const { name, role } of services) {
-      const scope = emulator.inputs[name]
+      const scope = fiveServices()[name]
       if (scope) assignRole(emulator.world, principalId, scope, role.id, { createdAt: 0 })
     }
   })
@@ -344,7 +350,7 @@ describe('on a server that is set up', () => {
 
   beforeAll(async () => {
     await begin(emulator)
-    const made = await runJob({ inputs: { ...emulator.inputs, ...usual }, env: emulator.env })
+    const made = await runJob({ inputs: { ...fiveServices(), ...usual }, env: emulator.env })
     ended.push(made)
     expect(made.outputs, made.log).toMatchObject({ result: 'changed', verified: 'true' })
     back = await remember(emulator)

@@ -51,7 +51,7 @@ test('Terraform and Bicep name a role assignment as the action does', () => {
   )
   // The others are the role of the job's app and its assignment, which the action does not write.
   const ofServers = names.filter((given) => !/deployerObjectId|^resourceGroup/.test(given))
-  expect([names.length, ofServers.length]).toEqual([5, 3])
+  expect([names.length, ofServers.length]).toEqual([6, 4])
   for (const given of ofServers)
     expect(given).toMatch(/^toLower\((account|endpoint)\.id\), toLower\(principalId\), toLower\(roleId\)$/)
 })
@@ -63,9 +63,15 @@ test('the API versions are those that the action uses', () => {
     'Microsoft.MachineLearningServices': /machineLearningVersion = '(.*)'/.exec(read('src/azure/ai-resources.ts'))?.[1] ?? '',
     'Microsoft.Authorization': '2022-04-01',
   }
-  const found = [bicep, examples.join('\n')].flatMap((text) => [...text.matchAll(/'([\w.]+)\/[\w/]+@([\w-]+)'/g)])
+  const serverless = /serverlessVersion = '(.*)'/.exec(read('src/azure/ai-resources.ts'))?.[1]
+  const found = [bicep, examples.join('\n')].flatMap((text) => [...text.matchAll(/'([\w.]+)\/([\w/]+)@([\w-]+)'/g)])
   expect(found.length).toBeGreaterThan(10)
-  for (const [, provider = '', version] of found) expect([provider, version]).toEqual([provider, used[provider]])
+  for (const [, provider = '', type = '', version] of found)
+    expect([provider, type, version]).toEqual([
+      provider,
+      type,
+      type.endsWith('/serverlessEndpoints') ? serverless : used[provider],
+    ])
 })
 
 test('setup.sh sets every variable that the workflows of the example read', () => {

@@ -52,6 +52,8 @@ describe.skipIf(folder === undefined)("what Resource Manager says, against Micro
       'RoleAssignments_ListForResource',
       'RoleDefinitions_Get',
       'RoleDefinitions_List',
+      'ServerlessEndpoints_Get',
+      'ServerlessEndpoints_ListKeys',
       'Servers_Get',
       'Servers_Restart',
       'Servers_Update',
@@ -73,6 +75,35 @@ describe.skipIf(folder === undefined)("what Resource Manager says, against Micro
     )
   })
 })
+
+describe('serverless endpoints, against the shape that is documented', () => {
+  let emulator: Emulator
+  beforeAll(async () => {
+    emulator = await started()
+  })
+  afterAll(() => emulator?.stop())
+
+  test('both requests conform, and a change of the shape is found', async () => {
+    await askServerless(emulator)
+    const { operations, problems } = await checkConformance(emulator.world.exchanges)
+    expect(problems).toEqual([])
+    expect(operations).toEqual({ ServerlessEndpoints_Get: 1, ServerlessEndpoints_ListKeys: 1 })
+    const [exchange] = structuredClone(emulator.world.exchanges)
+    if (exchange === undefined) throw new Error('nothing was recorded')
+    const { properties } = exchange.responseBody as { properties: Record<string, unknown> }
+    Object.assign(properties, { authMode: 'AADToken', inferenceEndpoint: {} })
+    const wrong = await checkConformance([exchange])
+    expect(new Set(wrong.problems.map(({ code }) => code))).toEqual(
+      new Set(['ENUM_MISMATCH', 'OBJECT_MISSING_REQUIRED_PROPERTY']),
+    )
+  })
+})
+
+async function askServerless(emulator: Emulator): Promise<void> {
+  const id = emulator.world.workspaces[0]?.serverlessEndpoints?.[0]?.id
+  await get(emulator, `${id}?api-version=2024-10-01`)
+  await get(emulator, `${id}/listKeys?api-version=2024-10-01`, 'POST')
+}
 
 function started(): Promise<Emulator> {
   return startEmulator({
@@ -167,6 +198,7 @@ async function drive(emulator: Emulator): Promise<void> {
   await get(emulator, `${endpoint?.id}?api-version=2022-10-01`)
   if (endpoint) endpoint.authMode = 'Key'
   await get(emulator, `${endpoint?.id}/listKeys?api-version=2022-10-01`, 'POST')
+  await askServerless(emulator)
 }
 
 async function get(emulator: Emulator, path: string, method = 'GET'): Promise<void> {
