@@ -66,7 +66,7 @@ export async function inspectFleet(run: Run, session: Session, listed: Listed): 
 }
 
 async function inspect(run: Run, session: Session, server: FleetServer): Promise<Pick<Inspected, 'databases' | 'isAllowed'>> {
-  const { inputs, signal, log } = run
+  const { inputs, log } = run
   const id = parseResourceId(server.id)
   if (id === undefined) throw malformed('The id of a server', server.id)
   if (server.state !== 'Ready' && server.state !== 'Updating') throw notReady(server, id)
@@ -81,7 +81,7 @@ async function inspect(run: Run, session: Session, server: FleetServer): Promise
   const ofServer: Run = { ...run, inputs: { ...inputs, server: id } }
   const { connector, user } = await connectorFor(ofServer.inputs, session, server.host, administrators)
   if (inputs.temporaryFirewallRule) await admitRunner(ofServer, session, server, connector)
-  const databases = await databasesAt(inputs.databases, { connector, user, keys: new Map() }, signal)
+  const databases = await databasesAt(inputs.databases, { connector, user, keys: new Map() }, run)
   return { databases, isAllowed }
 }
 

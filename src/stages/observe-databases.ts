@@ -2,6 +2,8 @@
 import type { ObservedDatabase } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
 import { mapLimited, retrying } from '../lib/retry.ts'
+import { duration } from '../lib/timeout.ts'
+import { onOneLine } from '../lib/unicode.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '../postgres/azure-ai.ts'
 import type { Connector } from '../postgres/connection.ts'
@@ -17,13 +19,11 @@ export interface DatabaseAccess {
 }
 
 /** Reads the named databases, or all that have azure_ai, and notes in the journal which take part. */
-export async function observeDatabases(
-  { inputs, journal, signal }: Run,
-  access: DatabaseAccess,
-): Promise<readonly ObservedDatabase[]> {
+export async function observeDatabases(run: Run, access: DatabaseAccess): Promise<readonly ObservedDatabase[]> {
+  const { inputs, journal, signal } = run
   let databases: readonly ObservedDatabase[] = []
   try {
-    databases = await databasesAt(inputs.databases, access, signal)
+    databases = await databasesAt(inputs.databases, access, run)
     journal.observe(databases)
   } catch (error) {
     // Which databases there are is not known; what Resource Manager shows still is.
@@ -45,18 +45,29 @@ export async function observeDatabases(
   return databases
 }
 
+type Looking = Pick<Run, 'signal' | 'log'>
+
+/** Says in the log why a database is looked at again. */
+function waiting({ log }: Looking, connector: Connector, name: string): (error: unknown, waitMs: number) => void {
+  return (error, waitMs) => {
+    const { title } = connector.failure(error, name, 'looking at the settings')
+    log.info(`… database "${onOneLine(name)}": ${title}; again in ${duration(waitMs)}`)
+  }
+}
+
 /** The named databases, or all that have azure_ai. */
 export function databasesAt(
   wanted: readonly string[] | '*',
   access: DatabaseAccess,
-  signal: AbortSignal,
+  run: Looking,
 ): Promise<readonly ObservedDatabase[]> {
-  return wanted === '*' ? findDatabases(access, signal) : readDatabases(wanted, access, signal)
+  return wanted === '*' ? findDatabases(access, run) : readDatabases(wanted, access, run)
 }
 
 /** Finds the databases that have azure_ai, by way of the one that every server has; those that cannot be looked at are among them. */
-async function findDatabases(access: DatabaseAccess, signal: AbortSignal): Promise<readonly ObservedDatabase[]> {
+async function findDatabases(access: DatabaseAccess, run: Looking): Promise<readonly ObservedDatabase[]> {
   const { connector, user } = access
+  const { signal } = run
   const list = async (): Promise<readonly string[]> => {
     const connection = await connector.connect('postgres', signal)
     try {
@@ -68,7 +79,7 @@ async function findDatabases(access: DatabaseAccess, signal: AbortSignal): Promi
   const names = await retrying(list, {
     signal,
     verdict: (error) => verdictOnSql(error, 'look'),
-    onWait: () => undefined,
+    onWait: waiting(run, connector, 'postgres'),
   }).catch((error: unknown) => {
     throw signal.aborted ? signal.reason : connector.failure(error, 'postgres', 'listing the databases')
   })
@@ -76,7 +87,7 @@ async function findDatabases(access: DatabaseAccess, signal: AbortSignal): Promi
   const unreadable = [...new Set(names.filter((name) => name.includes('\ufffd')))]
   const readable = names.filter((name) => !name.includes('\ufffd'))
   const databases = [
-    ...(await readDatabases(readable, access, signal)),
+    ...(await readDatabases(readable, access, run)),
     ...unreadable.map((name) => unobserved(name, user, notReadable(name))),
   ]
   return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
@@ -99,8 +110,9 @@ function notReadable(name: string): Failure {
 async function readDatabases(
   names: readonly string[],
   { connector, user, keys }: DatabaseAccess,
-  signal: AbortSignal,
+  run: Looking,
 ): Promise<ObservedDatabase[]> {
+  const { signal } = run
   let tellFirst: (silence: Failure | undefined) => void = () => undefined
   const firstSilence = new Promise<Failure | undefined>((resolve) => {
     tellFirst = resolve
@@ -124,7 +136,7 @@ async function readDatabases(
       return await retrying(() => look(name), {
         signal,
         verdict: (error) => verdictOnSql(error, 'look'),
-        onWait: () => undefined,
+        onWait: waiting(run, connector, name),
       })
     } catch (error) {
       if (signal.aborted) throw signal.reason

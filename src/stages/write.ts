@@ -2,6 +2,7 @@
 
 import { allowsAzureAi, assignmentDescription, type ObservedDatabase } from '../core/observed.ts'
 import type { ChangeOf, Step } from '../core/steps.ts'
+import { Failure } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
 import { mapLimited, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
@@ -87,6 +88,9 @@ export async function writeExtensions(run: WriteRun, access: DatabaseAccess): Pr
   })
 }
 
+/** In PostgreSQL's words, where these are at hand. */
+const reasonOf = (error: unknown): string => (error instanceof Failure ? error.title : messageOf(error).text)
+
 interface ExtensionChange {
   readonly database: ObservedDatabase
   readonly change: ChangeOf<'extension'>
@@ -119,8 +123,7 @@ function extensionWrite(run: WriteRun, access: DatabaseAccess, { database, chang
       const now = await retrying(() => attempt(sending), {
         signal,
         verdict: (error) => (inVain && notAllowListed.test(messageOf(error).text) ? false : verdictOnSql(error, 'extension')),
-        onWait: (error, waitMs) =>
-          log.info(`… database "${database.name}": ${messageOf(error).text}; again in ${duration(waitMs)}`),
+        onWait: (error, waitMs) => log.info(`… database "${database.name}": ${reasonOf(error)}; again in ${duration(waitMs)}`),
       })
       seen(now)
       if (now.failure !== undefined) journal.fail(now.failure)
