@@ -29,14 +29,16 @@ import {
 const free: Partial<Record<InputName, (inputs: Inputs) => unknown>> = {
   databases: ({ databases }) => databases,
   'embedding-deployment': ({ embeddingDeployment }) => embeddingDeployment,
+  'chat-deployment': ({ chatDeployment }) => chatDeployment,
   'machine-learning-input': ({ machineLearningInput }) => machineLearningInput,
   'machine-learning-deployment': ({ machineLearningDeployment }) => machineLearningDeployment,
   audience: ({ oidc }) => oidc?.audience,
   'database-user': ({ database }) => database.user,
   'database-password': ({ database }) => database.password,
-  'openai-key': ({ keys }) => keys.get('azure_openai'),
-  'cognitive-key': ({ keys }) => keys.get('azure_cognitive'),
-  'machine-learning-key': ({ keys }) => keys.get('azure_ml'),
+  'openai-key': ({ keys }) => keys.get('azure_openai.subscription_key'),
+  'cognitive-key': ({ keys }) => keys.get('azure_cognitive.subscription_key'),
+  'machine-learning-key': ({ keys }) => keys.get('azure_ml.endpoint_key'),
+  'ranking-key': ({ keys }) => keys.get('azure_ml.serverless_ranking_endpoint_key'),
   'github-token': () => undefined,
 }
 

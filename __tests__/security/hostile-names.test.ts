@@ -69,7 +69,7 @@ const check = (inputs: Record<string, string> = {}): Promise<JobResult> =>
 function planLines(result: JobResult): string[] {
   return result.log
     .split('\n')
-    .filter((line) => /^(in-sync|missing|different|failed|skipped) +\S/.test(line) && !line.includes(' openai in "'))
+    .filter((line) => /^(in-sync|missing|different|failed|skipped) +\S/.test(line) && !line.includes(' openai (embedding) in "'))
 }
 
 test('each database is judged by its own settings, one line of the log for each step', async () => {

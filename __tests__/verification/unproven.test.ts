@@ -117,7 +117,9 @@ test('a database that only ranks is not switched without proof', async () => {
   giveIdentity(emulator)
   await emulator.postgres.query('app', 'CREATE EXTENSION azure_ai')
   const endpoint = 'https://rank.swedencentral.models.ai.azure.com'
-  await emulator.postgres.query('app', 'SELECT azure_ai.set_setting($1, $2)', ['azure_ml.serverless_ranking_endpoint', endpoint])
+  const settings = { 'azure_ml.serverless_ranking_endpoint': endpoint, 'azure_ml.serverless_ranking_endpoint_key': 'a-key-of-it' }
+  for (const setting of Object.entries(settings))
+    await emulator.postgres.query('app', 'SELECT azure_ai.set_setting($1, $2)', setting)
   const before = await settingsOf(emulator, 'app')
   const result = await apply(emulator, onlyService(emulator, 'machine-learning', 'app'))
   expect(codesOf(result)).toContain('not-switched-unproven')

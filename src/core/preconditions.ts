@@ -152,7 +152,10 @@ function endpointProblems({ authType }: Inputs, { name, authModes }: Service, re
 /** Whether the database has, for this family, a configuration that may be answering users today. */
 export function isConfigured(database: ObservedDatabase, family: Family): boolean {
   const byIdentity = database.settings.get(family.authType) === 'managed-identity'
-  return family.members.some(({ endpoint, key }) => database.settings.has(endpoint) && (byIdentity || database.keysSet.has(key)))
+  return family.members.some(
+    ({ endpoint, key }) =>
+      database.settings.has(endpoint) && (byIdentity || database.keysSet.has(key) || database.unknownSettings.has(key)),
+  )
 }
 
 /** Settings reach the replicas, identities do not: switching a family that works would break it there. */

@@ -9,7 +9,7 @@ import type { Step } from '../core/steps.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
 import { notUnicast, numberOf, sharedAddress } from '../lib/ipv4.ts'
 import type { Log } from '../lib/log.ts'
-import { retrying } from '../lib/retry.ts'
+import { backoff, pause, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { addressSeen } from '../postgres/azure-ai.ts'
@@ -108,27 +108,30 @@ export async function openFirewall(options: FirewallOptions): Promise<Step> {
   }
 }
 
+/** Pace of looking again at a server that lets this runner in for no reason that its rules show: a rule that is gone still acts for a while. */
+const unexplained = { baseMs: 100, capMs: 800, budgetMs: Number.POSITIVE_INFINITY }
+const mostLooks = 5
+
 /**
- * Whether the server lets this runner in, and the rules of its firewall. Rules come and go meanwhile: what was there before
- * or after counts, and where none explains why the runner is let in it knocks again.
+ * Whether the server lets this runner in, and the rules of its firewall. Rules come and go meanwhile: all that were there
+ * count, and where none explains why the runner is let in it knocks again.
  */
 async function lookFromOutside(
   options: FirewallOptions,
   isPublic: boolean,
 ): Promise<{ readonly first: Answer; readonly rules: readonly FirewallRule[] }> {
-  const { azure } = options
+  const { azure, signal } = options
   const list = (): Promise<readonly FirewallRule[]> => (isPublic ? azure.firewallRules() : Promise.resolve([]))
-  let [first, before] = await Promise.all([knock(options), list()])
+  let [first, rules] = await Promise.all([knock(options), list()])
   for (let round = 1; ; round++) {
-    if (first.isLost && round < 3) {
+    if (first.isLost && round < mostLooks) {
       first = await knock(options)
       continue
     }
-    if (first.refusal !== undefined || first.seen === undefined || !isPublic) return { first, rules: before }
-    const after = await list()
-    const rules = [...before, ...after]
-    if (covering(first.seen, rules).length > 0 || round === 3) return { first, rules }
-    before = after
+    if (first.refusal !== undefined || first.seen === undefined || !isPublic) return { first, rules }
+    rules = [...rules, ...(await list())]
+    if (covering(first.seen, rules).length > 0 || round === mostLooks) return { first, rules }
+    await pause(backoff(unexplained, round), signal)
     first = await knock(options)
   }
 }
