@@ -25,6 +25,8 @@ function whenAsked(which: readonly number[], what: () => Fault | undefined): voi
   emulator.world.fault = ({ plane }) => (plane === 'ai' && which.includes(++asked) ? what() : undefined)
 }
 
+const later = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
+
 let throttles = 0
 /** Each in words of its own. */
 const throttle = (): Fault => ({
@@ -91,6 +93,31 @@ test('a check after COMMIT that loses its line is asked once more, and what was 
   expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
   expect(result.outputs['failure-reason']).not.toBe('internal')
   expect(await settingsOf(emulator, 'app')).toEqual(before)
+})
+
+test('a database that ends idle sessions loses no key: the session that keeps it is not ended', async () => {
+  await begin(emulator, { switches: { committedRowsOnly: true } })
+  giveIdentity(emulator)
+  const before = await workWithKeys(emulator, 'app')
+  const { postgres } = emulator
+  await postgres.query('postgres', "ALTER ROLE azuresu IN DATABASE app SET idle_session_timeout = '0'")
+  await postgres.query('postgres', "ALTER DATABASE app SET idle_session_timeout = '400ms'")
+  try {
+    // The check of the committed key takes longer than an idle session is left alone.
+    emulator.world.fault = ({ plane }) => (plane === 'ai' ? { kind: 'watched', acted: () => later(900) } : undefined)
+    const result = await apply(emulator, {
+      ...openai(),
+      'auth-type': 'subscription-key',
+      'openai-key': 'another-key-entirely',
+      'verify-timeout-minutes': '0',
+    })
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
+    expect(codesOf(result), result.log).not.toContain('key-not-put-back')
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+  } finally {
+    await postgres.query('postgres', 'ALTER DATABASE app RESET idle_session_timeout')
+    await postgres.query('postgres', 'ALTER ROLE azuresu IN DATABASE app RESET idle_session_timeout')
+  }
 })
 
 test('a key that is not proven and cannot be put back is told', async () => {

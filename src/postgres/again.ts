@@ -38,11 +38,11 @@ export const sqlRows: readonly SqlRow[] = [
     reason: 'Somebody holds the lock for longer than `lock_timeout`; waiting on would keep others waiting behind us',
   },
   {
-    codes: ['57P01', '57P02', 'ECONNRESET', 'EPIPE', 'CONNECTION_LOST', '08000', '08003', '08006'],
+    codes: ['57P01', '57P02', '57P05', 'ECONNRESET', 'EPIPE', 'CONNECTION_LOST', '08000', '08003', '08006'],
     moments: always,
     schedule: transient,
     reason:
-      'A restart, a failover or a broken line. What was not committed is undone; after COMMIT was sent it is read what is there',
+      'A restart, a failover, a broken line or a limit on idle sessions. What was not committed is undone; after COMMIT was sent it is read what is there',
   },
   { codes: ['57P03'], moments: always, schedule: transient, reason: 'The server is starting up or shutting down' },
   { codes: ['53300'], moments: always, schedule: transient, reason: 'No connection is left just now' },

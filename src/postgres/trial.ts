@@ -97,7 +97,7 @@ async function tryIn(
 ): Promise<TrialOutcome> {
   await takeLock(transaction, connection, request.log)
   const secrets = request.secrets ?? []
-  if (request.keep === true) await keepPrevious(transaction, connection, [...request.settings, ...secrets])
+  if (request.keep === true) await keepPrevious(transaction, connection, request, [...request.settings, ...secrets])
   for (const setting of request.settings) await set(transaction, setting)
   if (secrets.length > 0) await store(transaction, connection, secrets, request.onExposed)
   if (request.hide.length > 0) {
@@ -197,7 +197,14 @@ const previousOf = ({ id }: Connection): string => `pg_temp.aipg_previous_${id}`
 const secretOf = ({ id }: Connection): string => `pg_temp.aipg_secret_${id}`
 
 /** Keeps what the settings are in a temporary table of the session: keys do not leave the server. */
-async function keepPrevious(transaction: Transaction, connection: Connection, settings: readonly Setting[]): Promise<void> {
+async function keepPrevious(
+  transaction: Transaction,
+  connection: Connection,
+  { database: { serverVersion } }: TrialRequest,
+  settings: readonly Setting[],
+): Promise<void> {
+  // This session is idle while others check what it committed; a limit of the database would end it, and the key with it.
+  if (serverVersion >= 14) await transaction.query('SET SESSION idle_session_timeout = 0')
   const keys = settings.map(([key]) => key)
   const table = previousOf(connection)
   await withTemporaryTable(
@@ -356,7 +363,7 @@ async function outcomeOf(
     // A run that is cancelled or a lost connection says nothing about the service.
     if (
       error instanceof Failure ||
-      ['CONNECTION_LOST', 'ECONNRESET', '57P01', 'QUERY_TIMEOUT', 'MESSAGE_TOO_LARGE'].includes(code)
+      ['CONNECTION_LOST', 'ECONNRESET', '57P01', '57P05', 'QUERY_TIMEOUT', 'MESSAGE_TOO_LARGE'].includes(code)
     )
       throw error
     return { ok: false, text, code, durationMs: performance.now() - start, cause: error }

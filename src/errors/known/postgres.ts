@@ -241,7 +241,7 @@ export const postgres: readonly Known[] = [
   },
   {
     origin: 'postgres',
-    codes: ['ECONNRESET', '57P01', '57P02', '08006', '08003', '08001', 'EPIPE', 'CONNECTION_LOST'],
+    codes: ['ECONNRESET', '57P01', '57P02', '57P05', '08006', '08003', '08001', 'EPIPE', 'CONNECTION_LOST'],
     reason: 'network',
     code: 'connection-lost',
     title: 'The connection to the database was lost',
