@@ -267,7 +267,7 @@ describe('the drift issue', () => {
       title: 'contoso-db has drifted: database app (openai)',
     })
     const first = theIssue().body
-    expect(first).toContain('2 of 3 steps differ')
+    expect(first).toContain('has drifted: 2 of 3 steps, no key is stored.')
     expect(first).toContain('[this run](https://github.com/contoso/shop/actions/runs/4711)')
     expect(first.indexOf('role&#47;openai'), 'what differs stands first').toBeLessThan(first.indexOf('<code>identity</code>'))
     expect(first).not.toContain('/subscriptions/')
@@ -895,7 +895,7 @@ describe('the comment on a pull request', () => {
     }
     await kept(run.comment(checked))
     const [, comment] = pullRequestComments()
-    expect(comment?.body).toContain('2 of 3 steps would change')
+    expect(comment?.body).toContain('has drifted: 2 of 3 steps, the test query passed, no key is stored')
     expect(decoded(comment?.body ?? '')).toContain('plan-id: <code>p1-3c0ffee</code>')
     expect(comment?.body).toContain('test queries: 1 of 1 passed')
     expect(comment?.body).toContain('findings: 2 warnings, 1 notice')
@@ -903,14 +903,14 @@ describe('the comment on a pull request', () => {
     await kept(run.comment(checked))
     expect(writes()).toEqual([])
     const texts: [Report, string][] = [
-      [inSync(), 'nothing differs'],
+      [inSync(), 'is in sync: nothing to do, no test query ran, no key is stored'],
       [{ ...drifted(), result: 'failed', failureReason: 'network' }, 'the run failed (<code>network</code>)'],
       [
         { ...inSync(), mode: 'apply', result: 'changed', steps: [{ ...steps['role'], status: 'created' } as ReportStep] },
-        '1 step changed',
+        'is set up: 1 step done',
       ],
-      [{ ...inSync(), mode: 'verify', steps: [] }, 'the test queries passed'],
-      [{ ...drifted(), mode: 'apply' }, '2 of 3 steps still differ'],
+      [{ ...inSync(), mode: 'verify', steps: [] }, '</code>: no test query ran'],
+      [{ ...drifted(), mode: 'apply', setUp: false }, 'is not set up yet: 2 steps to do'],
     ]
     for (const [report, words] of texts) {
       await kept(run.comment(report, { runUrl: 'https://github.com/contoso/shop/actions/runs/4720' }))

@@ -90,7 +90,7 @@ describe('another workflow of the same author that repeats the text of a strange
     const [before] = structuredClone(issues())
     await drifted()
     expect(issues()).toHaveLength(2)
-    expect(issues()[1]?.title).toContain('has drifted')
+    expect(issues()[1]?.title).toContain('is not set up yet')
     await inSync()
     expect(issues()[0]).toEqual(before)
     expect(issues()[1]).toMatchObject({ state: 'closed', stateReason: 'completed' })
@@ -109,7 +109,7 @@ describe('another workflow of the same author that repeats the text of a strange
     await inSync(inputs)
     expect(change.comments.map(({ id }) => id)).toEqual(before.map(({ id }) => id))
     expect([change.comments[0], change.comments[2]]).toEqual([before[0], before[2]])
-    expect(change.comments[1]?.body).toContain('nothing differs')
+    expect(change.comments[1]?.body).toContain('is in sync: nothing to do')
   })
 })
 
@@ -137,7 +137,7 @@ describe('a member who may triage', () => {
     await drifted()
     const open = issues().filter(({ state }) => state === 'open')
     expect(open).toHaveLength(1)
-    expect(open[0]?.title).toContain('has drifted')
+    expect(open[0]?.title).toContain('is not set up yet')
   })
 
   test('writes thousands of steps and unfinished comments into it: the run is not held up, and the text is restored', async () => {
@@ -159,7 +159,7 @@ describe('a stranger', () => {
     for (let number = 2; number <= 1_200; number++) issues().push(issueOf(number, { body: 'azure-ai-postgres-identity drift' }))
     world.exchanges.length = 0
     await drifted()
-    expect(issues().filter(({ title }) => title.includes('has drifted'))).toHaveLength(1)
+    expect(issues().filter(({ title }) => title.includes('is not set up yet'))).toHaveLength(1)
     expect(world.exchanges.filter(({ plane }) => plane === 'github').length).toBeLessThan(10)
   })
 
@@ -171,7 +171,7 @@ describe('a stranger', () => {
       await drifted()
       expect(world.exchanges.filter(({ plane }) => plane === 'github').length).toBeLessThan(60)
     }
-    expect(issues().filter(({ title }) => title.includes('has drifted')).length).toBeLessThanOrEqual(2)
+    expect(issues().filter(({ title }) => title.includes('is not set up yet')).length).toBeLessThanOrEqual(2)
   })
 })
 

@@ -20,6 +20,8 @@ type JsonStep = Pick<Step, 'id' | 'kind' | 'target' | 'current' | 'desired' | 's
 export interface ReportStep extends JsonStep {
   readonly service?: ServiceName
   readonly database?: string
+  /** It waits for another step. */
+  readonly waits?: boolean
   /** Of the setting, or `extension`: what the step is called inside of its database. */
   readonly name?: string
 }
@@ -29,7 +31,7 @@ const jsonStep = ({ id, kind, target, current, desired, status, detail }: JsonSt
 }
 
 function reported(step: Step): ReportStep {
-  const flat = jsonStep(step)
+  const flat = { ...jsonStep(step), ...(step.waitsFor === undefined ? {} : { waits: true }) }
   if (step.kind === 'role') return { ...flat, service: step.service }
   if (step.kind === 'extension') return { ...flat, database: step.database, name: 'extension' }
   return step.kind === 'setting' ? { ...flat, database: step.database, name: step.setting } : flat

@@ -7,6 +7,7 @@ import { type Coverage, isSame, type Mark, markOf, markPattern, markText, readMa
 import type { Report, ReportStep } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
+import { keysPhrase, standing, toDoPhrase } from './headline.ts'
 import { addressOf, findingsPart, link, rows, shownNames, tables, type Writing } from './issue-tables.ts'
 import { code, count } from './markdown.ts'
 
@@ -59,7 +60,8 @@ export function planMarker(serverId: string): string {
  * How a body of ours begins. Other workflows write as the same author, and may quote texts of strangers, who know the hidden
  * comment from its source: one that stands in between is theirs. An issue may have been edited at one end, not at both.
  */
-const ownBeginning = /^<code>[^\n]{1,1000}<\/code> (has drifted from|is in sync with) its workflow/
+const ownBeginning =
+  /^<code>[^\n]{1,1000}<\/code> (?:(?:has drifted from|is in sync with) its workflow|has drifted: |is not set up yet: )/
 
 /**
  * What an issue's body remembers; undefined when it remembers nothing that can be read. Whoever may edit the issue may have
@@ -98,8 +100,10 @@ export function driftOf(report: Report, before: readonly string[]): Drift {
 export function driftIssue(report: Report, coverage: Coverage, drift: Drift, writing: Writing): IssueText {
   const differing = [...rows(drift.differing, writing), ...rows(drift.unseen, writing, 'differed, not looked at since')]
   const rest = rows(drift.rest, writing)
-  const total = report.steps.length
-  const head = `${code(report.server.name)} has drifted from its workflow: ${drift.differing.length + drift.unseen.length} of ${count(total, 'step')} differ.\n\n`
+  const waits = drift.rest.filter((step) => step.waits === true).length
+  const toDo = toDoPhrase(report, drift.differing.length + drift.unseen.length + waits)
+  const keys = keysPhrase(report)
+  const head = `${code(report.server.name)} ${toDo}${keys === '' ? '' : `, ${keys}`}.\n\n`
   const state: DriftState = {
     mark: markOf(coverage),
     steps: [...drift.differing, ...drift.unseen].map(stepHash).sort().slice(0, remembered),
@@ -132,7 +136,8 @@ function title(report: Report, coverage: Coverage): string {
   const shown = coverage.databases === '*' ? [] : sorted(coverage.databases).filter(isPlain).slice(0, titled)
   const server = report.server.name.replaceAll(/[^\w.-]/g, '').slice(0, 63)
   const services = coverage.services.length > 0 ? ` (${sorted(coverage.services).join(', ')})` : ''
-  return `${server} has drifted: ${scopeOf(coverage.part, databasesIn(coverage.databases, shown))}${services}`
+  const state = report.setUp ? 'has drifted' : 'is not set up yet'
+  return `${server} ${state}: ${scopeOf(coverage.part, databasesIn(coverage.databases, shown))}${services}`
 }
 
 /** What a run covers in words, for a body. */
@@ -232,7 +237,8 @@ function names(steps: readonly ReportStep[]): string {
 export function planComment(report: Report, coverage: Coverage, writing: Writing): string {
   const loud = report.steps.filter((step) => differs(step) || step.status === 'created' || step.status === 'updated')
   const rest = report.steps.filter((step) => !loud.includes(step))
-  const head = `### ${code(report.server.name)}: ${standing(report, loud.length)}\n\nThis covers ${coveredNames(coverage)}.\n\n`
+  const came = report.result === 'failed' ? `: the run failed (${code(report.failureReason)})` : standing(report)
+  const head = `### ${code(report.server.name)}${came}\n\nThis covers ${coveredNames(coverage)}.\n\n`
   const passed = report.queries.filter((query) => query.status === 'passed').length
   const facts = [
     report.planId === '' ? '' : `- plan-id: ${code(report.planId)}`,
@@ -242,17 +248,6 @@ export function planComment(report: Report, coverage: Coverage, writing: Writing
   ].filter((each) => each !== '')
   const tail = `\n\n${findingsPart(report.findings, writing)}${facts.join('\n')}\n\n${planMarker(report.server.id)} ${markText(markOf(coverage))} -->\n`
   return head + tables(rows(loud, writing), rows(rest, writing), rest.length, limit - head.length - tail.length) + tail
-}
-
-function standing(report: Report, loud: number): string {
-  const total = report.steps.length
-  if (report.result === 'failed') return `the run failed (${code(report.failureReason)})`
-  if (report.mode === 'verify') return 'the test queries passed'
-  if (report.result === 'changed') return `${count(loud, 'step')} changed`
-  if (report.result === 'in-sync') return 'nothing differs'
-  return report.mode === 'apply'
-    ? `${loud} of ${count(total, 'step')} still differ`
-    : `${loud} of ${count(total, 'step')} would change`
 }
 
 function tally(findings: readonly Finding[]): string {

@@ -105,6 +105,8 @@ export function asDriftReport(report: Report, { items }: InventoryResult, covere
   return {
     ...report,
     server: { ...server, id: coveredId },
+    // Keys that are stored are no beginning: whoever keeps an inventory wants none.
+    setUp: true,
     steps: items.map(({ id, place, name, current, desired, detail }) => ({
       ...{ id, kind: 'setting', target: place, database: place, name, current, desired, detail },
       status: current === desired ? 'in-sync' : 'different',

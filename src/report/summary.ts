@@ -2,8 +2,9 @@
 import { type Report, withTexts } from '../core/report.ts'
 import { longestText } from '../lib/bounded.ts'
 import { duration } from '../lib/timeout.ts'
+import { isKeyless, standing } from './headline.ts'
 import { inventoryParts } from './inventory.ts'
-import { code, count, fence, folded, prose } from './markdown.ts'
+import { code, fence, folded, prose } from './markdown.ts'
 import { findingsPart } from './summary-findings.ts'
 import { picture } from './summary-picture.ts'
 import { answersPart, sqlPart } from './summary-queries.ts'
@@ -54,45 +55,16 @@ function joined(parts: readonly string[]): string {
   return text
 }
 
-/** Whether every test query passed, and none of them with a key in reach. */
-function isKeyless(report: Report): boolean {
-  return report.verified && report.queries.every((query) => query.proof === 'keyless')
-}
-
 function headline(report: Report): string {
   const name = report.server.name === '' ? 'The server' : code(report.server.name)
-  const done = report.steps.filter((step) => step.status === 'created' || step.status === 'updated').length
-  const facts = [queriesPhrase(report), keysPhrase(report)].filter((each) => each !== '').join(', ')
   const error = report.findings.find((finding) => finding.severity === 'error')?.title ?? 'failed'
-  const needsNone = isKeyless(report) && report.storedKeys.after === 0
-  const toDo = report.setUp
-    ? `has drifted: ${report.toDo} of ${count(report.steps.length, 'step')}`
-    : `is not set up yet: ${count(report.toDo, 'step')} to do`
-  const lines: Record<Report['result'], string> = {
-    'in-sync': report.mode === 'verify' ? `## ✅ ${name}: ${facts}` : `## ✅ ${name} is in sync: nothing to do, ${facts}`,
-    changed: `## ✅ ${name} ${needsNone ? 'needs no secrets now' : 'is set up'}: ${count(done, 'step')} done, ${facts}`,
-    drift: `## ⚠️ ${name} ${toDo}, ${facts}`,
-    failed: `## ❌ ${report.server.name === '' ? '' : `${name}: `}${prose(error)} (${code(report.failureReason)})`,
-  }
+  const failed = `${report.server.name === '' ? '' : `${name}: `}${prose(error)} (${code(report.failureReason)})`
+  const icons: Record<Report['result'], string> = { 'in-sync': '✅', changed: '✅', drift: '⚠️', failed: '❌' }
   const why = isKeyless(report)
     ? "\nEvery test query below passed with the managed identity of the server. No stored key was in a query's reach.\n"
     : ''
-  return `${lines[report.result]}\n${why}${keysLine(report)}`
-}
-
-function queriesPhrase({ queries, verified }: Report): string {
-  const passed = queries.filter((query) => query.status === 'passed').length
-  if (queries.every(({ status }) => status === 'skipped')) return 'no test query ran'
-  if (verified) return `all ${queries.length} test queries verified`
-  return passed === queries.length ? `all ${passed} test queries passed` : `${passed} of ${queries.length} test queries passed`
-}
-
-/** Keys of the named services; on the rollback to keys they are what was asked for. */
-function keysPhrase({ storedKeys: { before, after }, queries }: Report): string {
-  if (before === null || after === null || queries.some(({ proof }) => proof === 'key')) return ''
-  const removed = before > after ? [`${count(before - after, 'key')} removed`] : []
-  const stored = after > 0 ? [`${count(after, 'key')} still stored`] : []
-  return [...removed, ...stored].join(', ') || 'no key is stored'
+  const line = report.result === 'failed' ? failed : name + standing(report)
+  return `## ${icons[report.result]} ${line}\n${why}${keysLine(report)}`
 }
 
 function keysLine({ storedKeys: { before, after }, findings }: Report): string {
