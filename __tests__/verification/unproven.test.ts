@@ -137,6 +137,10 @@ test('a key that is not proven and cannot be put back is told', async () => {
   const result = await apply(emulator, inputs)
   expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
   expect(codesOf(result)).toContain('key-not-put-back')
+  const step = (result.report.steps as { id: string; status: string; detail: string }[]).find(({ id }) =>
+    id.endsWith('subscription_key'),
+  )
+  expect(step).toMatchObject({ status: 'failed', detail: expect.stringContaining('could not be put back') })
 })
 
 test('a database that only ranks is not switched without proof', async () => {

@@ -106,7 +106,9 @@ export class Recorder {
 
   /** The database itself failed, not what the queries ask. */
   databaseFailed(job: Job, failure: Failure, attempts: number): void {
-    for (const step of job.steps) this.#journal.mark(step.id, 'failed', failure.title)
+    // What could not be put back is said more exactly already.
+    const open = job.steps.filter(({ id }) => this.#journal.step(id)?.status !== 'failed')
+    for (const step of open) this.#journal.mark(step.id, 'failed', failure.title)
     for (const call of job.calls) this.#failed(job, call, attempts, failure.title)
     this.#journal.fail(failure)
   }
@@ -223,8 +225,10 @@ export class Recorder {
     )
   }
 
-  newKeyStays({ secrets, database }: Job): void {
+  newKeyStays({ secrets, steps, database }: Job): void {
     const keys = secrets.map(([key]) => key)
+    for (const step of steps.filter(({ change }) => change?.kind === 'key'))
+      this.#journal.mark(step.id, 'failed', 'the new key stays, unverified: the previous one could not be put back')
     this.#journal.fail(
       new Failure({
         reason: 'database',

@@ -358,11 +358,11 @@ class SwitchAttempt {
       return
     }
     const isKeyLost = !isRestored && (job.secrets.length > 0 || this.#clears)
+    recorder.reverted(job)
     if (isKeyLost && job.secrets.length > 0) recorder.newKeyStays(job)
     else if (isKeyLost) recorder.clearedKeyLost(job)
     // All is as it was: nothing of this stays.
     else this.#takeBack?.()
-    recorder.reverted(job)
   }
 }
 
