@@ -15,7 +15,7 @@ import {
   workWithKeys,
 } from '../support.ts'
 
-/** How much one run sets up: four services, or one of them. */
+/** How much one run sets up: five services, or one of them. */
 export type Size = 'full' | 'small'
 
 /** `old` works with its keys, `new` has no extension yet, `other` is nobody's business. */
@@ -43,6 +43,8 @@ export function startWorld(): Promise<Emulator> {
   })
 }
 
+const reranker = ({ world }: Emulator) => world.workspaces[0]?.serverlessEndpoints?.[0]
+
 /** Inputs of the run that is swept. */
 export function inputsOf(emulator: Emulator, size: Size): Record<string, string> {
   const few = { translator: '', cognitive: '', 'machine-learning': '', 'machine-learning-input': '' }
@@ -53,7 +55,7 @@ export function inputsOf(emulator: Emulator, size: Size): Record<string, string>
     'clear-keys': 'true',
     'temporary-firewall-rule': 'true',
     'verify-timeout-minutes': '0.5',
-    ...(size === 'full' ? {} : few),
+    ...(size === 'full' ? { ranking: reranker(emulator)?.id ?? '' } : few),
   }
 }
 
@@ -69,6 +71,11 @@ export async function prepare(emulator: Emulator): Promise<void> {
   await begin(emulator, { shape })
   for (const name of [databases.old, databases.other]) {
     await workWithKeys(emulator, name)
+    for (const setting of Object.entries({
+      'azure_ml.serverless_ranking_endpoint': `${reranker(emulator)?.uri}/v1/rerank`,
+      'azure_ml.serverless_ranking_endpoint_key': reranker(emulator)?.keys.primaryKey ?? '',
+    }))
+      await emulator.postgres.query(name, 'SELECT azure_ai.set_setting($1, $2)', setting)
     await emulator.postgres.query(name, 'INSERT INTO azure_ai.settings VALUES ($1, $2)', [...foreignSetting])
   }
 }
@@ -199,8 +206,8 @@ export function halfSwitched(beginning: State, end: State, now: State): string[]
 export function secretsOf({ world }: Emulator): string[] {
   return [
     ...world.accounts.flatMap(({ keys }) => [keys.key1, keys.key2]),
-    ...world.workspaces.flatMap(({ onlineEndpoints }) =>
-      onlineEndpoints.flatMap(({ keys }) => [keys.primaryKey, keys.secondaryKey]),
+    ...world.workspaces.flatMap(({ onlineEndpoints, serverlessEndpoints = [] }) =>
+      [...onlineEndpoints, ...serverlessEndpoints].flatMap(({ keys }) => [keys.primaryKey, keys.secondaryKey]),
     ),
   ]
 }
