@@ -300,6 +300,10 @@ describe('a role that never takes effect', () => {
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification', verified: 'false', drift: 'true' })
     expect(result.code).toBe(1)
     expect(codesOf(result)).toContain('role-not-effective')
+    const advice = (result.report.findings as { code: string; fix: string }[]).find(
+      ({ code }) => code === 'role-not-effective',
+    )?.fix
+    expect(advice).toMatch(/raise `verify-timeout-minutes` \(now [\d.]+\)/)
     for (const query of result.report.queries) expect(query.status).toBe('failed')
     expect(statusesOf(result)['app/azure_openai.auth_type']).toBe('different')
     // One attempt more than the time allowed at most: bounded, and said.

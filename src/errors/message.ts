@@ -16,6 +16,8 @@ export interface Circumstances {
   port?: number | undefined
   resource?: string | undefined
   deployment?: string | undefined
+  /** `verify-timeout-minutes` of the run. */
+  readonly verifyMinutes?: number | undefined
   clientId?: string | undefined
   /** Whether `allow-restart` is set, so that no fix asks for it. */
   mayRestart?: boolean | undefined

@@ -65,6 +65,7 @@ function refusal(options: JudgeOptions, { call, database, message, cause }: Refu
     doing: `querying ${title} in "${database}"`,
     database,
     mayRestart: inputs.allowRestart,
+    verifyMinutes: minutesOf(inputs),
     byKey: inputs.authType === 'subscription-key',
     resource: resources.get(service)?.id ?? named?.resource.id,
     server: inputs.server.name,
@@ -74,6 +75,8 @@ function refusal(options: JudgeOptions, { call, database, message, cause }: Refu
   const failure = explain(message, at, cause)
   return new Failure({ ...factsOf(failure), detail: `${title} in "${database}": ${failure.detail}` }, cause)
 }
+
+const minutesOf = ({ verifyTimeoutMs }: Inputs): number => Math.round(verifyTimeoutMs / 600) / 100
 
 /** The facts of a failure, for one that says more. */
 export const factsOf = (failure: Failure) => ({

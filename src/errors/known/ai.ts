@@ -13,7 +13,7 @@ export const ai: readonly Known[] = [
     outlook: 'propagating',
     cause: ({ text }) => `The identity got a token, and the service refused it: ${text}`,
     fix: (_, at) =>
-      `Role assignments can take 10 minutes and more: raise \`verify-timeout-minutes\` and run again. To look: az role assignment list --scope "${at.resource ?? 'RESOURCE-ID'}" --include-inherited --output table`,
+      `Role assignments can take 10 minutes and more: raise \`verify-timeout-minutes\`${at.verifyMinutes === undefined ? '' : ` (now ${at.verifyMinutes})`} and run again. To look: az role assignment list --scope "${at.resource ?? 'RESOURCE-ID'}" --include-inherited --output table`,
   },
   {
     origin: 'ai',
