@@ -1,14 +1,14 @@
 /** A server that is busy in any spelling, an identity that reads show late, and a server that refuses reads while it does not run. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { Refusal } from '../../emulator/world.ts'
-import { hurried } from '../support/clock.ts'
+import { noPauses } from '../support/clock.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import { apply, begin, checkWithRule, codesOf, onlyService, serverOf, statusesOf } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
 const { world } = emulator
 /** Waits of the retries pass ten times as fast. */
-const quick = hurried([[400, 20_000, 50]])
+const quick = noPauses()
 
 beforeEach(() => begin(emulator))
 

@@ -243,7 +243,7 @@ describe('each way in which a connection fails has its own code and its own fix'
   test('the server does not answer', async () => {
     const silent = await listen(() => undefined)
     // The action waits 15 seconds for a connection; here it need not be so long, for nothing will come.
-    const clock = hurried([[15_000, 15_000, 1_000]])
+    const clock = hurried([[15_000, 15_000, 3_000]])
     const result = await job({ ...byPassword, 'database-port': String(silent) }, { ...emulator.env, ...clock })
     expect(failureWith(result, 'connection-timeout').fix).toContain(`az postgres flexible-server show ${inGroupOf}`)
     expect(result.outputs['failure-reason']).toBe('network')

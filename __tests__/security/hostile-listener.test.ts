@@ -45,7 +45,7 @@ const byPassword = { 'database-user': passwordLogin.user, 'database-password': p
 const quick = hurried([
   [375, 1_999, 5],
   [2_001, 14_999, 5],
-  [15_000, 15_000, 500],
+  [15_000, 15_000, 2_000],
   [20_000, 25_000, 1_500],
 ])
 

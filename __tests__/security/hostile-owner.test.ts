@@ -222,7 +222,7 @@ describe('a database that keeps everybody waiting keeps no other one from being 
     await own.query('ALTER DATABASE "0" RENAME TO "1"')
     const result = await runJob({
       inputs: { ...emulator.inputs, ...usual, ...only('*'), mode: 'check' },
-      env: { ...emulator.env, ...hurried([[15_000, 15_000, 1_500]]) },
+      env: { ...emulator.env, ...hurried([[15_000, 15_000, 3_000]]) },
     })
     await own.query('ROLLBACK')
     await postgres.query('postgres', 'DROP DATABASE "0"')
