@@ -117,6 +117,24 @@ describe('which resource an endpoint leads to', () => {
     expect(matrix.include[0]?.['machine-learning']).toBe(endpoint.id)
   })
 
+  test('a serverless endpoint by its host gives ranking, whatever the path, and its key counts', () => {
+    const reranker = account('rerank', 'ServerlessEndpoint', {
+      id: `${group('1')}/Microsoft.MachineLearningServices/workspaces/ml/serverlessEndpoints/rerank`,
+      type: 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints',
+      endpoints: ['https://rerank.westeurope.models.ai.azure.com'],
+      customSubdomain: undefined,
+    })
+    const settings = {
+      'azure_ml.auth_type': 'subscription-key',
+      'azure_ml.serverless_ranking_endpoint': 'https://rerank.westeurope.models.ai.azure.com/v1/rerank',
+    }
+    const key = 'azure_ml.serverless_ranking_endpoint_key'
+    const { rows, matrix, counts } = fleet([server('pg', [database('app', settings, [key])])], [reranker])
+    expect(rows).toMatchObject([{ family: 'azure_ml', resource: reranker.id, keyStored: true }])
+    expect(matrix.include).toMatchObject([{ databases: 'app', ranking: reranker.id, 'machine-learning': '' }])
+    expect(counts.storedKeys).toBe(1)
+  })
+
   test('a Translator account gives translator, any other cognitive one gives cognitive, a resource id gives translator', () => {
     const translator = account('shop-translator', 'TextTranslation')
     const given = (settings: Record<string, string>) =>

@@ -261,6 +261,27 @@ describe('the reranker', () => {
   })
 })
 
+describe('an inventory', () => {
+  test('finds the reranker behind its endpoint, and gives a matrix whose job moves it', async () => {
+    await ready()
+    await withKeys()
+    const kept = ['server', 'environment', 'tenant-id', 'client-id', 'audience', 'database-host', 'database-port']
+    const own = Object.fromEntries(
+      Object.keys(emulator.inputs).map((name) => [name, kept.includes(name) ? (emulator.inputs[name] ?? '') : '']),
+    )
+    const look = () => apply(emulator, { ...own, mode: 'inventory', 'allow-restart': 'false' })
+    const before = await look()
+    expect(before.outputs, before.log).toMatchObject({ result: 'drift', 'stored-keys': '1' })
+    const { include } = JSON.parse(before.outputs['matrix'] ?? '') as { include: Record<string, string>[] }
+    expect(include).toMatchObject([{ ranking: reranker().id, 'machine-learning': '', databases: 'app' }])
+    const { name: _, ...services } = include[0] ?? {}
+    const moved = await apply(emulator, { ...only(), ...services, 'clear-keys': 'true' })
+    expect(moved.outputs, moved.log).toMatchObject({ result: 'changed', verified: 'true' })
+    const after = await look()
+    expect(after.outputs, after.log).toMatchObject({ result: 'in-sync', 'stored-keys': '0', matrix: '{"include":[]}' })
+  })
+})
+
 describe('two members of one family', () => {
   beforeEach(() => ready())
 

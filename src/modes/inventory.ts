@@ -21,7 +21,7 @@ export async function inventory(run: Run): Promise<void> {
 }
 
 const emptyScope = {
-  severity: 'notice',
+  severity: 'warning',
   code: 'scope-empty',
   title: 'The scope has no flexible server',
   detail: 'Every part of `scope` could be read, and none contains a flexible server that the identity of this job may read.',

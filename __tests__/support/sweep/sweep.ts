@@ -83,6 +83,13 @@ export const httpFaults: Readonly<Record<string, Fault>> = {
   '429-retry-after': answer(429, 'TooManyRequests', 'The request is being throttled.', { 'retry-after': '1' }),
   '429': answer(429, 'TooManyRequests', 'The request is being throttled.'),
   '409-busy': answer(409, 'ServerIsBusy', 'Cannot complete operation because the server is busy processing another operation.'),
+  '409-not-ready': answer(409, 'ServerIsNotReady', "Server is not ready; its state is 'Updating'. Try again later."),
+  '409-locked': answer(
+    409,
+    'ScopeLocked',
+    'The scope cannot perform write operation because following scope(s) are locked. Please remove the lock and try again.',
+  ),
+  '404-late': answer(404, 'ResourceNotFound', 'The Resource was not found. It may have been created a moment ago.'),
   '401-expired': answer(
     401,
     'ExpiredAuthenticationToken',
@@ -102,6 +109,7 @@ export const sqlFaults: Readonly<Record<string, SqlFault>> = {
   'lost-after': { kind: 'lost-after' },
   shutdown: { kind: 'shutdown' },
   deadlock: { kind: 'error', code: '40P01', message: 'deadlock detected' },
+  lock: { kind: 'error', code: '55P03', message: 'canceling statement due to lock timeout' },
   timeout: { kind: 'error', code: '57014', message: 'canceling statement due to statement timeout' },
 }
 
@@ -139,15 +147,25 @@ function caseOf(kind: Kind, point: Point, fault: string, stays: boolean): Case {
   return { id, kind, point, fault, stays }
 }
 
+/** Resource Manager alone has locks and is late; the one forbids writes, the other is seen by reading. */
+function mayMeet(name: string, fault: string): boolean {
+  const isRead = name.startsWith('GET ')
+  const isManagement = name.split(' ')[1]?.startsWith('resource-manager') === true
+  if (fault === '409-locked') return isManagement && !isRead
+  if (fault === '404-late') return isManagement && isRead
+  return true
+}
+
 /** Every point with every fault that can strike there. */
 export function casesOf(points: readonly Point[]): Case[] {
   const cases: Case[] = []
   const seen = new Set<string>()
   for (const point of points) {
     if (point.by === 'http') {
-      for (const fault of Object.keys(httpFaults)) cases.push(caseOf('http', point, fault, false))
+      const faults = Object.keys(httpFaults).filter((fault) => mayMeet(point.name, fault))
+      for (const fault of faults) cases.push(caseOf('http', point, fault, false))
       const name = `${point.step} ${point.name}`
-      if (!seen.has(name)) for (const fault of Object.keys(httpFaults)) cases.push(caseOf('http', point, fault, true))
+      if (!seen.has(name)) for (const fault of faults) cases.push(caseOf('http', point, fault, true))
       seen.add(name)
     } else {
       for (const [fault, { kind }] of Object.entries(sqlFaults)) {
