@@ -2,11 +2,12 @@
 
 import type { Finding } from '../errors/failure.ts'
 import { setSettingIn } from '../errors/sql.ts'
-import { canonicalId, groupIn, nameIn, parseResourceId, sameId } from '../lib/resource-id.ts'
+import { groupIn, nameIn, sameId } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { endpointKind } from './endpoints.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { Journal } from './journal.ts'
+import { keyLoginFindings, rotationFindings } from './key-findings.ts'
 import {
   allowsAzureAi,
   assignmentDescription,
@@ -17,7 +18,7 @@ import {
 } from './observed.ts'
 import { lackedFindings } from './offered.ts'
 import { givenFamilies, isOlder } from './plan.ts'
-import { keysOf, memberOf, type Resource, type ServiceName, serviceNamed } from './services.ts'
+import { keysOf, memberOf } from './services.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
@@ -318,80 +319,4 @@ function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]
       fix: `az postgres flexible-server parameter set --resource-group ${inputs.server.resourceGroup} --server-name ${inputs.server.name} --name log_statement --value ddl   # and rotate keys that were set by hand`,
     },
   ]
-}
-
-/** After keys were cleared: backups still contain them. */
-function rotationFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
-  const cleared = observed.databases.flatMap((database) =>
-    givenFamilies(inputs)
-      .flatMap(({ services }) => services)
-      .filter((service) => {
-        const { key } = memberOf(service)
-        return database.keysSet.has(key) && !isStoredNow(database, key, journal.step)
-      }),
-  )
-  if (cleared.length === 0 || inputs.authType !== 'managed-identity') return []
-  const services = new Set(cleared.map(({ name }) => name))
-  const resources = [...services].flatMap((service) => observed.resources.get(service) ?? [])
-  const commands = resources.map((resource) => regenerateKey(resource))
-  return [
-    {
-      severity: 'notice',
-      code: 'keys-to-rotate',
-      title: 'Backups still contain the keys that were cleared',
-      detail: `Backups of ${observed.server.name}, and servers restored from them, contain them until the retention ends. Rotate the keys, unless key access is turned off: whatever else uses them stops working then.`,
-      fix: [...new Set(commands)].join('\n'),
-    },
-  ]
-}
-
-function regenerateKey({ id, name, settingsId, authMode }: Resource): string {
-  const group = groupIn(id)
-  if (authMode === undefined)
-    return `az cognitiveservices account keys regenerate --resource-group ${group} --name ${name} --key-name key1   # then key2`
-  const workspace = parseResourceId(settingsId)?.names[0] ?? 'WORKSPACE'
-  return `az ml online-endpoint regenerate-keys --resource-group ${group} --workspace-name ${workspace} --name ${nameIn(settingsId)} --key-type primary   # then secondary`
-}
-
-/** Whether key access of a resource can be turned off, as far as the databases of this run go, or why not yet. */
-function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
-  if (inputs.authType !== 'managed-identity' || inputs.part === 'azure') return []
-  const accounts = inputs.given.filter(({ service }) => serviceNamed(service).kinds !== undefined)
-  const idOf = (service: ServiceName): string => canonicalId(observed.resources.get(service)?.id ?? '')
-  return accounts.flatMap(({ service }, index): Finding[] => {
-    const resource = observed.resources.get(service)
-    const id = idOf(service)
-    // One account may serve several services: it is reported once, and all of them count.
-    if (resource === undefined || resource.localAuthDisabled || accounts.findIndex((each) => idOf(each.service) === id) < index)
-      return []
-    const queries = journal.queries.filter((query) => idOf(query.service) === id)
-    const unproven = queries.filter((query) => query.status !== 'passed' || query.proof !== 'keyless')
-    if (queries.length > 0 && unproven.length === 0) {
-      return [
-        {
-          severity: 'notice',
-          code: 'key-login-possible',
-          title: 'The resource still takes keys',
-          detail: `${resource.name}: every database of this run works without one. Turn key access off when nothing else uses its keys; requests by key are those without an objectId in its diagnostic logs.`,
-          fix: `az monitor activity-log list --resource-id "${resource.id}" --offset 90d --query "[?contains(operationName.value, 'listKeys')].{when: eventTimestamp, who: caller}"   # who has read its keys\naz resource update --ids "${resource.id}" --set properties.disableLocalAuth=true`,
-        },
-      ]
-    }
-    const [first] = unproven
-    if (first === undefined) return []
-    const reasons = {
-      passed: 'a key is stored that may have answered',
-      failed: 'its test query failed',
-      skipped: first.error,
-    }
-    return [
-      {
-        severity: 'notice',
-        code: 'key-login-still-needed',
-        title: 'Key access of a resource cannot be turned off yet',
-        detail: `${resource.name}: "${first.database}" is not verified to work without a key (${reasons[first.status]}).`,
-        fix: '',
-      },
-    ]
-  })
 }
