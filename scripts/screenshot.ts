@@ -17,7 +17,7 @@ const limitMs = 30_000
 
 /** A part of the page from its top to just above the first heading of this text. */
 const pictures = [
-  { name: 'summary', before: 'Steps', scale: 2 },
+  { name: 'summary', before: 'Steps', scale: 1.5 },
   { name: 'summary-whole', before: 'Findings', scale: 1 },
 ] as const
 
