@@ -93,13 +93,22 @@ const scopesOf = (calls: ToolCall[]): (string | undefined)[] =>
 
 test('README: the app may apply, on the named resources alone, and assign nothing to itself', async () => {
   const app = reader()
+  const onlyReads = '00000000-0000-4000-8000-00000000000a'
   const script = blockWith('README.md', 'sh', 'az ad app create').replace(/^OPENAI_ID=\S+/m, `OPENAI_ID=${openai}`)
   const { calls } = runCommands(`set -eu\n${script}`, root, [
+    { words: ['az ad app create', '-reader'], prints: onlyReads },
     { words: ['az ad app create'], prints: app.clientId ?? '' },
-    { words: ['az ad sp create'], prints: app.objectId },
+    { words: ['az ad sp show', app.clientId ?? ''], prints: app.objectId },
     { words: ['az postgres flexible-server show'], prints: server },
     { words: ['az account show'], prints: world.tenantId },
   ])
+  // The second app may read the same resources, and nothing else.
+  const ofReader = calls.filter(({ args }) => args.includes(onlyReads) && args.includes('assignment'))
+  expect(optionsOf(ofReader, 'role', 'assignment', 'create').map(({ role, scope }) => [role, scope])).toEqual([
+    ['Reader', server],
+    ['Reader', openai],
+  ])
+  const own = calls.filter((call) => !ofReader.includes(call))
   expect(rolesOf(calls).map(({ Actions, ...others }) => ({ ...others, Actions: [...Actions].sort() }))).toEqual([
     {
       Name: 'azure_ai identity: apply',
@@ -108,11 +117,11 @@ test('README: the app may apply, on the named resources alone, and assign nothin
       AssignableScopes: [`/subscriptions/${world.subscriptionId}`],
     },
   ])
-  expect(scopesOf(calls)).toEqual([server, openai])
-  for (const options of optionsOf(calls, 'role', 'assignment', 'create'))
+  expect(scopesOf(own)).toEqual([server, openai])
+  for (const options of optionsOf(own, 'role', 'assignment', 'create'))
     expect([options['condition-version'], withoutBlanks(options['condition'] ?? '')]).toEqual(['2.0', conditionFor(app.objectId)])
 
-  await carryOut(calls)
+  await carryOut(own)
   const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'client-id': app.clientId ?? '' })
   expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
   const request = {
