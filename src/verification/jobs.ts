@@ -21,7 +21,8 @@ import { sameValue } from '../core/setting-values.ts'
 import { type ChangeOf, firstOpen, queryNeeds, type Step, type StepId } from '../core/steps.ts'
 import type { ServiceQuery } from '../core/test-query.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
-import { fallbackCall, type KeyCandidates, testCall } from '../postgres/azure-ai.ts'
+import type { KeyCandidates } from '../postgres/azure-ai.ts'
+import { fallbackCall, testCall } from '../postgres/test-call.ts'
 import type { Call, Setting } from '../postgres/trial.ts'
 
 /** The work of one family in one database. */
