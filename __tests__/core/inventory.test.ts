@@ -287,6 +287,32 @@ describe('the matrix', () => {
     expect(result.matrix.left).toBeGreaterThan(0)
   })
 
+  test('stays below the size of an output as GitHub counts it: two bytes for each UTF-16 unit', () => {
+    const many = Array.from({ length: 100 }, (_, index) => database(`${'d'.repeat(57)}${index}`, onOpenAi('subscription-key')))
+    const result = fleet(Array.from({ length: 256 }, (_, index) => server(`pg-${index}`, many)))
+    expect(matrixJson(result.matrix).length * 2).toBeLessThan(1_000_000)
+    expect(result.matrix.left).toBeGreaterThan(0)
+  })
+
+  test('a server with too many databases for one entry has several, and keeps no other from its own', () => {
+    const names = Array.from({ length: 20_000 }, (_, index) => `${'d'.repeat(57)}${index}`)
+    const many = names.map((name) => database(name, onOpenAi('subscription-key'), [openAiKey]))
+    const { matrix } = fleet([server('pg', many), server('pg-small', [database('a', onOpenAi('subscription-key'), [openAiKey])])])
+    expect(matrix.include.length).toBeGreaterThan(1)
+    // An input becomes an environment variable, which Linux limits to 128 KiB.
+    for (const entry of matrix.include) expect(Buffer.byteLength(entry['databases'] ?? '')).toBeLessThan(128 * 1_024)
+    expect(matrix.include.map(({ name }) => name)).toContain('pg-small')
+  })
+
+  test('a replica whose primary is not part of the inventory has no entry for keys, which only the primary can clear', () => {
+    const keys = database('a', onOpenAi('subscription-key'), [openAiKey])
+    const alone = (given: Partial<Inspected['server']>) =>
+      fleet([server('pg-replica', [keys], { isReplica: true, primary: `${group('2')}/x/y/pg`, ...given })])
+    expect(alone({}).matrix.include).toEqual([])
+    expect(alone({}).counts.storedKeys).toBe(1)
+    expect(brief(alone({ principalId: undefined, identityType: 'None' }).matrix)).toEqual(['pg-replica: a'])
+  })
+
   test('a primary waits for a replica that lacks an identity or a role; the replica has the entry', () => {
     const primary = server('pg', [database('a', onOpenAi('subscription-key'), [openAiKey])])
     const replica = (given: Partial<Inspected['server']>) =>

@@ -183,7 +183,7 @@ function matrixFindings(inventory: Inventory, { left, unnameable }: Matrix): rea
       severity: 'notice',
       code: 'matrix-cut',
       title: 'The matrix does not contain everything that is left to do',
-      detail: `${left} entries are left out: GitHub runs 256 jobs of one matrix, and takes a megabyte for an output. Servers that store keys come first.`,
+      detail: `${left} entries are left out: GitHub runs 256 jobs of one matrix, and takes a megabyte for the outputs of a job. Servers that store keys come first.`,
       fix: 'Run the entries of the output `matrix`, then the inventory again: its matrix has the next ones.',
     })
   return found

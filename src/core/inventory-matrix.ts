@@ -25,8 +25,10 @@ export interface Matrix {
 
 /** GitHub runs no more jobs of one matrix. */
 const mostEntries = 256
-/** Most bytes of the matrix as JSON; GitHub takes a megabyte for an output. */
+/** Most bytes of the matrix as JSON: GitHub takes a megabyte for the outputs of a job, and counts two bytes for each UTF-16 unit. */
 const mostBytes = 900_000
+/** Most bytes of the databases of one entry: they become an environment variable, which Linux limits to 128 KiB. */
+const mostDatabaseBytes = 100_000
 
 /** One input for each service. */
 const columns: readonly ServiceName[] = services.map(({ name }) => name)
@@ -45,7 +47,7 @@ export function matrixOf(inventory: Inventory): Matrix {
   )
   const ready = tasks
     .map((task) => ({ ...task, databases: task.databases.filter(isNameable) }))
-    .filter(({ databases }) => databases.length > 0)
+    .flatMap((task) => portions(task.databases).map((databases) => ({ ...task, databases })))
     // The sort is stable: within both groups the order stays that of the servers.
     .sort((a, b) => Number(b.storesKeys) - Number(a.storesKeys))
   const include = withinLimits(entriesOf(ready))
@@ -60,7 +62,9 @@ function tasksOf(server: InventoryServer, inventory: Inventory): readonly Task[]
     return server.server.state !== 'Ready' || primary === undefined ? [] : replicaTasks(server, primary, inventory)
   }
   if (failure !== undefined || waitingFor(server, inventory).length > 0) return []
-  return grouped(server, ({ uses, resources }) => uses.some(canMove) || needsAzure(server, resources, inventory))
+  // Settings of a replica can be written on its primary only, which is not part of this inventory.
+  const canWrite = !server.server.isReplica
+  return grouped(server, ({ uses, resources }) => (canWrite && uses.some(canMove)) || needsAzure(server, resources, inventory))
 }
 
 /** An entry cannot name a resource that is not visible: running it would change nothing, and it would come back for ever. */
@@ -111,6 +115,22 @@ export function lacks(
 const isNameable = ({ database: { name } }: InspectedDatabase): boolean =>
   !/[,\r\n]/.test(name) && name === name.trim() && name !== '*'
 
+/** Databases in lists that an input can have. */
+function portions(databases: readonly InspectedDatabase[]): readonly (readonly InspectedDatabase[])[] {
+  const found: InspectedDatabase[][] = []
+  let bytes = Number.POSITIVE_INFINITY
+  for (const each of databases) {
+    const own = Buffer.byteLength(JSON.stringify(each.database.name))
+    bytes += own
+    if (bytes > mostDatabaseBytes) {
+      found.push([])
+      bytes = own
+    }
+    found.at(-1)?.push(each)
+  }
+  return found
+}
+
 function entriesOf(tasks: readonly Task[]): readonly MatrixEntry[] {
   const taken = new Set<string>()
   return tasks.map(({ server, databases, resources }) => ({
@@ -130,13 +150,18 @@ function uniqueName(name: string, taken: Set<string>): string {
   }
 }
 
+/** In their order. An entry that is too large for what is left of the output keeps no smaller one out. */
 function withinLimits(entries: readonly MatrixEntry[]): readonly MatrixEntry[] {
-  let bytes = Buffer.byteLength('{"include":[]}')
-  const end = entries.findIndex((entry, index) => {
-    bytes += Buffer.byteLength(JSON.stringify(entry)) + 1
-    return index >= mostEntries || bytes > mostBytes
-  })
-  return end === -1 ? entries : entries.slice(0, end)
+  const found: MatrixEntry[] = []
+  let bytes = 2 * '{"include":[]}'.length
+  for (const entry of entries) {
+    const own = 2 * (JSON.stringify(entry).length + 1)
+    if (found.length === mostEntries) break
+    if (bytes + own > mostBytes) continue
+    found.push(entry)
+    bytes += own
+  }
+  return found
 }
 
 /** As the output has it. */
