@@ -110,6 +110,28 @@ test('a run with client secret and password login shows neither', async () => {
   await expectNothingShown(result, position)
 })
 
+test.each([
+  ['in the query', (key: string) => `https://gateway.azure-api.net/shop?subscription-key=${key}`],
+  ['in the user info', (key: string) => `https://user:${key}@gateway.azure-api.net/shop`],
+])('a key that a stored endpoint contains %s is shown by no mode', async (_, endpointWith) => {
+  await begin(emulator)
+  await workWithKeys(emulator, 'app')
+  const key = 'a-short-key-of-4711'
+  await emulator.postgres.query('app', "SELECT azure_ai.set_setting('azure_openai.endpoint', $1)", [endpointWith(key)])
+  const kept = ['server', 'environment', 'tenant-id', 'client-id', 'audience', 'database-host', 'database-port']
+  const ofInventory = Object.keys(emulator.inputs).map((name) => [name, kept.includes(name) ? emulator.inputs[name] : ''])
+  for (const inputs of [
+    { mode: 'check' },
+    { ...Object.fromEntries(ofInventory), mode: 'inventory', 'allow-restart': 'false' },
+    {},
+  ]) {
+    const result = await apply(emulator, inputs)
+    for (const text of [result.raw.replaceAll(/^::add-mask::.*$/gm, ''), result.summary, JSON.stringify(result.report)])
+      expect(text.includes(key), JSON.stringify(inputs)).toBe(false)
+    expect(result.report.mode).toBe((inputs as { mode?: string }).mode ?? 'apply')
+  }
+})
+
 test('the log of the emulator itself keeps no token, so that the search means something', () => {
   expect(token.test(JSON.stringify(emulator.world.exchanges))).toBe(false)
 })

@@ -6,6 +6,7 @@ import { allMembers, families, services } from '../core/services.ts'
 import type { Argument } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
 import { bounded, longestName } from '../lib/bounded.ts'
+import { hideSecret } from '../lib/secrets.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Connection, type Connector, messageOf, sqlState } from './connection.ts'
 import { factsSql, foreignSql, functionsSql, schemasSql, wrapper } from './facts.ts'
@@ -331,7 +332,10 @@ function isUnknownSetting(error: unknown): boolean {
  */
 function settingOf({ database }: Connection, key: string, row: Readonly<Record<string, unknown>>): string | undefined {
   const value = text(row.value)
-  if (value === undefined || value.length <= longestSetting) return value
+  if (value === undefined || value.length <= longestSetting) {
+    for (const secret of value === undefined ? [] : secretsIn(value)) hideSecret(secret)
+    return value
+  }
   throw new Failure({
     reason: 'database',
     code: 'setting-too-long',
@@ -339,6 +343,18 @@ function settingOf({ database }: Connection, key: string, row: Readonly<Record<s
     detail: `${key} in "${database}" has more than ${longestSetting.toLocaleString('en')} characters and begins with ${bounded(value, 100)}. Nothing was written in this database.`,
     fix: `SELECT azure_ai.set_setting('${key}', '');   -- in "${onOneLine(database)}", unless it is another setting that is wrong`,
   })
+}
+
+/** Shortest part of an endpoint that is taken for a secret, in characters. */
+const shortestSecret = 12
+
+/** What a stored endpoint contains of a login: its password, and the parameters of a gateway. */
+function secretsIn(endpoint: string): readonly string[] {
+  if (!URL.canParse(endpoint)) return []
+  const { password, searchParams } = new URL(endpoint)
+  const given = [...searchParams].filter(([name]) => /key|sig|token|code|secret|pass/i.test(name)).map(([, value]) => value)
+  // A word that its owner chose must not be struck out of a report as if it were a secret.
+  return [password, ...given].filter((each) => each.length >= shortestSecret && /\d/.test(each) && /[a-z]/i.test(each))
 }
 
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
