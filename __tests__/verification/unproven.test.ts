@@ -45,6 +45,22 @@ test.each([1, 2, 3])('a throttled control (question %i) never lets the stored ke
   expect(result.outputs['verified']).toBe('false')
 })
 
+test.each(['apply', 'check'])(
+  'an identity that begins to work between two trials of %s is not taken for a key that wins',
+  async (mode) => {
+    await begin(emulator)
+    giveIdentity(emulator)
+    await workWithKeys(emulator, 'app')
+    if (mode === 'check') await apply(emulator, openai())
+    // Only the first trial, which has a placeholder in the place of the key, is refused, in words that nobody knows.
+    whenAsked([1], () => ({ kind: 'answer', status: 401, body: 'Not you, not now.' }))
+    const result = await apply(emulator, { ...openai(), mode })
+    expect(codesOf(result), result.log).not.toContain('key-wins')
+    expect(result.report.queries[0], result.log).toMatchObject({ status: 'passed', proof: 'keyless' })
+    expect(result.outputs['verified']).toBe('true')
+  },
+)
+
 test('a lock in the way of the placeholder never lets the stored key pass for the identity', async () => {
   await begin(emulator, { switches: { keyWins: true } })
   giveIdentity(emulator)

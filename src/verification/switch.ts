@@ -201,7 +201,7 @@ class SwitchAttempt {
 
   /** First with a placeholder in the key's place; where that is refused or fails, with the key blank, then with the key as it is. */
   async #hideKey(session: DatabaseSession, committing?: { now: boolean }): Promise<Tried> {
-    const { storedKeys, clear } = this.#job
+    const { storedKeys } = this.#job
     const hiddenBy = (by: string): readonly Setting[] => storedKeys.map((key) => [key, by])
     const placeholder = await this.#runTrial(session, hiddenBy(notAKey), committing)
     const tried = (outcomes: CallOutcomes, keyHidden: boolean): Tried => {
@@ -210,20 +210,26 @@ class SwitchAttempt {
     const hidden = tried(placeholder.outcomes, true)
     if (placeholder.hidden && (hidden.accepted || refusesIdentity(placeholder.outcomes))) return hidden
     // With the key blank the identity is used whatever auth_type says: only the placeholder shows that a stored key is not preferred.
-    const clears = clear.length > 0 && committing !== undefined
-    const blank = await this.#runTrial(session, hiddenBy(''), clears ? undefined : committing)
-    if (blank.hidden) {
-      const accepted = this.#accepts(blank.outcomes)
-      const keyWins = placeholder.hidden && accepted
-      // The key wins and is to be cleared anyway: with a dead key nothing else works.
-      const done = clears && accepted ? await this.#switchWithoutKey(true) : undefined
-      if (done !== undefined)
-        return { accepted: done.kind === 'verified', outcomes: done.outcomes, keyHidden: true, keyWins, done }
-      if (clears && accepted) await this.#runTrial(session, hiddenBy(''), committing)
-      return { accepted, outcomes: blank.outcomes, keyHidden: placeholder.hidden, keyWins }
+    const blank = await this.#runTrial(session, hiddenBy(''))
+    if (!blank.hidden) return placeholder.hidden ? hidden : tried((await this.#runTrial(session, [], committing)).outcomes, false)
+    if (!this.#accepts(blank.outcomes)) return tried(blank.outcomes, placeholder.hidden)
+    if (placeholder.hidden) {
+      // The identity may have begun to work between the two: a placeholder that passes now is no key that wins.
+      const again = await this.#runTrial(session, hiddenBy(notAKey), committing)
+      if (this.#accepts(again.outcomes)) return tried(again.outcomes, true)
     }
-    if (placeholder.hidden) return hidden
-    return tried((await this.#runTrial(session, [], committing)).outcomes, false)
+    return this.#withoutKey(session, placeholder.hidden, committing)
+  }
+
+  /** The queries pass only with the key blank. `keyWins`: a placeholder in its place was sent although auth_type says otherwise. */
+  async #withoutKey(session: DatabaseSession, keyWins: boolean, committing?: { now: boolean }): Promise<Tried> {
+    const { storedKeys, clear } = this.#job
+    // The key wins and is to be cleared anyway: with a dead key nothing else works.
+    const done = clear.length > 0 && committing !== undefined ? await this.#switchWithoutKey(true) : undefined
+    if (done !== undefined) return { accepted: done.kind === 'verified', outcomes: done.outcomes, keyHidden: true, keyWins, done }
+    const blank: readonly Setting[] = storedKeys.map((key) => [key, ''])
+    const { outcomes } = await this.#runTrial(session, blank, committing)
+    return { accepted: this.#accepts(outcomes), outcomes, keyHidden: keyWins, keyWins }
   }
 
   /** @param committing absent where nothing may be committed */
