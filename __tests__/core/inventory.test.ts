@@ -147,6 +147,10 @@ describe('which resource an endpoint leads to', () => {
       'azure_cognitive.translator_resource_id': translator.id.toUpperCase().replace('/SUBSCRIPTIONS', '/subscriptions'),
     }
     expect(given({ ...endpoint('shop-language'), ...byId })).toMatchObject({ cognitive: language.id, translator: translator.id })
+    // An apply for the Translator alone would be refused: the endpoint is that of an account that nobody sees.
+    expect(given({ ...endpoint('not-visible'), ...byId })).toBeUndefined()
+    const global = { 'azure_cognitive.endpoint': 'https://api.cognitive.microsofttranslator.com' }
+    expect(given({ ...global, ...byId })).toMatchObject({ cognitive: '', translator: translator.id })
   })
 })
 

@@ -13,6 +13,8 @@ export interface ResourceIndex {
   /** The resource whose own host an endpoint names; undefined for a gateway, a shared host, or a resource that is not visible. */
   behind(endpoint: string, setting: string): FleetResource | undefined
   withId(id: string): FleetResource | undefined
+  /** Whether an endpoint is one account's own, which is not visible. */
+  isOfAnother(endpoint: string, setting: string): boolean
 }
 
 export function indexOf(resources: readonly FleetResource[]): ResourceIndex {
@@ -28,8 +30,9 @@ export function indexOf(resources: readonly FleetResource[]): ResourceIndex {
     const subdomain = resource.customSubdomain?.toLowerCase()
     if (subdomain !== undefined) add(`${subdomain}.`, resource)
   }
-  return {
+  const index: ResourceIndex = {
     withId: (id) => byId.get(canonicalId(id)),
+    isOfAnother: (endpoint, setting) => ownHost.test(hostIn(endpoint) ?? '') && index.behind(endpoint, setting) === undefined,
     behind(endpoint, setting) {
       const host = hostIn(endpoint) ?? ''
       const subdomain = ownHost.exec(host)?.[1]
@@ -37,6 +40,7 @@ export function indexOf(resources: readonly FleetResource[]): ResourceIndex {
       return candidates.find((resource) => serviceFor(resource, setting) !== undefined)
     },
   }
+  return index
 }
 
 /** Hosts of an account with a custom subdomain, in Azure's own clouds. Elsewhere only those count that the account shows. */

@@ -3,7 +3,7 @@ import type { Failure } from '../errors/failure.ts'
 import { canonicalId, sameId } from '../lib/resource-id.ts'
 import { type FleetResource, idSetting, indexOf, type ResourceIndex, serviceFor } from './inventory-resources.ts'
 import type { ObservedDatabase, ObservedServer, RoleAssignment } from './observed.ts'
-import { allMembers, type Family, families, type ServiceName, services } from './services.ts'
+import { allMembers, type Family, families, memberOf, type ServiceName, services } from './services.ts'
 
 /** A flexible server as the list of resources shows it. */
 export interface FleetServer extends ObservedServer {
@@ -129,7 +129,9 @@ function resourcesOf({ settings }: ObservedDatabase, index: ResourceIndex): Used
   }
   for (const service of services) {
     const named = index.withId(settings.get(idSetting(service) ?? '') ?? '')
-    if (named !== undefined) found.set(service.name, named.id)
+    const { endpoint } = memberOf(service)
+    // Apply refuses to move a family whose endpoint belongs to an account that it is not given.
+    if (named !== undefined && !index.isOfAnother(settings.get(endpoint) ?? '', endpoint)) found.set(service.name, named.id)
   }
   return found
 }
