@@ -111,7 +111,7 @@ test('the summary: no value becomes markup, a link, a mention or a row; each can
       for (const heading of page.headings.slice(1)) expect(heading).toMatch(headings)
       for (const each of given.queries) {
         // A later answer to the same question takes the place of an earlier one.
-        const counts = given.queries.find((one) => one.database === each.database && one.service === each.service) === each
+        const counts = given.queries.find((one) => one.database === each.database && one.name === each.name) === each
         if (counts) expect(shows(page, each.status === 'passed' ? each.answer : each.error)).toBe(true)
         expect(shows(page, each.database)).toBe(true)
       }
