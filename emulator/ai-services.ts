@@ -513,17 +513,9 @@ async function authenticateServerless(
   const isKey = Object.values(endpoint.keys).includes(bearer(request) ?? '')
   if (isKey && endpoint.authMode !== 'AAD') return undefined
   if (endpoint.authMode === 'Key') throw denied()
-  let objectId: string
-  try {
-    objectId = (await entra.verify(bearer(request), [machineLearningAudience])).oid
-  } catch (error) {
-    if (error instanceof TokenError) throw denied()
-    throw error
-  }
   // Which action the service asks for is not documented: the role that is documented for it has all of them.
   const action = 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints/invoke/action'
-  if (!mayActAtService(world, objectId, action, endpoint.id)) throw new HttpError({ ...denied().reply, caller: objectId })
-  return objectId
+  return byToken(world, entra, request, { endpoint: endpoint.id, action, denied })
 }
 
 async function authenticateEndpoint(
@@ -544,6 +536,18 @@ async function authenticateEndpoint(
   }
   // Tokens of the endpoint's own (AMLToken) are not issued here, so nobody has one.
   if (endpoint.authMode === 'AMLToken') throw denied()
+  const action = 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action'
+  return byToken(world, entra, request, { endpoint: endpoint.id, action, denied })
+}
+
+interface Asked {
+  readonly endpoint: string
+  readonly action: string
+  readonly denied: () => HttpError
+}
+
+/** The object id of a caller whose token and role let it act at an endpoint of Machine Learning. */
+async function byToken(world: World, entra: Entra, request: Request, { endpoint, action, denied }: Asked): Promise<string> {
   let objectId: string
   try {
     objectId = (await entra.verify(bearer(request), [machineLearningAudience])).oid
@@ -551,8 +555,7 @@ async function authenticateEndpoint(
     if (error instanceof TokenError) throw denied()
     throw error
   }
-  const action = 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action'
-  if (!mayActAtService(world, objectId, action, endpoint.id)) throw new HttpError({ ...denied().reply, caller: objectId })
+  if (!mayActAtService(world, objectId, action, endpoint)) throw new HttpError({ ...denied().reply, caller: objectId })
   return objectId
 }
 

@@ -135,7 +135,7 @@ describe('from nothing', () => {
 describe('the reranker', () => {
   beforeEach(() => ready())
 
-  test('a working key is switched without a failed query, cleared, and stored again on the way back', async () => {
+  test('a working key is switched without a failed query, cleared, and stored again by the rollback', async () => {
     await withKeys({ path: 1 })
     const stop = application(emulator, 'app', 'ranking')
     const switched = await apply(emulator, only())

@@ -27,7 +27,7 @@ export interface Member {
   readonly endpoint: string
   /** A secret. */
   readonly key: string
-  /** The input that gives the key on the way back to keys. */
+  /** The input that gives the key for the rollback to keys. */
   readonly keyInput: InputName
 }
 

@@ -20,7 +20,7 @@ export interface TestQuery {
   readonly answer: (value: string) => string
 }
 
-/** A function that stands in for the test function where the service has retired that one. */
+/** A function that replaces the test function where the service has retired that one. */
 export interface FallbackQuery extends TestQuery {
   /** For its first text argument, whatever that is called. */
   readonly text: string

@@ -63,7 +63,7 @@ interface TrialRequest {
   readonly keep?: boolean
   /** Told when keys have to travel as bind parameters, which statement logs keep. */
   readonly onExposed?: () => void
-  /** Stored secrets to take out of reach while the queries run, with what to put in the place of each for them. */
+  /** Stored secrets to hide while the queries run, each with its placeholder. */
   readonly hide: readonly Setting[]
   readonly calls: readonly Call[]
   /** Whether to commit, given the outcomes; hidden secrets are back in any case. */

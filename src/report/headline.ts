@@ -1,4 +1,4 @@
-/** What a run came to, in one line: summary, issue and comment say it in the same words. Pure. */
+/** The result of a run in one line, in the same words for summary, issue and comment. Pure. */
 import type { Report } from '../core/report.ts'
 import { count } from './markdown.ts'
 
