@@ -277,6 +277,9 @@ describe('a missing permission names the action, the scope and the role that has
       'app/extension': 'created',
       'app/azure_openai.auth_type': 'skipped',
     })
+    // Not at the role assignment whose writing was refused.
+    const { fix } = told(result, 'authorization-failed')
+    expect(fix).toContain(`--scope "${accountNamed(emulator.world, 'contoso-openai').id}"`)
     expect(serverOf(emulator).restarts).toBe(0)
     expect(result.report.queries[0]).toMatchObject({ status: 'skipped', error: 'waits for role/openai' })
   })

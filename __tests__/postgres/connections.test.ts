@@ -177,6 +177,26 @@ describe('each way in which a connection fails has its own code and its own fix'
       },
       'CONNECTION LIMIT',
     ],
+    [
+      'the database may have no more connections',
+      'connection-limit',
+      'database',
+      async () => {
+        await emulator.postgres.query('postgres', 'ALTER DATABASE app CONNECTION LIMIT 0')
+        return {}
+      },
+      'ALTER DATABASE "app" CONNECTION LIMIT -1;',
+    ],
+    [
+      'the database takes no connections',
+      'database-closed',
+      'database',
+      async () => {
+        await emulator.postgres.query('postgres', 'ALTER DATABASE app ALLOW_CONNECTIONS false')
+        return {}
+      },
+      'ALTER DATABASE "app" ALLOW_CONNECTIONS true;',
+    ],
   ])('%s', async (_, code, reason, arrange, fix) => {
     try {
       const result = await job({ ...byPassword, ...(await arrange()) }, { ...emulator.env, ...noPauses() })
@@ -185,6 +205,8 @@ describe('each way in which a connection fails has its own code and its own fix'
       expect(result.report.findings.filter(({ severity }: { severity: string }) => severity === 'error')).toHaveLength(1)
     } finally {
       await emulator.postgres.query('postgres', `ALTER ROLE ${passwordLogin.user} CONNECTION LIMIT -1`)
+      await emulator.postgres.query('postgres', 'ALTER DATABASE app CONNECTION LIMIT -1')
+      await emulator.postgres.query('postgres', 'ALTER DATABASE app ALLOW_CONNECTIONS true')
     }
   })
 
@@ -199,6 +221,21 @@ describe('each way in which a connection fails has its own code and its own fix'
     ],
     ['28000', 'role "pgadmin" does not exist', 'role-not-found', 'credentials', 'pgaadauth_create_principal'],
     ['28P01', 'Principal "gha" was not found in the tenant', 'role-not-found', 'credentials', 'microsoft-entra-admin list'],
+    [
+      '28000',
+      'Service principal oid mismatch for role "gha"',
+      'principal-mismatch',
+      'credentials',
+      'microsoft-entra-admin delete',
+    ],
+    [
+      '28P01',
+      'The access token for role "gha" is neither an AAD_AUTH_TOKENTYPE_APP_USER or an AAD_AUTH_TOKENTYPE_APP_OBO token',
+      'principal-mismatch',
+      'credentials',
+      'its type (User, Group or ServicePrincipal)',
+    ],
+    ['28P01', 'Could not validate AAD user 3c0b9a52', 'principal-mismatch', 'credentials', 'microsoft-entra-admin create'],
     [
       '53300',
       'remaining connection slots are reserved for azure replication users',

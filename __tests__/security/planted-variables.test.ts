@@ -108,19 +108,24 @@ test.each([
   ['AzureUSGovernment', 'login.microsoftonline.us'],
   // The name that Microsoft's library prefers for login.chinacloudapi.cn.
   ['AzureChinaCloud', 'login.partner.microsoftonline.cn'],
-])('%s: a client secret is sent to %s, whatever AZURE_AUTHORITY_HOST says', async (environment, signInHost) => {
-  const proxied = { HTTPS_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`, NO_PROXY: 'localhost' }
-  const login = {
-    AZURE_TENANT_ID: emulator.world.tenantId,
-    AZURE_CLIENT_ID: principalNamed(emulator.world, deployerName).clientId ?? '',
-    AZURE_CLIENT_SECRET: secret,
-    AZURE_AUTHORITY_HOST: hostile.url,
-  }
-  const inputs = { environment, 'tenant-id': '', 'client-id': '', audience: '' }
-  await job(inputs, { ...proxied, ...login }, () => tunnels.length > 0)
-  expect(new Set(tunnels)).toEqual(new Set([`${signInHost}:443`]))
-  expect(hostile.received).toEqual([])
-})
+])(
+  '%s: a client secret is sent to %s, whatever AZURE_AUTHORITY_HOST and the variables of regions say',
+  async (environment, signInHost) => {
+    const proxied = { HTTPS_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`, NO_PROXY: 'localhost' }
+    const login = {
+      AZURE_TENANT_ID: emulator.world.tenantId,
+      AZURE_CLIENT_ID: principalNamed(emulator.world, deployerName).clientId ?? '',
+      AZURE_CLIENT_SECRET: secret,
+      AZURE_AUTHORITY_HOST: hostile.url,
+      AZURE_REGIONAL_AUTHORITY_NAME: 'westus',
+      MSAL_FORCE_REGION: 'westus',
+    }
+    const inputs = { environment, 'tenant-id': '', 'client-id': '', audience: '' }
+    await job(inputs, { ...proxied, ...login }, () => tunnels.length > 0)
+    expect(new Set(tunnels)).toEqual(new Set([`${signInHost}:443`]))
+    expect(hostile.received).toEqual([])
+  },
+)
 
 test('the OIDC token of a known cloud is sent to its sign-in host, whatever AZURE_AUTHORITY_HOST says', async () => {
   const proxied = { HTTPS_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`, NO_PROXY: 'localhost' }

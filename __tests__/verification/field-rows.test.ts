@@ -17,6 +17,7 @@ import {
   serverOf,
   settingsOf,
   statusesOf,
+  workWithKeys,
 } from '../support/support.ts'
 
 const emulator = await ownEmulator({ databases: ['app'] })
@@ -47,6 +48,16 @@ describe('a stored key that wins over the identity and is dead', () => {
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key'] ?? '').toBe('')
     const again = await apply(emulator, { ...openai(), 'clear-keys': 'true' })
     expect(again.outputs, again.log).toMatchObject({ result: 'in-sync', verified: 'true' })
+  })
+
+  test('refused by policy: clear-keys switches and clears in one transaction, and production works', async () => {
+    await begin(emulator)
+    const { key1 } = accountNamed(emulator.world, 'contoso-openai').keys
+    await setUp({ keyWins: true }, { 'azure_openai.subscription_key': key1, 'azure_openai.auth_type': 'subscription-key' })
+    accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = true
+    const result = await apply(emulator, { ...openai(), 'clear-keys': 'true' })
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'stored-keys': '0' })
+    expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key'] ?? '').toBe('')
   })
 
   test('when the identity does not work either, the dead key is back and the run says so', async () => {
@@ -106,6 +117,7 @@ test('sentiment that the service has retired: the language is detected instead, 
 test.each([
   ['https://contoso-openai.services.ai.azure.com/api/projects/shop', 'Foundry project'],
   ['https://contoso-openai.services.ai.azure.com/models', 'model inference endpoint'],
+  ['https://contoso-openai.services.ai.azure.com/', 'the endpoint of a Foundry resource'],
   ['https://contoso-openai.openai.azure.com/openai/', 'the path /openai/'],
   ['https://swedencentral.api.cognitive.microsoft.com/', 'regional endpoint'],
   ['https://contoso.azure-api.net/ai', 'API gateway'],
@@ -140,6 +152,75 @@ test('a stopped server whose configurations answer 500 is judged by its state, a
   const result = await apply(emulator, { ...openai(), mode: 'check' })
   expect(codesOf(result), result.log).toContain('server-not-ready')
   expect(result.report.durationMs).toBeLessThan(20_000)
+})
+
+describe('a server that is starting', () => {
+  test.each(['failed', 'refused'] as const)(
+    'check names the state, whatever its configurations answer: %s',
+    async (stoppedReads) => {
+      await setUp()
+      serverOf(emulator).state = 'Starting'
+      emulator.world.switches.stoppedReads = stoppedReads
+      const result = await apply(emulator, { ...openai(), mode: 'check' })
+      expect(codesOf(result), result.log).toContain('server-not-ready')
+      expect(codesOf(result)).not.toContain('azure-error')
+      expect(finding(result, 'server-not-ready')?.fix).not.toContain('flexible-server start')
+    },
+  )
+
+  test.each(['failed', 'refused'] as const)(
+    'apply waits for it, then reads again what it did not show: %s',
+    async (stoppedReads) => {
+      await setUp({}, { 'azure_openai.auth_type': 'subscription-key' })
+      serverOf(emulator).state = 'Starting'
+      emulator.world.switches.stoppedReads = stoppedReads
+      const result = await apply(
+        emulator,
+        openai(),
+        (line) => {
+          if (line.includes('pg-contoso is Starting')) serverOf(emulator).state = 'Ready'
+        },
+        noPauses(),
+      )
+      expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
+      expect(statusesOf(result)['allow-list']).toBe('in-sync')
+    },
+  )
+})
+
+describe('an update of azure_ai that other objects stand in the way of', () => {
+  const dependant = `CREATE TABLE docs (body text, embedding real[]
+    GENERATED ALWAYS AS (azure_openai.create_embeddings('text-embedding-3-small', body)) STORED)`
+
+  test('is refused with the dependants, which stay as they are', async () => {
+    await setUp()
+    await emulator.postgres.query('app', 'DROP EXTENSION azure_ai')
+    const settings = await workWithKeys(emulator, 'app', '1.3.1')
+    await emulator.postgres.query('app', dependant)
+    try {
+      const result = await apply(emulator, { ...openai(), 'update-extension': 'true' })
+      expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'database', changed: 'false' })
+      expect(statusesOf(result)['app/extension']).toBe('failed')
+      expect(finding(result, 'extension-has-dependants')?.detail).toContain('column embedding of table')
+      expect(finding(result, 'extension-has-dependants')?.fix).not.toMatch(/DROP .* CASCADE/)
+      expect(await settingsOf(emulator, 'app')).toEqual(settings)
+      // The command that the fix shows lists them.
+      const [listing = ''] = (finding(result, 'extension-has-dependants')?.fix ?? '').split('   --')
+      const listed = await emulator.postgres.query('app', listing)
+      expect(JSON.stringify(listed)).toContain('column embedding of table docs')
+    } finally {
+      await emulator.postgres.query('app', 'DROP TABLE docs')
+    }
+  })
+})
+
+test('the id of a HorizonDB cluster is refused with one clear sentence', async () => {
+  await setUp()
+  const server = serverOf(emulator).id.replace('Microsoft.DBforPostgreSQL/flexibleServers', 'Microsoft.HorizonDB/clusters')
+  const result = await apply(emulator, { ...openai(), server })
+  expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'input' })
+  expect(result.report.findings.map(({ detail }: { detail: string }) => detail).join()).toContain('HorizonDB is another product')
+  expect(emulator.writes()).toEqual([])
 })
 
 test('a key access that is turned off is not called possible', async () => {

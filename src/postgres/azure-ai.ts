@@ -149,11 +149,12 @@ export async function whyNoKeyIsKept(connection: Connection): Promise<string | u
 export async function changeExtension(
   connection: Connection,
   { serverVersion, creation }: ObservedDatabase,
-  statement: 'create' | 'update',
+  { statement, beforeCommit }: { statement: 'create' | 'update'; beforeCommit: () => void },
 ): Promise<void> {
   await connection.write({ serverVersion }, async (transaction) => {
     await transaction.query(`SET LOCAL statement_timeout = ${extensionTimeoutMs}`)
     await transaction.query(extensionSql(creation, statement), undefined, extensionTimeoutMs)
+    beforeCommit()
     await transaction.commit()
   })
 }

@@ -4,7 +4,6 @@ import type { ResourceManager } from '../azure/resource-manager.ts'
 import type { Observed } from '../core/observed.ts'
 import { blockedBy, type Change, type ChangeOf, type DoneStatus, type Step } from '../core/steps.ts'
 import { Failure, failuresOf } from '../errors/failure.ts'
-import { sqlState } from '../postgres/connection.ts'
 import type { DatabaseAccess } from './observe-databases.ts'
 import type { Run } from './run.ts'
 
@@ -25,7 +24,7 @@ export interface Written {
 }
 
 export interface Write {
-  /** Calls `sending` right before the first request that may change something. */
+  /** Calls `sending` right before the first request that may change something; for SQL that is COMMIT. */
   readonly write: (sending: () => void) => Promise<Written>
   /** What an error means; by default it is reported as it is. */
   readonly explain?: (error: unknown) => readonly Failure[]
@@ -35,12 +34,9 @@ export interface Write {
 
 /** Refusals before anything was written, beside a missing permission: a lock, a policy, a deny assignment, a limit, a busy server. */
 const refusedCodes: ReadonlySet<string> = new Set(['refused-by-governance', 'role-assignment-limit', 'server-busy'])
-/** Insufficient privilege, not allow-listed, lock not available: the statement did nothing. */
-const refusedStates: ReadonlySet<string> = new Set(['42501', '0A000', '55P03'])
 
 /** Whether it is certain that a write was refused and changed nothing. */
 function wroteNothing(error: unknown): boolean {
-  if (refusedStates.has(sqlState(error))) return true
   return error instanceof Failure && (error.reason === 'permission' || refusedCodes.has(error.code))
 }
 

@@ -107,8 +107,7 @@ function extensionWrite(run: WriteRun, access: DatabaseAccess, { database, chang
   const attempt = async (sending: () => void): Promise<ObservedDatabase> => {
     const connection = await connector.connect(database.name, signal)
     try {
-      sending()
-      await changeExtension(connection, database, change.statement)
+      await changeExtension(connection, database, { statement: change.statement, beforeCommit: sending })
       const now = await observeDatabase(connection, connector, keys)
       if (now.failure !== undefined && verdictOnSql(now.failure, 'extension') !== false) throw now.failure
       return now
