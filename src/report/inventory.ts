@@ -2,6 +2,7 @@
 import type { InventoryCounts, InventoryRow } from '../core/inventory.ts'
 import type { InventoryResult } from '../core/inventory-result.ts'
 import type { Report } from '../core/report.ts'
+import { canonicalId } from '../lib/resource-id.ts'
 import { grouped } from './grouping.ts'
 import { code, count, fence, named, prose, table } from './markdown.ts'
 
@@ -32,7 +33,7 @@ function factsOf({ servers, databases, uses, onIdentity, notVisible, notInspecte
 
 /** Servers that store keys, then what else is left to do or not known; folded below them those where all is well. */
 function serverTables(rows: readonly InventoryRow[], openIds: ReadonlySet<string>): readonly string[] {
-  const servers = grouped(rows, ({ server }) => server.toLowerCase())
+  const servers = grouped(rows, ({ server }) => canonicalId(server))
   const isOpen = ([{ server }]: readonly [InventoryRow, ...InventoryRow[]]): boolean => openIds.has(server)
   const open = servers.filter(isOpen).sort((a, b) => rank(a) - rank(b))
   const fine = servers.filter((of) => !isOpen(of))

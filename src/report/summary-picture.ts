@@ -2,7 +2,7 @@
 import type { Report, ReportStep } from '../core/report.ts'
 import { serviceNamed } from '../core/services.ts'
 import { differs } from '../core/steps.ts'
-import { nameIn } from '../lib/resource-id.ts'
+import { canonicalId, nameIn, sameId } from '../lib/resource-id.ts'
 
 /** Server, identity, roles and resources. Labels hold letters, digits and a few signs only. */
 export function picture(report: Report): string {
@@ -18,9 +18,9 @@ export function picture(report: Report): string {
     `  db[("${label(report.server.name)}<br/>azure_ai")] ${on ? '-->' : '-.->'} id{{"managed identity"}}${on ? '' : ':::bad'}`,
   ]
   // One account may serve several services: one box, an arrow for each role.
-  const resources = [...new Set(roles.map((step) => step.target.toLowerCase()))]
+  const resources = [...new Set(roles.map((step) => canonicalId(step.target)))]
   for (const [index, resource] of resources.entries()) {
-    const own = roles.filter((step) => step.target.toLowerCase() === resource)
+    const own = roles.filter((step) => sameId(step.target, resource))
     const titles = own.map((step) => label(serviceOf(step).title)).join('<br/>')
     const name = label(nameIn(own[0]?.target ?? ''))
     const answered = report.queries.filter((query) => own.some((step) => serviceOf(step).name === query.service))
