@@ -61,7 +61,7 @@ Cause: ${written.get(code) ?? ''}
 Fix:
 
 \`\`\`text
-${fix(message, placeholders)}
+${typeof fix === 'string' ? fix : fix(message, placeholders)}
 \`\`\`
 `
     })

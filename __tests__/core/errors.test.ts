@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { explain, outlook } from '../../src/errors/explain.ts'
 import { Failure, Failures, failuresOf } from '../../src/errors/failure.ts'
-import type { Circumstances, Message } from '../../src/errors/message.ts'
+import type { AdvisedInput, Circumstances, Message } from '../../src/errors/message.ts'
 import { describe as told } from '../../src/lib/bounded.ts'
 
 const at: Circumstances = {
@@ -207,10 +207,25 @@ test('the fix for a missing right to assign roles names the resource, not the ro
   expect(detail).toContain(`over ${scope}.`)
 })
 
-test('no fix asks for an input that is set', () => {
-  const text = 'failed to get an access token for the managed identity'
-  expect(explain({ origin: 'ai', code: '', text }, at).fix).toContain('allow-restart')
-  expect(explain({ origin: 'ai', code: '', text }, { ...at, mayRestart: true }).fix).not.toContain('allow-restart')
+test.each<[origin: Message['origin'], code: string, text: string, input: AdvisedInput]>([
+  ['ai', '', 'failed to get an access token for the managed identity', 'allow-restart'],
+  ['ai', '', 'azure_cognitive.analyze_sentiment: 410: this version has been retired', 'update-extension'],
+  ['ai', '', 'Access denied due to invalid subscription key', 'clear-keys'],
+  ['postgres', '28000', 'no pg_hba.conf entry for host "203.0.113.7", user "u", database "d"', 'temporary-firewall-rule'],
+  ['postgres', '22023', '"azure_openai.auth_type" is not a valid configuration key', 'update-extension'],
+  ['postgres', 'ENOTFOUND', 'getaddrinfo ENOTFOUND pg-one', 'database-host'],
+])('no fix asks for an input that is set: %s %s %s', (origin, code, text, input) => {
+  const none = {
+    'allow-restart': false,
+    'clear-keys': false,
+    'database-host': false,
+    'temporary-firewall-rule': false,
+    'update-extension': false,
+  }
+  const fixWith = (isSet: Circumstances['isSet']): string => explain({ origin, code, text }, { ...at, isSet }).fix
+  expect(fixWith(undefined)).toContain(input)
+  expect(fixWith(none)).toContain(input)
+  expect(fixWith({ ...none, [input]: true })).not.toContain(input)
 })
 
 test.each([

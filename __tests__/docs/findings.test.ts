@@ -2,6 +2,7 @@ import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { actionFile } from '../../emulator/runner.ts'
+import { known } from '../../src/errors/explain.ts'
 
 const root = join(import.meta.dirname, '..', '..')
 const sources = globSync('src/**/*.ts', { cwd: root }).map((file) => readFileSync(join(root, file), 'utf8'))
@@ -44,9 +45,9 @@ function raisedFindings(): Map<string, Set<string>> {
   return found
 }
 
-/** Codes of failures: those written as such, those of the preconditions, and `ORIGIN-error`. */
+/** Codes of failures: those of the table of errors, those written as such, those of the preconditions, and `ORIGIN-error`. */
 function raisedErrors(): Set<string> {
-  const found = new Set(['azure-error', 'entra-error', 'postgres-error', 'ai-error'])
+  const found = new Set(['azure-error', 'entra-error', 'postgres-error', 'ai-error', ...known.map(({ code }) => code)])
   for (const source of sources) {
     for (const [, code = ''] of source.matchAll(/\breason: [^\n]*\n?\s*code: ([^,\n]+),/g))
       for (const each of literals(code)) found.add(each)

@@ -3,6 +3,7 @@
  * expected.
  */
 
+import type { AdvisedInput } from '../errors/message.ts'
 import { notUnicast } from '../lib/ipv4.ts'
 import { type ResourceId, sameId } from '../lib/resource-id.ts'
 import { accessRoles } from './access-roles.ts'
@@ -308,6 +309,17 @@ export function unusedInputs(inputs: Inputs): readonly InputName[] {
     if (inputs.database.user !== undefined) unused.push('database-user')
   }
   return unused
+}
+
+/** Whether each of the inputs that fixes advise is set: a fix never asks for one that is. */
+export function advisedInputs(inputs: Inputs): Readonly<Record<AdvisedInput, boolean>> {
+  return {
+    'allow-restart': inputs.allowRestart,
+    'clear-keys': inputs.clearKeys,
+    'database-host': inputs.database.host !== undefined,
+    'temporary-firewall-rule': inputs.temporaryFirewallRule,
+    'update-extension': inputs.updateExtension,
+  }
 }
 
 /** Title of a service for a reader. */

@@ -2,6 +2,7 @@
 
 import { azureRoles } from '../lib/azure-roles.ts'
 import { groupIn, parseResourceId, withoutAuthorization } from '../lib/resource-id.ts'
+import type { AdvisedInput, Circumstances } from './message.ts'
 
 export const accessAdministrator = 'Role Based Access Control Administrator'
 
@@ -60,3 +61,15 @@ export function named(resource: string | undefined): string {
   const name = /\/accounts\b/i.test(parsed?.type ?? '') ? parsed?.names[0] : undefined
   return `--name ${name ?? 'NAME'} --resource-group ${groupIn(resource)}`
 }
+
+/** The server, for commands about something that belongs to it. */
+export const ofServer = ({ resourceGroup = 'GROUP', server = 'SERVER' }: Circumstances): string =>
+  `--resource-group ${resourceGroup} --server-name ${server}`
+
+/** The server, for commands about the server itself. */
+export const serverItself = ({ resourceGroup = 'GROUP', server = 'SERVER' }: Circumstances): string =>
+  `--resource-group ${resourceGroup} --name ${server}`
+
+/** The advice to set an input; empty where the input is set. */
+export const unlessSet = ({ isSet }: Circumstances, input: AdvisedInput, advice: string): string =>
+  isSet?.[input] === true ? '' : advice

@@ -6,10 +6,22 @@ import { ai } from './known/ai.ts'
 import { azure } from './known/azure.ts'
 import { entra } from './known/entra.ts'
 import { postgres } from './known/postgres.ts'
-import type { Circumstances, Known, Message, Outlook } from './message.ts'
+import type { Circumstances, Known, Message, Origin, Outlook } from './message.ts'
 
-/** Each code has a section in docs/troubleshooting.md. */
-export const known: readonly Known[] = [...azure, ...entra, ...postgres, ...ai]
+/** The reason of a failure where its row names no other. */
+const usualReason = { azure: 'azure', entra: 'credentials', postgres: 'database', ai: 'verification' } as const
+
+const rowsFrom = (origin: Origin, rows: readonly Known[]) =>
+  rows.map((row) => ({ ...row, origin, reason: row.reason ?? usualReason[origin] }))
+
+/** The table of errors. Each code has a section in docs/troubleshooting.md. */
+export const known = [
+  ...rowsFrom('azure', azure),
+  ...rowsFrom('entra', entra),
+  ...rowsFrom('postgres', postgres),
+  ...rowsFrom('ai', ai),
+]
+type Row = (typeof known)[number]
 
 /** A message with its texts cut, whoever made it. */
 function boundedMessage({ code, text, requestId, ...rest }: Message): Message {
@@ -31,17 +43,23 @@ function boundedCircumstances({ assertion, ...rest }: Circumstances): Circumstan
 }
 
 /** What the table knows of a bounded message; undefined when it does not know it. */
-function lookUp(message: Message): Known | undefined {
-  const wrapped = message.origin === 'ai' ? wrappedStatus(message.text) : undefined
-  const decided = wrapped === undefined ? undefined : known.find((row) => row.wrapped === wrapped)
-  if (decided !== undefined) return decided
-  return known.find(
-    (row) =>
-      row.origin === message.origin &&
-      (row.codes === undefined || row.codes.includes(message.code)) &&
-      (row.text === undefined || row.text.test(message.text)) &&
-      (row.status === undefined || statusFits(row.status, message)),
+function lookUp({ origin, code, text }: Message): Row | undefined {
+  const rows = known.filter((row) => row.origin === origin)
+  const status = wrappedStatus(text)
+  return (
+    rows.find((row) => row.wrapped !== undefined && row.wrapped === status) ??
+    rows.find(
+      (row) =>
+        (row.codes === undefined || row.codes.includes(code)) &&
+        (row.text === undefined || row.text.test(text)) &&
+        (row.status === undefined || statusFits(row.status, text)),
+    )
   )
+}
+
+/** What the table knows of a failure that it explained. */
+export function knownOf({ code }: Failure): Row | undefined {
+  return known.find((row) => row.code === code)
 }
 
 /** The status that azure_ai puts between the name of its function and the text of the service; a number elsewhere is none. */
@@ -57,14 +75,11 @@ export function statusIn(received: string): number | undefined {
   return named === undefined ? undefined : Number(named)
 }
 
-/** The first status in the text of azure_ai is its own: what the service says follows behind it. */
-function statusFits(statuses: readonly number[], { origin, status, text }: Message): boolean {
-  if (origin !== 'ai') return status !== undefined && statuses.includes(status)
+/** The first status in the text of azure_ai is its own: the text of the service comes after it. */
+function statusFits(statuses: readonly number[], text: string): boolean {
   const named = statusIn(text)
   return named === undefined || statuses.includes(named)
 }
-
-const fallbackReason = { azure: 'azure', entra: 'credentials', postgres: 'database', ai: 'verification' } as const
 
 /**
  * Turns a message of the outside into a failure a reader can act on. A message the table does not know is passed on
@@ -76,19 +91,18 @@ export function explain(received: Message, circumstances: Circumstances, cause?:
   const row = lookUp(message)
   const id = message.requestId === undefined ? '' : ` (request id ${message.requestId})`
   if (row !== undefined) {
-    return new Failure(
-      { reason: row.reason, code: row.code, title: row.title, detail: row.cause(message, at) + id, fix: row.fix(message, at) },
-      cause,
-    )
+    const { reason, code, title, fix } = row
+    const detail = (row.cause?.(message, at) ?? message.text) + id
+    return new Failure({ reason, code, title, detail, fix: typeof fix === 'string' ? fix : fix(message, at) }, cause)
   }
   const code = [message.status, message.code].filter((part) => part !== undefined && part !== '').join(' ')
   return new Failure(
     {
-      reason: fallbackReason[message.origin],
+      reason: usualReason[message.origin],
       code: `${message.origin}-error`,
-      title: `Unexpected answer while ${at.doing}`,
+      title: `Unexpected response while ${at.doing}`,
       detail: `${code === '' ? '' : `${code}: `}${message.text}${id}`,
-      fix: 'The message above is what the service said, word for word. Run again; if it stays, search for it or ask the support of the service with the request id.',
+      fix: 'The message above is the response of the service, word for word. Run again; if it stays, search for it or contact the support of the service with the request id.',
     },
     cause,
   )

@@ -1,8 +1,11 @@
-/** What the action knows of a message of the outside, and a row of what is known about such messages. */
+/** A message of the outside, and a row of the table of what is known about messages. */
 import type { FailureFacts } from './failure.ts'
 
 /** Who said it. */
 export type Origin = 'azure' | 'entra' | 'postgres' | 'ai'
+
+/** The inputs that fixes advise to set. */
+export type AdvisedInput = 'allow-restart' | 'clear-keys' | 'database-host' | 'temporary-firewall-rule' | 'update-extension'
 
 /** What the sender of a request knows of it, for the texts of causes and fixes. */
 export interface Circumstances {
@@ -19,8 +22,8 @@ export interface Circumstances {
   /** `verify-timeout-minutes` of the run. */
   readonly verifyMinutes?: number | undefined
   clientId?: string | undefined
-  /** Whether `allow-restart` is set, so that no fix asks for it. */
-  mayRestart?: boolean | undefined
+  /** Whether each of these inputs is set: no fix asks for one that is. */
+  readonly isSet?: Readonly<Record<AdvisedInput, boolean>> | undefined
   /** What the workflow's OIDC token claims. */
   assertion?: { readonly issuer: string; readonly subject: string; readonly audience: string } | undefined
   /** Whether the query is to be answered by key, not by identity. */
@@ -30,9 +33,9 @@ export interface Circumstances {
 }
 
 /**
- * How a test query's failure bears on waiting: it may still be propagation, the caller is let in but throttled, the server
- * has no token yet, waiting cannot help, nobody knows; or the refusal itself proves that access is granted, or says that the
- * service has retired the function.
+ * What the failure of a test query says about waiting. `propagating`: the role may not have reached the service yet.
+ * `throttled`: the service accepts the caller and has no capacity. `no-token`: the server has no token yet. `final`: waiting
+ * cannot help. `proves-access`: the refusal itself shows that access is granted. `retired`: the service has retired the function.
  */
 export type Outlook = 'propagating' | 'throttled' | 'no-token' | 'final' | 'unknown' | 'proves-access' | 'retired'
 
@@ -47,20 +50,30 @@ export interface Message {
   requestId?: string | undefined
 }
 
+type Text = (message: Message, at: Circumstances) => string
+
+/** A row of the table: how a message is recognised, and everything that is known of it. */
 export interface Known {
-  origin: Origin
   /** Exact code, or */
   codes?: readonly string[]
-  /** a pattern that the text holds. Both: both must hold. */
+  /** a pattern that the text contains. Where a row has both, both must fit. */
   text?: RegExp
-  /** The answer's status. That of an AI service is looked for in the text, and a text that names none fits. */
+  /** The status of an AI service, which is looked for in the text; a text that names none fits. */
   status?: readonly number[]
   /** A status in azure_ai's own wrapper (`SCHEMA.FUNCTION: STATUS: text`) that decides alone, whatever the text says. */
   wrapped?: number
-  reason: FailureFacts['reason']
+  /** Where absent, that of the origin. */
+  reason?: FailureFacts['reason']
   code: string
   title: string
   outlook?: Outlook
-  cause: (message: Message, at: Circumstances) => string
-  fix: (message: Message, at: Circumstances) => string
+  /** Whether an AI service says this only to a request with a token. */
+  provesToken?: boolean
+  /** Whether it is about the server, its identity or the service, so that every database meets it alike. */
+  meetsEveryDatabase?: boolean
+  /** Whether Resource Manager refuses a write this way before it changes anything. A missing permission does so always. */
+  refusesWrite?: boolean
+  /** Where absent, the text of the message. */
+  cause?: Text
+  fix: string | Text
 }

@@ -2,7 +2,7 @@
 import { onOneLine } from '../lib/unicode.ts'
 
 const quoted = (text: string): string => `'${text.replaceAll("'", "''")}'`
-const identifier = (name: string): string => `"${name.replaceAll('"', '""')}"`
+export const identifier = (name: string): string => `"${name.replaceAll('"', '""')}"`
 
 /** Names the database as a comment behind a statement. */
 const inDatabase = (database: string): string => `   -- in "${onOneLine(database)}"`

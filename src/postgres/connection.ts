@@ -44,6 +44,7 @@ export interface Address {
   /** For texts of fixes. */
   readonly server: string
   readonly resourceGroup: string
+  readonly isSet: Circumstances['isSet']
   /** Whether the job has a proxy: PostgreSQL does not go through it. */
   readonly behindProxy: boolean
   /** Connections that were opened to it beforehand. */
@@ -133,8 +134,8 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
   }
   const failure = (error: unknown, database: string, doing: string): Failure => {
     if (error instanceof Failure) return error
-    const { host, port, server, resourceGroup, behindProxy } = address
-    const at: Circumstances = { doing, database, user: login.user, host, port, server, resourceGroup, behindProxy }
+    const { host, port, server, resourceGroup, behindProxy, isSet } = address
+    const at: Circumstances = { doing, database, user: login.user, host, port, server, resourceGroup, behindProxy, isSet }
     return explain(messageOf(error), at, error)
   }
 

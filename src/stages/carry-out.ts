@@ -3,6 +3,7 @@
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import type { Observed } from '../core/observed.ts'
 import { blockedBy, type Change, type ChangeOf, type DoneStatus, type Step } from '../core/steps.ts'
+import { knownOf } from '../errors/explain.ts'
 import { Failure, failuresOf } from '../errors/failure.ts'
 import type { DatabaseAccess } from './observe-databases.ts'
 import type { Run } from './run.ts'
@@ -32,12 +33,9 @@ export interface Write {
   readonly endsRun?: boolean
 }
 
-/** Refusals before anything was written, beside a missing permission: a lock, a policy, a deny assignment, a limit, a busy server. */
-const refusedCodes: ReadonlySet<string> = new Set(['refused-by-governance', 'role-assignment-limit', 'server-busy'])
-
 /** Whether it is certain that a write was refused and changed nothing. */
 function wroteNothing(error: unknown): boolean {
-  return error instanceof Failure && (error.reason === 'permission' || refusedCodes.has(error.code))
+  return error instanceof Failure && (error.reason === 'permission' || knownOf(error)?.refusesWrite === true)
 }
 
 /** The steps of one kind that have something to do, with their change. */

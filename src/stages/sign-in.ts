@@ -6,7 +6,7 @@ import { databaseHost } from '../azure/hosts.ts'
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import type { Tokens } from '../azure/tokens.ts'
 import { type Cloud, knownCloud } from '../core/clouds.ts'
-import { accountToAsk, type Inputs } from '../core/inputs.ts'
+import { accountToAsk, advisedInputs, type Inputs } from '../core/inputs.ts'
 import type { Administrator } from '../core/observed.ts'
 import type { Target } from '../core/target.ts'
 import { Failure } from '../errors/failure.ts'
@@ -252,6 +252,7 @@ export async function connectorFor(
       serverName,
       server: inputs.server.name,
       resourceGroup: inputs.server.resourceGroup,
+      isSet: advisedInputs(inputs),
       behindProxy: workflow.proxy !== undefined,
       greeted: fits ? greeted : undefined,
       lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs),

@@ -9,6 +9,7 @@ import { givenFamilies } from '../core/plan.ts'
 import { scopeOf } from '../core/scope.ts'
 import { type Family, queriesOf, type Resource, type Service, type ServiceName } from '../core/services.ts'
 import { firstOpen, queryNeeds, type StepId } from '../core/steps.ts'
+import { knownOf } from '../errors/explain.ts'
 import type { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
 import { backoff, mapLimited, pause } from '../lib/retry.ts'
@@ -50,26 +51,8 @@ export interface Waiting {
   readonly waitedMs: number
 }
 
-/** Failures of the server, its identity or the services, which every database meets alike. */
-const meetsAll: ReadonlySet<string> = new Set([
-  'no-token',
-  'role-not-effective',
-  'token-not-accepted',
-  'subdomain-unknown',
-  'throttled',
-])
-/** Responses that an AI service gives only to a request with a token. */
-const provesToken: ReadonlySet<string> = new Set([
-  'role-not-effective',
-  'token-not-accepted',
-  'custom-subdomain',
-  'subdomain-unknown',
-  'ai-firewall',
-  'ai-private',
-  'deployment-not-found',
-  'one-endpoint',
-  'throttled',
-])
+/** Whether an AI service fails a query this way only when the request has a token. */
+const provesToken = (failure: Failure): boolean => failure.code === 'one-endpoint' || knownOf(failure)?.provesToken === true
 /** Pace of the rounds while roles and identity take effect. */
 const rounds = { baseMs: 1_000, capMs: 20_000, budgetMs: Number.POSITIVE_INFINITY }
 
@@ -108,7 +91,7 @@ export async function prove(options: ProveOptions): Promise<void> {
   const tried = async (attempts: Attempts): Promise<Result> => {
     const result = await attempts.next()
     passed ||= result.kind === 'done' && result.proof === 'keyless'
-    tokenHad ||= result.kind !== 'done' && provesToken.has(result.failure.code)
+    tokenHad ||= result.kind !== 'done' && provesToken(result.failure)
     return result
   }
   const leftMs = (): number => inputs.verifyTimeoutMs - (performance.now() - since)
@@ -150,7 +133,7 @@ async function tryGroup(group: Group, tried: (attempts: Attempts) => Promise<Res
     if (result.kind === 'done') group.opened = true
     // What is wrong with one database need not be wrong with the next.
     if (result.kind !== 'not-yet') group.waiting.shift()
-    else if (meetsAll.has(result.failure.code)) {
+    else if (knownOf(result.failure)?.meetsEveryDatabase === true) {
       // The next round tries another one: what keeps this one may be its own. Where settings are tried by committing them, no other is disturbed for that.
       if (!leader.isSeenByAll) group.waiting.push(...group.waiting.splice(0, 1))
       return

@@ -1,5 +1,5 @@
 /** What the responses to a family's test queries mean. Pure. */
-import type { Inputs } from '../core/inputs.ts'
+import { advisedInputs, type Inputs } from '../core/inputs.ts'
 import type { Proof } from '../core/journal.ts'
 import type { Resource, ServiceName } from '../core/services.ts'
 import { explain, outlook } from '../errors/explain.ts'
@@ -64,7 +64,7 @@ function refusal(options: JudgeOptions, { call, database, message, cause }: Refu
   const at: Circumstances = {
     doing: `querying ${title} in "${database}"`,
     database,
-    mayRestart: inputs.allowRestart,
+    isSet: advisedInputs(inputs),
     verifyMinutes: minutesOf(inputs),
     byKey: inputs.authType === 'subscription-key',
     resource: resources.get(service)?.id ?? named?.resource.id,

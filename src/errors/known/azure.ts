@@ -6,7 +6,6 @@ import type { Known } from '../message.ts'
 
 export const azure: readonly Known[] = [
   {
-    origin: 'azure',
     codes: ['AuthorizationFailed', 'LinkedAuthorizationFailed', 'RoleAssignmentsWriteDenied'],
     reason: 'permission',
     code: 'authorization-failed',
@@ -27,7 +26,6 @@ export const azure: readonly Known[] = [
     },
   },
   {
-    origin: 'azure',
     codes: [
       'InvalidAuthenticationToken',
       'InvalidAuthenticationTokenAudience',
@@ -38,22 +36,16 @@ export const azure: readonly Known[] = [
     reason: 'credentials',
     code: 'token-refused',
     title: 'Resource Manager refused the token',
-    cause: ({ text }) => text,
-    fix: () =>
-      'Check that `environment` names the cloud of the subscription and `tenant-id` the tenant that the subscription trusts.',
+    fix: 'Check that `environment` names the cloud of the subscription and `tenant-id` the tenant that the subscription trusts.',
   },
   {
-    origin: 'azure',
     codes: ['SubscriptionNotFound', 'InvalidSubscriptionId'],
     reason: 'input',
     code: 'subscription-not-found',
     title: 'The subscription is not known',
-    cause: ({ text }) => text,
-    fix: () =>
-      'az account show --query id --output tsv   # and compare it with the subscription in the resource ids; `tenant-id` must be its tenant',
+    fix: 'az account show --query id --output tsv   # and compare it with the subscription in the resource ids; `tenant-id` must be its tenant',
   },
   {
-    origin: 'azure',
     codes: ['ResourceNotFound', 'ResourceGroupNotFound', 'NotFound', 'ParentResourceNotFound'],
     reason: 'input',
     code: 'resource-not-found',
@@ -63,42 +55,30 @@ export const azure: readonly Known[] = [
       `az resource show --ids "${at.resource ?? 'RESOURCE-ID'}"   # copy the id from the portal: Settings > Properties > Id`,
   },
   {
-    origin: 'azure',
     codes: [...busyCodes, 'Conflict', 'OperationNotAllowed'],
-    reason: 'azure',
     code: 'server-busy',
     title: 'The server is busy with another operation',
-    cause: ({ text }) => text,
-    fix: () =>
-      'Wait for the operation to end (portal: the server > Activity log), then run this job again; it goes on where it stopped.',
+    refusesWrite: true,
+    fix: 'Wait for the operation to end (portal: the server > Activity log), then run this job again; it goes on where it stopped.',
   },
   {
-    origin: 'azure',
     codes: ['PrincipalNotFound'],
-    reason: 'azure',
     code: 'principal-not-found',
     title: 'The directory does not know the new identity yet',
-    cause: ({ text }) => text,
-    fix: () => 'Run this job again in a few minutes; a new identity is sometimes slow to reach every copy of the directory.',
+    fix: 'Run this job again in a few minutes; a new identity is sometimes slow to reach every copy of the directory.',
   },
   {
-    origin: 'azure',
     codes: ['RoleAssignmentLimitExceeded'],
-    reason: 'azure',
     code: 'role-assignment-limit',
     title: 'The subscription has no room for another role assignment',
-    cause: ({ text }) => text,
-    fix: () =>
-      'az role assignment list --all --query "[?principalName==\'\']" --output table   # assignments of deleted principals can be removed',
+    refusesWrite: true,
+    fix: 'az role assignment list --all --query "[?principalName==\'\']" --output table   # assignments of deleted principals can be removed',
   },
   {
-    origin: 'azure',
     codes: ['RequestDisallowedByPolicy', 'ScopeLocked', 'DenyAssignmentAuthorizationFailed', 'ReadOnlyDisabledSubscription'],
-    reason: 'azure',
     code: 'refused-by-governance',
     title: 'A policy or a lock forbids the change',
-    cause: ({ text }) => text,
-    fix: () =>
-      'az lock list --output table ; az policy assignment list --output table   # ask the owner of the lock or policy for an exemption',
+    refusesWrite: true,
+    fix: 'az lock list --output table ; az policy assignment list --output table   # ask the owner of the lock or policy for an exemption',
   },
 ]
