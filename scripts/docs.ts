@@ -1,11 +1,13 @@
 /**
- * `npm run docs`: writes the tables of inputs and outputs in README.md afresh from action.yml, docs/troubleshooting.md from
- * src/errors/known/, docs/retries.md from the tables of retries, the workflows of examples/ from docs/recipes.md, and its
- * SQL from docs/permissions.md.
+ * `npm run docs`: writes the tables of inputs and outputs in README.md from action.yml, docs/troubleshooting.md and
+ * docs/findings.md from src/errors/known/ and scripts/code-texts.ts, docs/retries.md from the tables of retries, the
+ * workflows of examples/ from docs/recipes.md, and its SQL from docs/permissions.md.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parse } from 'yaml'
+import { withCodes } from './findings.ts'
+import { between } from './markdown.ts'
 import { withRetries } from './retries.ts'
 import { troubleshooting } from './troubleshooting.ts'
 
@@ -37,7 +39,7 @@ const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\
 const code = (text: string): string => `\`${cell(text)}\``
 
 /** The tables by the names of their markers. */
-export function tables(actionFile: string): Readonly<Record<string, string>> {
+function tables(actionFile: string): Readonly<Record<string, string>> {
   const { inputs, outputs } = parse(actionFile) as ActionFile
   const inputRow = (name: string): string => {
     const { description = '', default: value = '', required } = inputs[name] ?? {}
@@ -54,14 +56,9 @@ export function tables(actionFile: string): Readonly<Record<string, string>> {
   }
 }
 
-/** The text with everything between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Throws where a marker is missing. */
+/** The README with its tables of inputs and outputs written again. */
 export function withTables(readme: string, actionFile: string): string {
-  return Object.entries(tables(actionFile)).reduce((text, [name, table]) => {
-    const [start, end] = [`<!-- ${name} -->`, `<!-- /${name} -->`]
-    const [from, to] = [text.indexOf(start), text.indexOf(end)]
-    if (from === -1 || to < from) throw new Error(`README.md lacks ${start} .. ${end}`)
-    return `${text.slice(0, from + start.length)}\n${table}\n${text.slice(to)}`
-  }, readme)
+  return Object.entries(tables(actionFile)).reduce((text, [name, table]) => between(text, name, table), readme)
 }
 
 /** The workflows of a page by their paths, which their first lines name. */
@@ -86,14 +83,13 @@ export function sqlFiles(permissions: string): ReadonlyMap<string, string> {
   ])
 }
 
-/** Writes a page afresh where it differs, and says which of the two it was. Its new text. */
-async function keep(page: string, source: string, afresh: (text: string) => string, todo = ''): Promise<string> {
+/** Writes a page again where it differs, and logs whether it did. */
+async function keep(page: string, source: string, update: (text: string) => string): Promise<void> {
   const file = join(dirname(import.meta.dirname), page)
   const before = await readFile(file, 'utf8')
-  const after = afresh(before)
+  const after = update(before)
   if (after !== before) await writeFile(file, after)
-  console.log(after === before ? `${page} agrees with ${source}.` : `${page} was brought up to date with ${source}${todo}.`)
-  return after
+  console.log(after === before ? `${page} agrees with ${source}.` : `${page} was brought up to date with ${source}.`)
 }
 
 if (import.meta.main) {
@@ -101,7 +97,8 @@ if (import.meta.main) {
   const actionFile = await readFile(join(root, 'action.yml'), 'utf8')
   await keep('README.md', 'action.yml', (text) => withTables(text, actionFile))
   const recipes = await readFile(join(root, 'docs', 'recipes.md'), 'utf8')
-  await keep('docs/troubleshooting.md', 'src/errors/known/', troubleshooting, ': write the causes that are empty')
+  await keep('docs/troubleshooting.md', 'src/errors/known/ and scripts/code-texts.ts', troubleshooting)
+  await keep('docs/findings.md', 'scripts/code-texts.ts and src/errors/known/', withCodes)
   const examples = join(root, 'examples')
   for (const file of await readdir(join(examples, '.github', 'workflows'))) {
     const text = workflows(recipes).get(`.github/workflows/${file}`)

@@ -13,6 +13,7 @@ import { closeTimeoutMs, connectTimeoutMs, graceMs } from '../src/postgres/conne
 import { lockLimitMs } from '../src/postgres/lock.ts'
 import { statementTimeoutMs } from '../src/postgres/transaction.ts'
 import { postRetry } from '../src/stages/remove-rule.ts'
+import { between, table } from './markdown.ts'
 
 const timedOut = outOfTime(0)
 const { busy, limited, renewed, replication, throttled, transient, unreachable } = retry
@@ -35,10 +36,6 @@ const what = {
   renewed: 'a new token, once for a request',
 } as const
 const span = (ms: number): string => (ms === 0 ? 'none' : duration(ms).replace('.0 ', ' '))
-const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
-  [head, head.map(() => '---'), ...rows]
-    .map((cells) => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`)
-    .join('\n')
 const list = (codes: readonly (string | number)[] | RegExp | undefined): string =>
   codes === undefined
     ? ''
@@ -160,10 +157,5 @@ export function retriesSection(): string {
   ].join('\n\n')
 }
 
-/** The page with everything between `<!-- retries -->` and `<!-- /retries -->` replaced. Throws where a marker is missing. */
-export function withRetries(page: string): string {
-  const [start, end] = ['<!-- retries -->', '<!-- /retries -->']
-  const [from, to] = [page.indexOf(start), page.indexOf(end)]
-  if (from === -1 || to < from) throw new Error(`docs/retries.md lacks ${start} .. ${end}`)
-  return `${page.slice(0, from + start.length)}\n\n${retriesSection()}\n\n${page.slice(to)}`
-}
+/** The page with its tables written again. */
+export const withRetries = (page: string): string => between(page, 'retries', retriesSection())

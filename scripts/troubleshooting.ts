@@ -1,7 +1,8 @@
-/** docs/troubleshooting.md: everything but the causes comes from the table of errors, the causes are written there by hand. */
+/** docs/troubleshooting.md, from the table of errors and scripts/code-texts.ts; its beginning is written there by hand. */
 
 import { known } from '../src/errors/explain.ts'
 import type { Circumstances, Origin } from '../src/errors/message.ts'
+import { causes } from './code-texts.ts'
 
 const groups: Readonly<Record<Origin, string>> = {
   azure: 'What Resource Manager says',
@@ -28,19 +29,9 @@ const placeholders: Circumstances = {
 const answer =
   "The client 'CLIENT-ID' with object id 'OBJECT-ID' does not have authorization to perform action 'ACTION' over scope 'SCOPE'"
 
-const section = /^### `([a-z0-9-]+)`\n([\s\S]*?)(?=^##|(?![\s\S]))/gm
-
-/** The causes written so far, by code. */
-export function causes(markdown: string): ReadonlyMap<string, string> {
-  return new Map(
-    [...markdown.matchAll(section)].map(([, code = '', body = '']) => [code, /^Cause: (.+)$/m.exec(body)?.[1]?.trim() ?? '']),
-  )
-}
-
-/** The page brought up to date: its beginning and its causes as they are, one section for each row of the table. */
-export function troubleshooting(markdown: string): string {
-  const written = causes(markdown)
-  const [beginning = ''] = markdown.split(/^## /m)
+/** The page brought up to date: its beginning as it is, and one section for each row of the table. */
+export function troubleshooting(page: string): string {
+  const [beginning = ''] = page.split(/^## /m)
   const origins = Object.keys(groups) as Origin[]
   const parts = origins.map((origin) => {
     const rows = known.filter((row) => row.origin === origin)
@@ -56,7 +47,7 @@ export function troubleshooting(markdown: string): string {
 
 Seen as: ${seen}
 
-Cause: ${written.get(code) ?? ''}
+Cause: ${causes[code]}
 
 Fix:
 

@@ -208,7 +208,7 @@ const everySetting = [
   ]),
 ]
 
-const failure = (title: string): Failure => new Failure({ reason: 'network', code: 'x', title, detail: title, fix: 'x' })
+const failure = (title: string): Failure => new Failure({ reason: 'network', code: 'dns', title, detail: title, fix: 'x' })
 
 function database(name: string, drawn: DrawnDatabase, values: ReadonlyMap<string, string>): ObservedDatabase {
   if (drawn.state === 'failed')

@@ -637,7 +637,7 @@ describe('what strangers may read', () => {
     const endpoint = { ...steps['endpoint'], detail: outside } as ReportStep
     const finding = {
       severity: 'warning',
-      code: 'key-stored',
+      code: 'key-still-stored',
       title: `Trouble at ${account}`,
       detail: outside,
       fix: `az ${account}`,
@@ -658,7 +658,7 @@ describe('what strangers may read', () => {
       expect(seen).toContain('contoso-db')
       expect(seen).toContain('app/azure_openai.endpoint')
       expect(seen).toContain('Cognitive Services OpenAI User')
-      expect(seen).toContain('key-stored')
+      expect(seen).toContain('key-still-stored')
       expect(seen).not.toContain('sk-must-never-show')
       const restricted = [principal, 'openai.azure.com', 'contoso-openai', 'postgis', 'FATAL', 'Trouble']
       if (visibility === 'private' || visibility === 'internal') {
@@ -692,7 +692,7 @@ describe('values from outside', () => {
     const report = reportOf([one, { ...role, detail: hostile }], {
       planId: hostile,
       server: { id: serverId, name: hostile, host: hostile, principalId: hostile },
-      findings: [{ severity: 'error', code: hostile, title: hostile, detail: hostile, fix: hostile }],
+      findings: [{ severity: 'error', code: hostile as Finding['code'], title: hostile, detail: hostile, fix: hostile }],
     })
     const runUrl = `https://github.com/contoso/shop/actions/runs/1)@octocat<script>`
     await kept(run.issue(report, { runUrl }))
@@ -890,7 +890,7 @@ describe('the comment on a pull request', () => {
         } as const,
       ],
       findings: ['warning', 'warning', 'notice'].map(
-        (severity, index) => ({ severity, code: `code-${index}`, title: 'T', detail: '', fix: '' }) as Finding,
+        (severity, index) => ({ severity, code: `code-${index}`, title: 'T', detail: '', fix: '' }) as unknown as Finding,
       ),
     }
     await kept(run.comment(checked))

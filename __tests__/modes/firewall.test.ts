@@ -200,7 +200,7 @@ describe('no rule is made', () => {
   })
 
   /** The door alone, with a server that refuses so. */
-  function knocked(code: string, text: string, server: Parameters<typeof observedServer>[0], inputs = {}) {
+  function knocked(code: Failure['code'], text: string, server: Parameters<typeof observedServer>[0], inputs = {}) {
     const asked: string[] = []
     const refusal = new Failure({ reason: 'network', code, title: '', detail: '', fix: '' }, new Error(text))
     const connector = { connect: () => Promise.reject(refusal), failure: () => refusal } as unknown as Connector

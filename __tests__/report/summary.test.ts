@@ -45,8 +45,14 @@ function query(database: string, given: Partial<QueryResult> = {}): QueryResult 
   }
 }
 
-const failing = (reason: FailureFacts['reason'], code = reason as string): Failure =>
-  new Failure({ reason, code, title: `title of ${code}`, detail: `detail of ${code}`, fix: 'do something' })
+const failing = (reason: FailureFacts['reason'], code: string = reason): Failure =>
+  new Failure({
+    reason,
+    code: code as FailureFacts['code'],
+    title: `title of ${code}`,
+    detail: `detail of ${code}`,
+    fix: 'do something',
+  })
 
 /** All four services of `app` answered without a key, every step done. */
 function good(inputs = parsed()): Journal {
@@ -116,8 +122,8 @@ describe('the result', () => {
 
   test('findings are reported once, errors first, and steps carry no change', () => {
     const journal = good()
-    journal.finding({ severity: 'notice', code: 'n', title: 't', detail: 'd', fix: '' })
-    journal.finding({ severity: 'warning', code: 'w', title: 't', detail: 'd', fix: '' })
+    journal.finding({ severity: 'notice', code: 'unproven', title: 't', detail: 'd', fix: '' })
+    journal.finding({ severity: 'warning', code: 'key-wins', title: 't', detail: 'd', fix: '' })
     journal.fail(failing('azure'))
     const made = reportOf(parsed(), journal, [failing('azure')])
     expect(made.findings.map(({ severity }) => severity)).toEqual(['error', 'warning', 'notice'])
@@ -197,7 +203,13 @@ describe('the summary', () => {
       journal.query(query(database, { service, answer: hostile, sql: hostile }))
     }
     journal.query(query(database, { status: 'failed', error: hostile, proof: 'none' }))
-    journal.finding({ severity: 'warning', code: hostile, title: hostile, detail: hostile, fix: `\`\`\`\n${hostile}\n\`\`\`\`` })
+    journal.finding({
+      severity: 'warning',
+      code: hostile as FailureFacts['code'],
+      title: hostile,
+      detail: hostile,
+      fix: `\`\`\`\n${hostile}\n\`\`\`\``,
+    })
     const shown = summary(reportOf(inputs, journal, [new Failure({ ...failing('azure'), title: hostile, detail: hostile })]))
     for (const table of tablesOf(shown)) {
       const columns = table[0]?.length
@@ -215,7 +227,7 @@ describe('the summary', () => {
 
   test('a fix that holds a fence stands in a longer one', () => {
     const journal = good()
-    journal.finding({ severity: 'notice', code: 'c', title: 't', detail: 'd', fix: 'a\n````\nb' })
+    journal.finding({ severity: 'notice', code: 'unproven', title: 't', detail: 'd', fix: 'a\n````\nb' })
     expect(summary(reportOf(parsed(), journal))).toContain('\n`````\na\n````\nb\n`````\n')
   })
 

@@ -68,7 +68,7 @@ const query: fc.Arbitrary<QueryResult> = fc.record({
 
 const finding: fc.Arbitrary<Finding> = fc.record({
   severity: fc.constantFrom('error', 'warning', 'notice'),
-  code: hostileText,
+  code: hostileText as fc.Arbitrary<Finding['code']>,
   title: hostileText,
   detail: hostileText,
   fix: fc.oneof(

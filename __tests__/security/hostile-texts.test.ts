@@ -205,7 +205,13 @@ const forFunctions = [...parts, words.join(' '), words.join(''), 'failget', 'tok
 
 suite('functions that meet texts of others take sixteen times the text in at most forty times the time', () => {
   const at = { doing: 'testing' }
-  const finding = (detail: string): Finding => ({ severity: 'error', code: 'x', title: detail, detail, fix: `Do: az ${detail}` })
+  const finding = (detail: string): Finding => ({
+    severity: 'error',
+    code: 'internal',
+    title: detail,
+    detail,
+    fix: `Do: az ${detail}`,
+  })
 
   /** A report in which every text is the same one. */
   function reportOf(text: string): Report {

@@ -1,4 +1,4 @@
-/** What is worth knowing although it is no drift; pure. Codes are documented in docs/findings.md, which a test holds against this file. */
+/** What is worth knowing although it is no drift; pure. Each code has its text for docs/findings.md in scripts/code-texts.ts. */
 
 import type { Finding } from '../errors/failure.ts'
 import { setSettingIn } from '../errors/sql.ts'

@@ -76,7 +76,7 @@ function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service
   const problems: Failure[] = []
   const byIdentity = inputs.authType === 'managed-identity'
   const where = `--name ${resource.name} --resource-group ${groupIn(resource.id)}`
-  const azure = (code: string, problem: string, detail: string, fix: string): void => {
+  const azure = (code: Failure['code'], problem: string, detail: string, fix: string): void => {
     problems.push(new Failure({ reason: 'azure', code, title: problem, detail, fix }))
   }
   if (service.kinds !== undefined && !service.kinds.some((kind) => kind.toLowerCase() === resource.kind.toLowerCase())) {

@@ -1,5 +1,6 @@
 /** Failures that are expected: each has a reason, a cause that a reader understands, and a fix. */
 import { describe } from '../lib/bounded.ts'
+import type { ErrorCode, FindingCode, KnownCode } from './codes.ts'
 
 /** The values of the output `failure-reason`. */
 export type FailureReason =
@@ -19,8 +20,7 @@ export type FailureReason =
 /** One thing that is wrong, as it stands in the report's findings, an annotation and the summary. */
 export interface Finding {
   severity: 'error' | 'warning' | 'notice'
-  /** Stable, kebab-case. */
-  code: string
+  code: FindingCode | KnownCode | ErrorCode
   title: string
   detail: string
   /** The next command or click, complete enough to paste; empty when there is nothing to do. */
@@ -30,7 +30,7 @@ export interface Finding {
 /** What is known of a failure beside its message. */
 export interface FailureFacts {
   reason: Exclude<FailureReason, 'none'>
-  code: string
+  code: KnownCode | ErrorCode
   title: string
   detail: string
   fix: string
@@ -39,7 +39,7 @@ export interface FailureFacts {
 /** An expected failure: it has a reason, a cause a reader understands and a fix. */
 export class Failure extends Error {
   readonly reason: Exclude<FailureReason, 'none'>
-  readonly code: string
+  readonly code: KnownCode | ErrorCode
   readonly title: string
   readonly detail: string
   readonly fix: string

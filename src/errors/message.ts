@@ -1,4 +1,5 @@
 /** A message of the outside, and a row of the table of what is known about messages. */
+import type { KnownCode } from './codes.ts'
 import type { FailureFacts } from './failure.ts'
 
 /** Who said it. */
@@ -64,7 +65,7 @@ export interface Known {
   wrapped?: number
   /** Where absent, that of the origin. */
   reason?: FailureFacts['reason']
-  code: string
+  code: KnownCode
   title: string
   outlook?: Outlook
   /** Whether an AI service says this only to a request with a token. */
