@@ -43,15 +43,15 @@ const list = (codes: readonly (string | number)[] | RegExp | undefined): string 
         .map((code) => `\`${code}\``)
         .join(', ')
 
-const stages = { answer: '', line: 'the line: ', operation: 'a long-running operation: ' } as const
+const stages = { answer: '', connection: 'the connection: ', operation: 'a long-running operation: ' } as const
 
 export function httpRow(row: HttpRow): readonly string[] {
   const seen = [list(row.statuses), list(row.codes), row.sign ?? ''].filter((part) => part !== '').join(' with ')
   return [
-    stages[row.stage] + (seen === '' ? 'anything else' : seen),
+    stages[row.stage ?? 'answer'] + (seen === '' ? 'anything else' : seen),
     row.from ?? 'all',
     paceOf(row.schedule),
-    row.schedule === undefined ? '' : row.unsafe ? 'yes' : 'no',
+    row.schedule === undefined ? '' : row.unsafe === true ? 'yes' : 'no',
     row.reason,
   ]
 }

@@ -665,7 +665,7 @@ describe('what strangers may read', () => {
         for (const value of restricted) expect(seen).toContain(value)
       } else {
         for (const value of [...restricted, 'subscriptions', '0f5ae1b2']) expect(seen).not.toContain(value)
-        expect(seen).toMatch(/app\/azure_openai\.endpoint<\/code> \| <code>another value<\/code> \| <code>as asked<\/code>/)
+        expect(seen).toMatch(/app\/azure_openai\.endpoint<\/code> \| <code>another value<\/code> \| <code>as wanted<\/code>/)
         expect(seen).toContain('<code>without azure_ai</code> | <code>with azure_ai</code>')
       }
     }

@@ -376,7 +376,7 @@ function verdictOnAnswer(request: PipelineRequest, response: PipelineResponse, f
 function verdictOnBreak(request: PipelineRequest, error: unknown, from: Peer): Verdict {
   if (error instanceof Failure) return false
   const code = isRestError(error) ? (error.code ?? '') : ''
-  return verdictOn({ stage: 'line', from, code }, repeatable(request))
+  return verdictOn({ stage: 'connection', from, code }, repeatable(request))
 }
 
 /** What a failed long-running operation deserves, by its code or its text. */

@@ -2,6 +2,7 @@
 
 import type { Finding } from '../errors/failure.ts'
 import { setSettingIn } from '../errors/sql.ts'
+import { firstOf } from '../lib/bounded.ts'
 import { groupIn, nameIn, sameId } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { endpointKind } from './endpoints.ts'
@@ -267,12 +268,7 @@ function takenAwayFindings(inputs: Inputs, observed: Observed): Finding[] {
       severity: 'notice',
       code: 'extension-gone',
       title: 'A database has no azure_ai although the server has its roles',
-      detail: `${gone
-        .slice(0, mostNamed)
-        .map(({ name }) => `"${name}"`)
-        .join(
-          ', ',
-        )}: this action assigned roles before, so probably azure_ai was dropped since, as an upgrade to PostgreSQL 17 requires. Its settings went with it.`,
+      detail: `${firstOf(gone.map(({ name }) => `"${name}"`))}: this action assigned roles before, so probably azure_ai was dropped since, as an upgrade to PostgreSQL 17 requires. Its settings went with it.`,
       fix: 'Run this action with `mode: apply`: it creates the extension and its settings again.',
     })
   return found
@@ -282,20 +278,16 @@ function takenAwayFindings(inputs: Inputs, observed: Observed): Finding[] {
 function unnamedKeyFindings(inputs: Inputs, databases: readonly ObservedDatabase[]): Finding[] {
   const keys = unnamedKeys(inputs, databases)
   if (keys.length === 0 || inputs.authType !== 'managed-identity') return []
-  const more = keys.length > mostNamed ? ` and ${keys.length - mostNamed} more` : ''
   return [
     {
       severity: 'notice',
       code: 'other-keys-stored',
       title: 'Keys of services that are not named are stored',
-      detail: `${keys.slice(0, mostNamed).join(', ')}${more}. They are not counted in \`stored-keys\`.`,
+      detail: `${firstOf(keys)}. They are not counted in \`stored-keys\`.`,
       fix: 'Name the service that uses them, so that this action moves it to the identity and clears its key.',
     },
   ]
 }
-
-/** Most keys that a finding names. */
-const mostNamed = 10
 
 /** Statement logs keep literals and parameters: a key that is set by hand would be in them. */
 function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]): Finding[] {

@@ -1,12 +1,10 @@
 /** What an inventory found beside keys: what could not be inspected, and what keeps a server from moving. Pure. */
 import type { Failure, Finding } from '../errors/failure.ts'
+import { firstOf } from '../lib/bounded.ts'
 import { canonicalId, nameIn } from '../lib/resource-id.ts'
 import { type Inventory, type InventoryServer, isOpen } from './inventory.ts'
 import { lacks, type Matrix, waitingFor } from './inventory-matrix.ts'
 import { serviceNamed } from './services.ts'
-
-/** Most names in one sentence. */
-const mostNamed = 20
 
 export function inventoryFindings(inventory: Inventory, matrix: Matrix): readonly Finding[] {
   return [
@@ -18,11 +16,7 @@ export function inventoryFindings(inventory: Inventory, matrix: Matrix): readonl
   ]
 }
 
-const list = (names: readonly string[]): string => {
-  const distinct = [...new Set(names)]
-  const more = distinct.length > mostNamed ? ` and ${distinct.length - mostNamed} more` : ''
-  return `${distinct.slice(0, mostNamed).join(', ')}${more}`
-}
+const list = (names: readonly string[]): string => firstOf([...new Set(names)], 20)
 
 /** One finding for each cause, however many servers it keeps from being seen. */
 function notInspected({ servers }: Inventory): readonly Finding[] {

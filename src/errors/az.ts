@@ -6,7 +6,7 @@ import type { AdvisedInput, Circumstances } from './message.ts'
 
 export const accessAdministrator = 'Role Based Access Control Administrator'
 
-/** The least built-in role that holds an action: named to whoever lacks the action. */
+/** The least built-in role that contains an action, for the fix of a missing action. */
 export const leastRole: readonly [RegExp, string][] = [
   [/^microsoft\.authorization\/roleassignments\/write$/i, accessAdministrator],
   [/^microsoft\.authorization\/.*read$/i, 'Reader'],
@@ -19,9 +19,9 @@ export const leastRole: readonly [RegExp, string][] = [
   [/^microsoft\.managedidentity\/userassignedidentities\/assign\/action$/i, 'Managed Identity Operator'],
 ]
 
-/** The action and scope that an AuthorizationFailed message names. */
+/** The action, scope and principal that an AuthorizationFailed message names. */
 export function denied(text: string): { action: string; scope: string; principal: string } {
-  // A linked resource's refusal first says what the caller may do.
+  // The refusal of a linked resource begins with what the caller may do.
   const linked = /not have permission to perform action\(s\) '([^']+)' on the linked scope\(s\) '([^'"`$\\\n]+)'/i.exec(text)
   return {
     action: linked?.[1] ?? /perform action '([^']+)'/i.exec(text)?.[1] ?? 'the action that Azure names',
@@ -33,7 +33,7 @@ export function denied(text: string): { action: string; scope: string; principal
 
 /**
  * The condition that lets a principal assign the roles of azure_ai to other service principals, and nothing else.
- * Without it the role would let its holder make everybody owner, itself included.
+ * Without it the role would allow its holder to make any principal owner, itself included.
  */
 export function assignmentCondition(principal: string): string {
   const attribute = (name: string): string => `@Request[Microsoft.Authorization/roleAssignments:${name}]`

@@ -23,37 +23,19 @@ export const known = [
 ]
 type Row = (typeof known)[number]
 
-/** A message with its texts cut, whoever made it. */
-function boundedMessage({ code, text, requestId, ...rest }: Message): Message {
-  return {
-    ...rest,
-    code: bounded(code, longestName),
-    text: bounded(text),
-    requestId: requestId === undefined ? undefined : bounded(requestId, longestName),
-  }
-}
-
-/** The circumstances with their texts cut: what a token claims is written by others as well. */
-function boundedCircumstances({ assertion, ...rest }: Circumstances): Circumstances {
-  const cut = <T extends object>(values: T): T =>
-    Object.fromEntries(
-      Object.entries(values).map(([name, value]) => [name, typeof value === 'string' ? bounded(value) : value]),
-    ) as T
-  return { ...cut(rest), assertion: assertion && cut(assertion) }
+/** The values with their texts cut: all of them may be written by others, what a token claims as well. */
+function withBoundedTexts<T extends object>(values: T): T {
+  return JSON.parse(JSON.stringify(values, (_, each: unknown) => (typeof each === 'string' ? bounded(each) : each))) as T
 }
 
 /** What the table knows of a bounded message; undefined when it does not know it. */
 function lookUp({ origin, code, text }: Message): Row | undefined {
-  const rows = known.filter((row) => row.origin === origin)
-  const status = wrappedStatus(text)
-  return (
-    rows.find((row) => row.wrapped !== undefined && row.wrapped === status) ??
-    rows.find(
-      (row) =>
-        (row.codes === undefined || row.codes.includes(code)) &&
-        (row.text === undefined || row.text.test(text)) &&
-        (row.status === undefined || statusFits(row.status, text)),
-    )
+  return known.find(
+    (row) =>
+      row.origin === origin &&
+      (row.codes === undefined || row.codes.includes(code)) &&
+      (row.text === undefined || row.text.test(text)) &&
+      (row.status === undefined || statusFits(row.status, text)),
   )
 }
 
@@ -86,22 +68,23 @@ function statusFits(statuses: readonly number[], text: string): boolean {
  * word for word, up to a bounded length, with its code and request id.
  */
 export function explain(received: Message, circumstances: Circumstances, cause?: unknown): Failure {
-  const message = boundedMessage(received)
-  const at = boundedCircumstances(circumstances)
+  const message = withBoundedTexts(received)
+  const at = withBoundedTexts(circumstances)
   const row = lookUp(message)
-  const id = message.requestId === undefined ? '' : ` (request id ${message.requestId})`
+  const id = message.requestId === undefined ? '' : ` (request id ${bounded(message.requestId, longestName)})`
   if (row !== undefined) {
     const { reason, code, title, fix } = row
     const detail = (row.cause?.(message, at) ?? message.text) + id
     return new Failure({ reason, code, title, detail, fix: typeof fix === 'string' ? fix : fix(message, at) }, cause)
   }
-  const code = [message.status, message.code].filter((part) => part !== undefined && part !== '').join(' ')
+  const { origin, status, text } = message
+  const code = [status, bounded(message.code, longestName)].filter((part) => part !== undefined && part !== '').join(' ')
   return new Failure(
     {
-      reason: usualReason[message.origin],
-      code: `${message.origin}-error`,
+      reason: usualReason[origin],
+      code: `${origin}-error`,
       title: `Unexpected response while ${at.doing}`,
-      detail: `${code === '' ? '' : `${code}: `}${message.text}${id}`,
+      detail: `${code === '' ? '' : `${code}: `}${text}${id}`,
       fix: 'The message above is the response of the service, word for word. Run again; if it stays, search for it or contact the support of the service with the request id.',
     },
     cause,
@@ -110,5 +93,5 @@ export function explain(received: Message, circumstances: Circumstances, cause?:
 
 /** Whether waiting can help after this answer of a test query. */
 export function outlook(message: Message): Outlook {
-  return lookUp(boundedMessage(message))?.outlook ?? 'unknown'
+  return lookUp(withBoundedTexts(message))?.outlook ?? 'unknown'
 }

@@ -2,7 +2,7 @@
 import { bounded, longestName } from '../lib/bounded.ts'
 import { Failure } from './failure.ts'
 
-/** A value of an answer that nothing can be done with: of another type, or with signs that no such value has. */
+/** A value of an answer that cannot be used: of another type, or with characters that it cannot have. */
 export function malformed(what: string, value: unknown): Failure {
   return new Failure({
     reason: 'azure',

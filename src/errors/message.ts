@@ -2,7 +2,7 @@
 import type { KnownCode } from './codes.ts'
 import type { FailureFacts } from './failure.ts'
 
-/** Who said it. */
+/** Who sent it. */
 export type Origin = 'azure' | 'entra' | 'postgres' | 'ai'
 
 /** The inputs that fixes advise to set. */
@@ -61,14 +61,12 @@ export interface Known {
   text?: RegExp
   /** The status of an AI service, which is looked for in the text; a text that names none fits. */
   status?: readonly number[]
-  /** A status in azure_ai's own wrapper (`SCHEMA.FUNCTION: STATUS: text`) that decides alone, whatever the text says. */
-  wrapped?: number
   /** Where absent, that of the origin. */
   reason?: FailureFacts['reason']
   code: KnownCode
   title: string
   outlook?: Outlook
-  /** Whether an AI service says this only to a request with a token. */
+  /** Whether an AI service answers so only to a request with a token. */
   provesToken?: boolean
   /** Whether it is about the server, its identity or the service, so that every database meets it alike. */
   meetsEveryDatabase?: boolean

@@ -265,7 +265,8 @@ function verdictOf(error: unknown): Verdict {
   if (error instanceof Unreadable) return verdictOn({ stage: 'answer', from, status: 200, signs: ['not JSON'] }, true)
   if (error instanceof Error && error.cause instanceof TooLong) return false
   const status = statusOf(error)
-  if (status === undefined) return isUnanswered(error) ? verdictOn({ stage: 'line', from, code: breakOf(error) }, true) : false
+  if (status === undefined)
+    return isUnanswered(error) ? verdictOn({ stage: 'connection', from, code: breakOf(error) }, true) : false
   const afterMs = askedWaitMs(error)
   const signs: Sign[] = []
   if (headersOf(error)['retry-after'] !== undefined) signs.push('Retry-After')

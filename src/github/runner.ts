@@ -5,7 +5,7 @@ import * as core from '@actions/core'
 import { HttpClient } from '@actions/http-client'
 import { BearerCredentialHandler } from '@actions/http-client/lib/auth'
 import type { AlikeFindings } from '../core/report.ts'
-import { bounded, describe } from '../lib/bounded.ts'
+import { bounded, describe, firstOf } from '../lib/bounded.ts'
 import { answerLimit, isRedirect, requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
 import type { Log } from '../lib/log.ts'
 import { retrying, type Verdict } from '../lib/retry.ts'
@@ -130,9 +130,6 @@ export function annotateError(title: string, text: string): void {
   annotation(core.error, text, title)
 }
 
-/** Most names of databases in an annotation. */
-const annotatedNames = 10
-
 /** Shows errors and warnings as annotations; notices, and what there is no room for, stand in the summary. */
 export function annotate(findings: readonly AlikeFindings[]): void {
   for (const [severity, say] of [
@@ -141,14 +138,7 @@ export function annotate(findings: readonly AlikeFindings[]): void {
   ] as const) {
     const own = findings.filter(({ finding }) => finding.severity === severity)
     for (const { finding, others } of own.slice(0, annotationsOfAKind)) {
-      const more = others.length > annotatedNames ? ` and ${others.length - annotatedNames} more` : ''
-      const same =
-        others.length === 0
-          ? ''
-          : `\nThe same in ${others
-              .slice(0, annotatedNames)
-              .map((name) => `"${name}"`)
-              .join(', ')}${more}`
+      const same = others.length === 0 ? '' : `\nThe same in ${firstOf(others.map((name) => `"${name}"`))}`
       const fix = finding.fix === '' ? '' : `\nFix: ${finding.fix}`
       annotation(say, `${finding.detail}${same}${fix}`, finding.title)
     }
@@ -207,7 +197,7 @@ export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log
     verdict: (error) =>
       error instanceof Refused
         ? error.verdict
-        : verdictOn({ stage: 'line', from, code: String((error as { code?: unknown }).code ?? '') }, true),
+        : verdictOn({ stage: 'connection', from, code: String((error as { code?: unknown }).code ?? '') }, true),
     onWait: (error, waitMs) => log.info(`OIDC token: ${describe(error)}; again in ${duration(waitMs)}`),
   })
   log.secret(found)

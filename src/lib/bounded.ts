@@ -10,6 +10,12 @@ export const longestName = 512
 /** Most values of a thrown object that are shown. */
 const mostValues = 1_000
 
+/** Names for a sentence: the first of them, and how many more there are. */
+export function firstOf(names: readonly string[], most: number = 10): string {
+  const left = names.length - most
+  return left > 0 ? `${names.slice(0, most).join(', ')} and ${left} more` : names.join(', ')
+}
+
 /** What stands at the end of a text that was cut. */
 const mark = /… \(\d{1,12} more characters\)$/
 

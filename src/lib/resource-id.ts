@@ -5,7 +5,7 @@ const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 
 /** A Resource Manager id, taken apart. */
 export interface ResourceId {
-  /** Without trailing slash, as it was given otherwise. */
+  /** As in the input, without trailing slash. */
   readonly id: string
   readonly subscription: string
   readonly resourceGroup: string
@@ -71,7 +71,7 @@ export function sameType(a: string, b: string): boolean {
 /** A subscription, a resource group or a management group. */
 export interface ScopeId {
   readonly kind: 'subscription' | 'resource-group' | 'management-group'
-  /** Without trailing slash, as it was given otherwise. */
+  /** As in the input, without trailing slash. */
   readonly id: string
   /** Of the subscription or the management group; the subscription of a resource group. */
   readonly container: string

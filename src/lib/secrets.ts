@@ -19,12 +19,12 @@ export function hideSecret(secret: string): void {
   hiddenForms = [...known].sort(([one], [other]) => other.length - one.length)
 }
 
-/** The lines of a secret that are not blank: whoever looks at texts line by line meets only these. */
+/** The lines of a secret that are not blank: the runner looks for secrets line by line. */
 export function linesOf(secret: string): string[] {
   return secret.split(/[\r\n]+/).filter((line) => line.trim() !== '')
 }
 
-/** The text with every secret as `***`, whoever wrote it there: a service, the database, a driver. */
+/** The text with every secret as `***`: a service, the database or a driver may have written one into it. */
 export function hidden(text: string): string {
   return hiddenForms.reduce((found, [form, pattern]) => withoutCutSecret(found.replaceAll(pattern, '***'), form), text)
 }

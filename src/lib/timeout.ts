@@ -1,8 +1,8 @@
 /** Waits that are bounded, visible and cancellable. */
 import type { Log } from './log.ts'
 
-/** How often a wait says that it is still there, in milliseconds. */
-const tellEveryMs = 15_000
+/** How often a wait logs that it goes on, in milliseconds. */
+const logEveryMs = 15_000
 
 /** `45 s`, `3 min 20 s`. */
 export function duration(ms: number): string {
@@ -21,7 +21,7 @@ export interface Wait {
   readonly late: (cause: unknown) => Error
 }
 
-/** The promise, or the signal's reason as soon as it is aborted: for those who take no signal themselves. */
+/** The promise, or the signal's reason as soon as it is aborted: for work that takes no signal itself. */
 export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   signal.throwIfAborted()
   let stop = (): void => undefined
@@ -37,7 +37,7 @@ export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Pr
 }
 
 /**
- * Runs `body` under a time limit and says every 15 seconds what is waited for, how long already and how much is left.
+ * Runs `body` under a time limit and logs every 15 seconds what it waits for, for how long and how much is left.
  * @throws `late` when the limit is reached; the signal's reason when it is aborted
  */
 export async function waiting<T>(wait: Wait, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -48,7 +48,7 @@ export async function waiting<T>(wait: Wait, body: (signal: AbortSignal) => Prom
     wait.log.info(
       `… waiting for ${wait.what}: ${duration(passed)} so far, at most ${duration(Math.max(0, wait.limitMs - passed))} more`,
     )
-  }, tellEveryMs)
+  }, logEveryMs)
   try {
     return await body(AbortSignal.any([wait.signal, limit]))
   } catch (error) {

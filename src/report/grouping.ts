@@ -33,14 +33,14 @@ export function alikeFindings(findings: readonly Finding[], databases: readonly 
   const located = findings.map((finding) => ({ finding, database: databaseIn(finding.detail, known) }))
   const groups = grouped(located, ({ finding, database }) => {
     const { severity, code, title, detail, fix } = finding
-    // One that is of no database may differ from another in an id alone, and that id is what it tells.
+    // Outside of databases an id may be all in which two findings differ, and then it is what matters.
     if (database === '') return JSON.stringify([severity, code, title, detail, fix])
     return JSON.stringify([severity, code, title, likeness(detail, database), likeness(fix, database)])
   })
   return groups.map(([{ finding }, ...others]) => ({ finding, others: others.map(({ database }) => database) }))
 }
 
-/** Findings in their order, those of the same cause together: one title, with what is said of each place. */
+/** Findings in their order, those of the same cause together: one title, with the details of each place. */
 export function byCause(alike: readonly AlikeFindings[]): readonly (readonly [AlikeFindings, ...AlikeFindings[]])[] {
   return grouped(alike, ({ finding: { severity, code, title } }) => JSON.stringify([severity, code, title]))
 }
@@ -48,7 +48,7 @@ export function byCause(alike: readonly AlikeFindings[]): readonly (readonly [Al
 /** The first database that a text names in quotes; empty when it names none. */
 function databaseIn(text: string, databases: ReadonlySet<string>): string {
   for (const [, name = ''] of text.matchAll(/"([^"\n]+)"/g)) if (databases.has(name)) return name
-  // A name may hold quotes itself.
+  // A name may contain quotes itself.
   for (const name of databases) if (text.includes(`"${name}"`)) return name
   return ''
 }

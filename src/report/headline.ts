@@ -30,7 +30,7 @@ function queriesPhrase({ queries, verified }: Report): string {
   return passed === queries.length ? `all ${passed} test queries passed` : `${passed} of ${queries.length} test queries passed`
 }
 
-/** Keys of the named services; on the rollback to keys they are what was asked for. */
+/** Keys of the named services; empty on the rollback to keys, where stored keys are wanted. */
 export function keysPhrase({ storedKeys: { before, after }, queries }: Pick<Report, 'storedKeys' | 'queries'>): string {
   if (before === null || after === null || queries.some(({ proof }) => proof === 'key')) return ''
   const removed = before > after ? [`${count(before - after, 'key')} removed`] : []

@@ -2,6 +2,7 @@
 import type { InventoryCounts, InventoryRow } from '../core/inventory.ts'
 import type { InventoryResult } from '../core/inventory-result.ts'
 import type { Report } from '../core/report.ts'
+import { firstOf } from '../lib/bounded.ts'
 import { canonicalId } from '../lib/resource-id.ts'
 import { grouped } from './grouping.ts'
 import { code, count, fence, named, prose, table } from './markdown.ts'
@@ -85,28 +86,23 @@ function nextPart(entries: number): string {
   )}\n`
 }
 
-/** Most places that an annotation names. */
-const mostNamed = 10
-
 /** Title and text of the annotation for drift. */
 export function driftAnnotation({ counts, items }: InventoryResult): readonly [title: string, text: string] {
-  const open = items.filter(({ current, desired }) => current !== desired)
-  const shownIds = open.slice(0, mostNamed).map(({ id, current }) => `${id} (${current})`)
-  const more = open.length > mostNamed ? ` and ${open.length - mostNamed} more` : ''
+  const open = items.filter(({ current, desired }) => current !== desired).map(({ id, current }) => `${id} (${current})`)
   const keys = counts.storedKeys === null ? 'an unknown number of keys' : count(counts.storedKeys, 'key')
   return [
     `${keys} stored on ${count(counts.servers, 'server')}`,
-    `Left to do: ${shownIds.join(', ')}${more}.\nFix: Run this action with \`mode: apply\` for each entry of the output \`matrix\`; what could not be inspected has a finding.`,
+    `Left to do: ${firstOf(open)}.\nFix: Run this action with \`mode: apply\` for each entry of the output \`matrix\`; what could not be inspected has a finding.`,
   ]
 }
 
-/** The report as the drift issue reads it: what is left to do as steps, and the scope in place of a server. */
+/** The report as the drift issue reads it: what is left to do as steps, and the scope instead of a server. */
 export function asDriftReport(report: Report, { items }: InventoryResult, coveredId: string): Report {
   const server = report.server.name === '' ? { ...report.server, name: 'inventory' } : report.server
   return {
     ...report,
     server: { ...server, id: coveredId },
-    // Keys that are stored are no beginning: whoever keeps an inventory wants none.
+    // The issue reports stored keys as drift, not as a server that is not set up yet: an inventory is kept to have none.
     setUp: true,
     steps: items.map(({ id, place, name, current, desired, detail }) => ({
       ...{ id, kind: 'setting', target: place, database: place, name, current, desired, detail },

@@ -5,11 +5,12 @@ import { allMembers, services } from '../core/services.ts'
 import type { Finding } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
 import { grouped, likeness, withoutName } from './grouping.ts'
-import { code, count } from './markdown.ts'
+import { code, count, findingIcons } from './markdown.ts'
+import { inDatabase } from './summary-steps.ts'
 
 /** How a text is written, beside what it says. */
 export interface Writing {
-  /** Names only: strangers may read it. No ids, no values, nothing that a server said. */
+  /** Names only, because strangers may read it: no ids, no values, no text of a server. */
   readonly namesOnly: boolean
   /** Page of the workflow run; left out when it is not an http(s) address. */
   readonly runUrl: string
@@ -22,13 +23,11 @@ const named = 30
 /** Most that the list of findings takes, in characters. */
 const findingsRoom = 15_000
 
-const icons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
-
 /** Codes, and titles where everyone who reads may see them; details and fixes stay with the run. */
 export function findingsPart(findings: readonly Finding[], writing: Writing): string {
   if (findings.length === 0) return ''
   const line = (finding: Finding): string =>
-    `- ${icons[finding.severity]} ${code(cut(finding.code))}${writing.namesOnly ? '' : `: ${code(cut(finding.title))}`}`
+    `- ${findingIcons[finding.severity]} ${code(cut(finding.code))}${writing.namesOnly ? '' : `: ${code(cut(finding.title))}`}`
   const lines = [...new Set(findings.map(line))]
   const shown = fitting(lines, findingsRoom)
   const more = lines.length > shown.length ? [`- and ${lines.length - shown.length} more`] : []
@@ -60,7 +59,7 @@ export function tables(first: readonly string[], rest: readonly string[], steps:
   const before = `${inFull === '' ? '' : `${inFull}\n\n`}<details><summary>${count(steps, 'more step')}</summary>\n\n`
   const after = '\n\n</details>'
   const left = room - before.length - after.length
-  // Less than this holds no row worth folding open.
+  // Less room than this has no row that is worth unfolding.
   return left < 2_000 ? inFull : before + fitted(rest, left) + after
 }
 
@@ -85,9 +84,8 @@ const sharedNames = 1_500
 
 /** A row for each step; one for all databases in which it is the same. */
 export function rows(steps: readonly ReportStep[], writing: Writing, status?: string): string[] {
-  const ofDatabase = ({ kind }: ReportStep): boolean => kind === 'setting' || kind === 'extension'
   return grouped(steps, (step) =>
-    ofDatabase(step)
+    inDatabase(step)
       ? JSON.stringify([
           step.name ?? step.id,
           step.status,
@@ -136,18 +134,18 @@ function values(step: ReportStep, namesOnly: boolean): [string, string] {
     return [word(step.current), word(step.desired)]
   }
   if (!namesOnly) return [step.current, step.desired]
-  const asAsked = step.kind === 'allow-list' ? 'with azure_ai' : 'as asked'
+  const wanted = step.kind === 'allow-list' ? 'with azure_ai' : 'as wanted'
   const other = step.kind === 'allow-list' ? 'without azure_ai' : 'another value'
   const current = step.current.replace(/^on \(.*\)$/s, 'on')
-  const shown = step.status === 'in-sync' ? asAsked : other
-  return [isPlain(current) ? current : shown, isPlain(step.desired) ? step.desired : asAsked]
+  const shown = step.status === 'in-sync' ? wanted : other
+  return [isPlain(current) ? current : shown, isPlain(step.desired) ? step.desired : wanted]
 }
 
 export function cut(value: string): string {
   return value.length > longest ? `${value.slice(0, longest)}…` : value
 }
 
-/** A link that cannot be ended early by what the address holds. */
+/** A link that no character of the address can end early. */
 export function link(writing: Writing, words: string): string {
   const address = addressOf(writing)
   return address === undefined ? words : `[${words}](${address})`

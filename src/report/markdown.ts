@@ -2,6 +2,7 @@
  * Pieces of GitHub's Markdown: escaped texts, code, tables, folds and fences, each under its limit. Values are written by others,
  * so none of them can become markup, a link or a mention. Pure.
  */
+import type { Finding } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
 import { onOneLine, visible } from '../lib/unicode.ts'
 
@@ -15,6 +16,8 @@ export const longestFence = 4_000
 const namesAtOnce = 6
 /** Most that a list of names may take, in bytes. */
 const namesLimit = 6_000
+
+export const findingIcons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
 
 export const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`
 
@@ -94,7 +97,7 @@ export function soft(value: string, as: (piece: string) => string): string {
 
 /** Our own sentences, with values of others inside: what stands between backticks becomes code, the rest text. */
 export function prose(value: string): string {
-  // What stands at the beginning of a line could be code by its indentation, or a list by its number.
+  // At the beginning of a line, blanks could make code and a number a list.
   return cut(value)
     .trimStart()
     .split(/`([^`\n]+)`/)

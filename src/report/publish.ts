@@ -8,7 +8,7 @@ import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import type { Place } from '../github/rest.ts'
 import { annotate, annotateError, appendSummary, type SetOutput, warn, writeReport } from '../github/runner.ts'
-import { describe } from '../lib/bounded.ts'
+import { describe, firstOf } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 
 /** Longest time for the issue and the comment, in milliseconds. */
@@ -83,16 +83,12 @@ export async function publish(final: Report, { setOutput, summaryFile, log, fail
   log.result(`Result: ${final.result}, verified: ${final.verified}${reason}`)
 }
 
-/** Most steps that an annotation names. */
-const namedSteps = 10
-
 async function annotateDrift({ server, steps, setUp, toDo, inventory }: Report): Promise<void> {
   if (inventory !== undefined) return annotateError(...(await import('./inventory.ts')).driftAnnotation(inventory))
   const differing = steps.filter(differs).map(({ id, status }) => `${id} (${status})`)
-  const more = differing.length > namedSteps ? ` and ${differing.length - namedSteps} more` : ''
   annotateError(
     setUp ? `${server.name} has drifted from its workflow` : `${server.name} is not set up yet`,
-    `${toDo} of ${steps.length} steps are to do: ${differing.slice(0, namedSteps).join(', ')}${more}.\nFix: Run this action with \`mode: apply\`.`,
+    `${toDo} of ${steps.length} steps are to do: ${firstOf(differing)}.\nFix: Run this action with \`mode: apply\`.`,
   )
 }
 

@@ -1,12 +1,9 @@
 /** The findings of a summary: what has the same cause is shown once, with its fix to copy. Pure. */
 import type { AlikeFindings, Report } from '../core/report.ts'
-import type { Finding } from '../errors/failure.ts'
 import { visible } from '../lib/unicode.ts'
 import { alikeFindings, byCause } from './grouping.ts'
-import { code, count, fence, longestFence, names, partLimit, prose, within } from './markdown.ts'
+import { code, count, fence, findingIcons, longestFence, names, partLimit, prose, within } from './markdown.ts'
 import { databasesOf } from './summary-steps.ts'
-
-const findingIcons: Record<Finding['severity'], string> = { error: '🛑', warning: '⚠️', notice: 'ℹ️' }
 
 export function findingsPart(report: Report): string {
   if (report.findings.length === 0) return ''
@@ -47,7 +44,7 @@ function fixesOf(group: readonly AlikeFindings[]): string {
   return visible([...fixes].join('\n').slice(0, longestFence))
 }
 
-/** A fix: what is a command stands in a fence, for its copy button; what is a sentence stands as one, and wraps. */
+/** A fix: a command is in a fence, for its copy button; a sentence is text, which wraps. */
 export function fix(value: string): string {
   if (value.includes('\n')) return fence(value)
   const [, words = '', command = ''] =

@@ -17,48 +17,45 @@ const longestSql = 4_000
 const queryIcons: Record<QueryResult['status'], string> = { passed: '✅', failed: '❌', skipped: '⏭️' }
 
 /** The answers: a row for each database, or for all that have the same ones; a column for each query. */
-export function answersPart(report: Report): string {
-  const { queries } = report
+export function answersPart({ queries, steps }: Report): string {
   if (queries.length === 0) return ''
-  const asked = allQueries.filter(({ name }) => queries.some((query) => query.name === name))
+  const columns = allQueries.filter(({ name }) => queries.some((query) => query.name === name))
+  const byDatabase = new Map(grouped(queries, ({ database }) => database).map((own) => [own[0].database, own]))
   // In the order of the steps, which is that of the input; queries end when they end.
-  const planned = new Set(report.steps.filter(inDatabase).map((step) => step.target))
-  const databases = new Map<string, QueryResult[]>()
-  for (const database of planned) if (queries.some((query) => query.database === database)) databases.set(database, [])
-  for (const query of queries) {
-    const own = databases.get(query.database)
-    if (own === undefined) databases.set(query.database, [query])
-    else own.push(query)
-  }
-  const groups = grouped([...databases.entries()], ([database, own]) =>
+  const databases = new Set([...steps.filter(inDatabase).map(({ target }) => target), ...byDatabase.keys()])
+  const answers = [...databases].map((database) => ({ database, own: byDatabase.get(database) ?? [] }))
+  const answered = answers.filter(({ own }) => own.length > 0)
+  const groups = grouped(answered, ({ database, own }) =>
     JSON.stringify(
-      asked.map(({ name }) => {
+      columns.map(({ name }) => {
         const query = own.find((each) => each.name === name)
         return query && [query.status, query.answer, query.proof, likeness(query.error, database)]
       }),
     ),
   ).flatMap((group) => (group.length > listed ? [group] : group.map((each) => [each] as const)))
   const rows = groups.map((group) => {
-    const own = group[0][1]
-    const bad = own.some((query) => query.status === 'failed')
-    const passedOrSkipped = own.every((query) => query.status === 'passed') ? '✅' : '⏭️'
-    const icon = bad ? '❌' : passedOrSkipped
-    const cells = asked.map(({ name }) =>
-      answer(group.flatMap(([, queries]) => queries.find((query) => query.name === name) ?? [])),
+    const [{ own }] = group
+    const isBad = own.some(({ status }) => status === 'failed')
+    const passedOrSkipped = own.every(({ status }) => status === 'passed') ? '✅' : '⏭️'
+    const cells = columns.map(({ name }) => answer(group.flatMap((each) => each.own.find((query) => query.name === name) ?? [])))
+    const label = databasesLabel(
+      group.map(({ database }) => database),
+      byDatabase.size,
     )
-    const which = group.map(([database]) => database)
-    const all = which.length === databases.size
-    const label =
-      which.length === 1
-        ? code(which[0] ?? '')
-        : `**${all ? 'all ' : ''}${which.length} databases**${all ? '' : `<br/>${names('', which)}`}`
-    return { bad, row: `| ${icon}&nbsp;${label} | ${cells.join(' | ')} |` }
+    return { isBad, row: `| ${isBad ? '❌' : passedOrSkipped}&nbsp;${label} | ${cells.join(' | ')} |` }
   })
-  // What failed stands first.
-  const sorted = [...rows.filter((each) => each.bad), ...rows.filter((each) => !each.bad)].map((each) => each.row)
-  const head = `| Database | ${asked.map(({ title }) => text(title)).join(' | ')} |\n|:--|${asked.map(() => ':--').join('|')}|`
-  const fold = sorted.length > foldedFrom && !rows.some((each) => each.bad)
-  return `### Test queries\n\n${table(head, sorted, `Answers of ${count(databases.size, 'database')}`, fold)}`
+  // What failed is first.
+  const sorted = [...rows.filter(({ isBad }) => isBad), ...rows.filter(({ isBad }) => !isBad)].map(({ row }) => row)
+  const head = `| Database | ${columns.map(({ title }) => text(title)).join(' | ')} |\n|:--|${columns.map(() => ':--').join('|')}|`
+  const fold = sorted.length > foldedFrom && !rows.some(({ isBad }) => isBad)
+  return `### Test queries\n\n${table(head, sorted, `Answers of ${count(byDatabase.size, 'database')}`, fold)}`
+}
+
+/** The databases of a row, of so many in all. */
+function databasesLabel(databases: readonly string[], all: number): string {
+  const [only] = databases
+  if (only !== undefined && databases.length === 1) return code(only)
+  return databases.length === all ? `**all ${all} databases**` : `**${databases.length} databases**<br/>${names('', databases)}`
 }
 
 /** One number, or the span of several. */
@@ -73,7 +70,7 @@ function answer(queries: readonly QueryResult[]): string {
   if (query === undefined) return ''
   const { status, proof } = query
   const error = queries.length === 1 ? query.error : withoutName(query.error, query.database)
-  const said =
+  const shown =
     status === 'passed'
       ? wrapped(query.answer)
       : `<sub>${soft(error.length > 160 ? `${error.slice(0, 160)}…` : error, words)}</sub>`
@@ -85,15 +82,15 @@ function answer(queries: readonly QueryResult[]): string {
     status === 'passed' && proof !== 'none' ? proof : '',
   ].filter((note) => note !== '')
   const line = notes.length === 0 ? '' : `<br/><sub>${notes.join(', ')}</sub>`
-  return `${status === 'passed' ? '' : `${queryIcons[status]} ${status}<br/>`}${said}${line}`
+  return `${status === 'passed' ? '' : `${queryIcons[status]} ${status}<br/>`}${shown}${line}`
 }
 
 /** The queries as SQL, each once: most often they are the same in every database. */
 export function sqlPart(report: Report): string {
-  const asked = report.queries.filter((query) => query.sql !== '').sort((a, b) => placeOfQuery(a) - placeOfQuery(b))
-  if (asked.length === 0) return ''
-  const all = new Set(asked.map((query) => query.database)).size
-  const rows = grouped(asked, (query) => JSON.stringify([query.name, query.sql])).map((group) => {
+  const queries = report.queries.filter((query) => query.sql !== '').sort((a, b) => placeOfQuery(a) - placeOfQuery(b))
+  if (queries.length === 0) return ''
+  const all = new Set(queries.map((query) => query.database)).size
+  const rows = grouped(queries, (query) => JSON.stringify([query.name, query.sql])).map((group) => {
     const [query] = group
     const databases = new Set(group.map((each) => each.database))
     const only = databases.size === all ? '' : `<br/>${names('in ', [...databases])}`

@@ -1,9 +1,20 @@
-/** What azure_ai passes on of the AI services. */
+/** Errors of the AI services, as azure_ai passes them on. */
 import { bounded } from '../../lib/bounded.ts'
 import { named, serverItself, unlessSet } from '../az.ts'
 import type { Known } from '../message.ts'
 
 export const ai: readonly Known[] = [
+  {
+    // First, because a 429 in azure_ai's own wrapper (`SCHEMA.FUNCTION: STATUS: text`) decides, whatever the text is.
+    text: /^(?:ERROR: {1,3})?azure_[a-z]{1,20}\.[a-z_]{1,60}: 429\b|(?:status|code|http)\D{0,12}429\b|too many requests|rate limit/i,
+    status: [429],
+    code: 'throttled',
+    title: 'The service is throttling: access is granted, capacity is not',
+    outlook: 'throttled',
+    provesToken: true,
+    meetsEveryDatabase: true,
+    fix: 'Run again later, or raise the capacity of the deployment.',
+  },
   {
     text: /lacks the required data action|PermissionDenied|Principal does not have access to API|You don't have permission to do the requested action/i,
     code: 'role-not-effective',
@@ -91,7 +102,7 @@ export const ai: readonly Known[] = [
   },
   {
     text: /unsupported_value|Unsupported value: '\w{1,40}'|Unsupported parameter/i,
-    // The service reads the parameters of a request only after it has let its caller in.
+    // The service reads the parameters of a request only after it has accepted the caller.
     status: [400],
     code: 'parameter-not-supported',
     title: 'The model does not take a parameter that azure_ai sends: access is granted',
@@ -100,7 +111,7 @@ export const ai: readonly Known[] = [
   },
   {
     text: /\b(?:has been|is|was) retired\b|OperationRetired|no longer (?:available|supported)/i,
-    // The service has moved on, or the address is gone; nothing else of these may be taken for it.
+    // A retired function answers with one of these; any other status has another cause.
     status: [400, 404, 410],
     code: 'function-retired',
     title: 'The service has retired the function of the test query',
@@ -119,17 +130,6 @@ export const ai: readonly Known[] = [
       at.byKey === true
         ? 'Set the right key, or leave the key input out: it is then read from the resource.'
         : `Clear the stored key and run again${unlessSet(at, 'clear-keys', ' (`clear-keys: true` once the identity is verified)')}: the extension prefers it to the identity.`,
-  },
-  {
-    text: /(?:status|code|http)\D{0,12}429\b|too many requests|rate limit/i,
-    status: [429],
-    wrapped: 429,
-    code: 'throttled',
-    title: 'The service is throttling: access is granted, capacity is not',
-    outlook: 'throttled',
-    provesToken: true,
-    meetsEveryDatabase: true,
-    fix: 'Run again later, or raise the capacity of the deployment.',
   },
   {
     text: /(?:fail|unable|could not|cannot).{0,60}(?:get|acquir|obtain|fetch|request).{0,40}token|identity not found|managed identity.{0,20}not (?:found|available|enabled)|IMDS|169\.254\.169\.254/i,

@@ -1,4 +1,4 @@
-/** What Resource Manager says. */
+/** Errors of Resource Manager. */
 
 import { busyCodes } from '../../lib/http-retries.ts'
 import { accessAdministrator, assignmentCondition, denied, leastRole, quotedForShell } from '../az.ts'

@@ -1,4 +1,4 @@
-/** What Entra says at sign-in. */
+/** Errors of Entra at sign-in. */
 import { quotedForShell } from '../az.ts'
 import type { Known } from '../message.ts'
 

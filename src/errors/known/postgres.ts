@@ -1,4 +1,4 @@
-/** What PostgreSQL says, or the connection to it. */
+/** Errors of PostgreSQL and of the connection to it. */
 import { notUnicast } from '../../lib/ipv4.ts'
 import { ofServer, serverItself, unlessSet } from '../az.ts'
 import type { Circumstances, Known } from '../message.ts'
@@ -147,7 +147,7 @@ export const postgres: readonly Known[] = [
   {
     codes: ['55P03', '40P01', '40001'],
     code: 'lock',
-    title: 'Another session holds a lock on the settings',
+    title: 'Another session has a lock on the settings',
     cause: inDatabase,
     fix: "SELECT a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start AS age, a.query FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE l.granted AND (l.locktype = 'advisory' OR l.relation = to_regclass('azure_ai.settings'));   -- wait for it, or end it: SELECT pg_terminate_backend(PID);",
   },
