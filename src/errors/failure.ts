@@ -27,13 +27,10 @@ export interface Finding {
   fix: string
 }
 
-/** What is known of a failure beside its message. */
-export interface FailureFacts {
+/** What is known of a failure. */
+export interface FailureFacts extends Omit<Finding, 'severity' | 'code'> {
   reason: Exclude<FailureReason, 'none'>
   code: KnownCode | ErrorCode
-  title: string
-  detail: string
-  fix: string
 }
 
 /** An expected failure: it has a reason, a cause a reader understands and a fix. */

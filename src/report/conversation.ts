@@ -15,13 +15,11 @@ import {
   driftMarker,
   driftOf,
   driftState,
-  duplicateComment,
   goneComment,
   planComment,
   planMark,
   readsSame,
   returnedComment,
-  sameSteps,
   showsAll,
 } from './drift-issue.ts'
 import type { Writing } from './issue-tables.ts'
@@ -237,9 +235,10 @@ async function openIssue(talk: Talk, drift: Drift): Promise<string> {
   return editIssue(talk, first, drift)
 }
 
+/** GitHub understands the wording of the comment. */
 async function closeDuplicate(talk: Talk, issue: Issue, of: number): Promise<void> {
   await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'not_planned' })
-  await comment(talk, issue, duplicateComment(of))
+  await comment(talk, issue, `Duplicate of #${of}`)
 }
 
 async function editIssue(talk: Talk, issue: DriftIssue, drift: Drift): Promise<string> {
@@ -247,7 +246,8 @@ async function editIssue(talk: Talk, issue: DriftIssue, drift: Drift): Promise<s
   // All that readers see is compared: whoever may edit the issue can leave its marker as it is.
   if (issue.title === title && readsSame(issue.body, body, talk.writing)) return `unchanged ${issue.url}`
   await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { title, body })
-  if (!sameSteps(issue.remembered, state)) await comment(talk, issue, changedComment(drift, issue.remembered, talk.writing))
+  const isSameDrift = issue.remembered.steps.join() === state.steps.join()
+  if (!isSameDrift) await comment(talk, issue, changedComment(drift, issue.remembered, talk.writing))
   return `edited ${issue.url}`
 }
 

@@ -1,5 +1,5 @@
 /**
- * What GitHub issues and comments say of a report, as Markdown; pure. Every value from outside stands inside `<code>`:
+ * A report as Markdown for GitHub issues and comments; pure. Every value from outside is inside `<code>`:
  * GitHub looks for mentions and references in the rendered text, where an escaped `@` is an `@` again, but not in code.
  */
 import { createHash } from 'node:crypto'
@@ -8,7 +8,7 @@ import type { Report, ReportStep } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import { keysPhrase, standing, toDoPhrase } from './headline.ts'
-import { addressOf, findingsPart, link, rows, shownNames, tables, type Writing } from './issue-tables.ts'
+import { addressOf, findingsPart, link, listOf, rows, shownNames, tables, type Writing } from './issue-tables.ts'
 import { code, count } from './markdown.ts'
 
 /** What an issue's body remembers of the drift it shows. */
@@ -35,7 +35,7 @@ interface IssueText {
 
 /** GitHub takes 65,536 characters; a little is left for what an edit by hand adds. */
 const limit = 65_000
-/** Longest body that is looked into, in characters: GitHub's own limit, and something for line ends that it turns round. */
+/** Longest body that is read, in characters: GitHub's own limit, and room for line ends, which it may convert. */
 const longestBody = 80_000
 /** Most steps an issue's body remembers; eleven characters each. */
 const remembered = 2_000
@@ -43,8 +43,7 @@ const remembered = 2_000
 const commentNames = 10_000
 const product = 'azure-ai-postgres-identity'
 
-const hash = (text: string, digits: number): string => createHash('sha256').update(text).digest('hex').slice(0, digits)
-const stepHash = (step: ReportStep): string => hash(step.id, 10)
+const stepHash = ({ id }: ReportStep): string => createHash('sha256').update(id).digest('hex').slice(0, 10)
 
 /** The beginning of the hidden comment by which an issue of a server is found; the id cannot be read back from it. */
 export function driftMarker(serverId: string): string {
@@ -57,15 +56,15 @@ export function planMarker(serverId: string): string {
 }
 
 /**
- * How a body of ours begins. Other workflows write as the same author, and may quote texts of strangers, who know the hidden
- * comment from its source: one that stands in between is theirs. An issue may have been edited at one end, not at both.
+ * How a body of this action begins. Other workflows write as the same author, and may quote texts of strangers, who know the
+ * hidden comment from its source: one in the middle of a body is theirs. An issue may have been edited at one end, not at both.
  */
 const ownBeginning =
   /^<code>[^\n]{1,1000}<\/code> (?:(?:has drifted from|is in sync with) its workflow|has drifted: |is not set up yet: )/
 
 /**
- * What an issue's body remembers; undefined when it remembers nothing that can be read. Whoever may edit the issue may have
- * written it: no more of it is believed than which of the report's own steps differed before.
+ * What an issue's body remembers; undefined when that cannot be read. Everyone who may edit the issue can have written it, so
+ * it is used only to know which of the report's own steps differed before.
  */
 export function driftState(body: string, serverId: string): DriftState | undefined {
   const pattern = new RegExp(`${driftMarker(serverId)} (${markPattern}) differs=([0-9a-f.]{0,${11 * remembered}}) -->`, 'g')
@@ -120,7 +119,7 @@ export function driftIssue(report: Report, coverage: Coverage, drift: Drift, wri
 /** The body of the issue when nothing differs any more. `of` is what that issue covers: no more than the run that looked. */
 export function driftGone(report: Report, of: Mark, coverage: Coverage, writing: Writing): string {
   // The names behind the marks of another run's issue are not known.
-  const about = isSame(of, markOf(coverage)) ? coveredNames(coverage) : coveredCounts(of)
+  const about = isSame(of, markOf(coverage)) ? coveredNames(coverage) : covered(of, [])
   return `${code(report.server.name)} is in sync with its workflow again. Seen by ${link(writing, 'this run')}.\n${explanation(about)}\n\n${mark(report, { mark: of, steps: [] })}\n`
 }
 
@@ -141,17 +140,14 @@ function title(report: Report, coverage: Coverage): string {
 }
 
 /** What a run covers in words, for a body. */
-function coveredNames({ part, databases, services }: Coverage): string {
-  const shown = databases === '*' ? [] : shownNames(sorted(databases))
-  return scopeOf(part, databasesIn(databases, shown)) + forServices(services)
+function coveredNames(coverage: Coverage): string {
+  const { databases } = coverage
+  return covered(coverage, databases === '*' ? [] : shownNames(sorted(databases)))
 }
 
-function coveredCounts({ part, databases, services }: Mark): string {
-  return scopeOf(part, databasesIn(databases, [])) + forServices(services)
-}
-
-function forServices(services: readonly string[]): string {
-  return services.length > 0 ? `, for ${sorted(services).map(code).join(', ')}` : ''
+function covered({ part, databases, services }: Coverage | Mark, shown: readonly string[]): string {
+  const forServices = services.length > 0 ? `, for ${sorted(services).map(code).join(', ')}` : ''
+  return scopeOf(part, databasesIn(databases, shown)) + forServices
 }
 
 function scopeOf(part: Coverage['part'], databases: string): string {
@@ -173,7 +169,7 @@ function mark(report: Report, state: DriftState): string {
   return `${driftMarker(report.server.id)} ${markText(state.mark)} differs=${state.steps.join('.')} -->`
 }
 
-/** Whether readers see the same: everything but the number of the run that a link leads to. GitHub may turn line ends round. */
+/** Whether readers see the same: everything but the number of the run that a link leads to. */
 export function readsSame(a: string, b: string, writing: Writing): boolean {
   const before = /^(.*\/)\d+$/.exec(addressOf(writing) ?? '')?.[1]
   const even = (text: string): string => {
@@ -183,11 +179,6 @@ export function readsSame(a: string, b: string, writing: Writing): boolean {
     return [first, ...others.map((each) => each.replace(/^\d{1,20}\)/, '0)'))].join(`[this run](${before}`)
   }
   return even(a) === even(b)
-}
-
-/** Whether another set of steps differs. */
-export function sameSteps(a: Pick<DriftState, 'steps'>, b: Pick<DriftState, 'steps'>): boolean {
-  return a.steps.join() === b.steps.join()
 }
 
 /** The comment when another set of steps differs. */
@@ -222,15 +213,11 @@ export function showsAll(state: DriftState, drift: Drift): boolean {
   return drift.differing.every((step) => known.has(stepHash(step)))
 }
 
-/** The comment on an issue that another one with a lower number makes superfluous; GitHub understands this wording. */
-export function duplicateComment(number: number): string {
-  return `Duplicate of #${number}`
-}
-
 function names(steps: readonly ReportStep[]): string {
-  const ids = steps.map(({ id }) => id)
-  const shown = shownNames(ids, commentNames)
-  return ids.length > shown.length ? `${shown.join(', ')} and ${ids.length - shown.length} more` : shown.join(', ')
+  return listOf(
+    steps.map(({ id }) => id),
+    commentNames,
+  )
 }
 
 /** The comment of a pull request: what would change, or changed. At most 65,000 characters. */

@@ -27,6 +27,14 @@ export function grouped<T>(items: readonly T[], keyOf: (item: T) => string): rea
   return [...groups.values()]
 }
 
+/** Items that are alike are shown as one when they are more than this. */
+export const listed = 3
+
+/** As {@link grouped}, but items that are alike with few others stay apart. */
+export function groupedWhereMany<T>(items: readonly T[], keyOf: (item: T) => string): readonly (readonly [T, ...T[]])[] {
+  return grouped(items, keyOf).flatMap((group) => (group.length > listed ? [group] : group.map((each) => [each] as const)))
+}
+
 /** Findings in their order, those that differ in nothing but the name of a database as one. */
 export function alikeFindings(findings: readonly Finding[], databases: readonly string[]): readonly AlikeFindings[] {
   const known = new Set(databases)

@@ -38,22 +38,11 @@ function serverTables(rows: readonly InventoryRow[], openIds: ReadonlySet<string
   const isOpen = ([{ server }]: readonly [InventoryRow, ...InventoryRow[]]): boolean => openIds.has(server)
   const open = servers.filter(isOpen).sort((a, b) => rank(a) - rank(b))
   const fine = servers.filter((of) => !isOpen(of))
-  const show = (of: readonly (readonly InventoryRow[])[], title: string, fold: boolean): string =>
-    of.length === 0
-      ? ''
-      : table(
-          head,
-          of.flatMap((each) => each.map(shown)),
-          title,
-          fold,
-        )
+  const tableOf = (of: typeof servers, title: string): string => table(head, of.flat().map(shown), title, title !== '')
+  const their = fine.length === 1 ? 'its' : 'their'
   return [
-    show(open, '', false),
-    show(
-      fine,
-      `${count(fine.length, 'server')} with nothing left to do in ${fine.length === 1 ? 'its' : 'their'} databases`,
-      true,
-    ),
+    open.length === 0 ? '' : tableOf(open, ''),
+    fine.length === 0 ? '' : tableOf(fine, `${count(fine.length, 'server')} with nothing left to do in ${their} databases`),
   ]
 }
 

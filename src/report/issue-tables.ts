@@ -4,7 +4,7 @@ import type { ReportStep } from '../core/report.ts'
 import { allMembers, services } from '../core/services.ts'
 import type { Finding } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
-import { grouped, likeness, withoutName } from './grouping.ts'
+import { groupedWhereMany, likeness, withoutName } from './grouping.ts'
 import { code, count, findingIcons } from './markdown.ts'
 import { inDatabase } from './summary-steps.ts'
 
@@ -52,6 +52,13 @@ export function shownNames(names: readonly string[], room = sharedNames): string
   )
 }
 
+/** As {@link shownNames}, in a sentence that counts the others. */
+export function listOf(names: readonly string[], room = sharedNames): string {
+  const shown = shownNames(names, room)
+  const left = names.length - shown.length
+  return left > 0 ? `${shown.join(', ')} and ${left} more` : shown.join(', ')
+}
+
 /** What differs as a table, the rest folded below, in at most `room` characters: rows that find no place are counted. */
 export function tables(first: readonly string[], rest: readonly string[], steps: number, room: number): string {
   const inFull = fitted(first, room)
@@ -77,44 +84,39 @@ function fitted(rows: readonly string[], room: number): string {
   return text
 }
 
-/** Databases that are alike stand in one row when they are more than this. */
-const listed = 3
-/** Most that their names may take in it, in characters. */
+/** Most that the names of databases take in a row, in characters. */
 const sharedNames = 1_500
 
 /** A row for each step; one for all databases in which it is the same. */
 export function rows(steps: readonly ReportStep[], writing: Writing, status?: string): string[] {
-  return grouped(steps, (step) =>
-    inDatabase(step)
-      ? JSON.stringify([
-          step.name ?? step.id,
-          step.status,
-          ...values(step, writing.namesOnly),
-          writing.namesOnly ? '' : likeness(step.detail, step.target),
-        ])
-      : step.id,
-  ).flatMap((group) =>
-    group.length > listed ? [sharedRow(group, writing, status)] : group.map((step) => row(step, writing, status)),
+  const { namesOnly } = writing
+  const likenessOf = (step: ReportStep): unknown[] => [
+    step.name ?? step.id,
+    step.status,
+    ...values(step, namesOnly),
+    namesOnly ? '' : likeness(step.detail, step.target),
+  ]
+  return groupedWhereMany(steps, (step) => (inDatabase(step) ? JSON.stringify(likenessOf(step)) : step.id)).map((group) =>
+    row(group, writing, status),
   )
 }
 
-function sharedRow(group: readonly [ReportStep, ...ReportStep[]], writing: Writing, status?: string): string {
+function row(group: readonly [ReportStep, ...ReportStep[]], { namesOnly }: Writing, status?: string): string {
   const [step] = group
-  const shown = shownNames(group.map(({ target }) => target))
-  const more = group.length > shown.length ? ` and ${group.length - shown.length} more` : ''
-  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(withoutName(step.detail, step.target)))}`
-  const [before, after] = values(step, writing.namesOnly)
-  const what = `${code(cut(step.name ?? step.id))}<br/>in ${group.length} databases: ${shown.join(', ')}${more}`
+  const isShared = group.length > 1
+  const what = isShared
+    ? `${code(cut(step.name ?? step.id))}<br/>in ${group.length} databases: ${listOf(group.map(({ target }) => target))}`
+    : `${code(cut(step.id))}${targetOf(step, namesOnly)}`
+  const text = isShared ? withoutName(step.detail, step.target) : step.detail
+  const detail = namesOnly || text === '' ? '' : `<br/>${code(cut(text))}`
+  const [before, after] = values(step, namesOnly)
   return `| ${status ?? step.status} | ${what} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
 }
 
-function row(step: ReportStep, writing: Writing, status: string = step.status): string {
+function targetOf(step: ReportStep, namesOnly: boolean): string {
   const service = services.find((each) => each.name === step.service)
-  const on = writing.namesOnly ? undefined : nameIn(step.target)
-  const target = service === undefined ? '' : `<br/>${service.title}${on === undefined || on === '' ? '' : ` ${code(cut(on))}`}`
-  const detail = writing.namesOnly || step.detail === '' ? '' : `<br/>${code(cut(step.detail))}`
-  const [before, after] = values(step, writing.namesOnly)
-  return `| ${status} | ${code(cut(step.id))}${target} | ${code(cut(before))} | ${code(cut(after))}${detail} |`
+  const name = namesOnly ? '' : nameIn(step.target)
+  return service === undefined ? '' : `<br/>${service.title}${name === '' ? '' : ` ${code(cut(name))}`}`
 }
 
 const secrets: readonly string[] = allMembers.map(({ key }) => key)

@@ -3,14 +3,12 @@ import type { QueryResult } from '../core/journal.ts'
 import type { Report } from '../core/report.ts'
 import { allQueries, placeOfQuery } from '../core/services.ts'
 import { visible } from '../lib/unicode.ts'
-import { grouped, likeness, withoutName } from './grouping.ts'
+import { grouped, groupedWhereMany, likeness, withoutName } from './grouping.ts'
 import { code, coded, count, names, soft, table, text, words, wrapped } from './markdown.ts'
 import { inDatabase } from './summary-steps.ts'
 
 /** Rows of a table beyond which it is folded. */
 const foldedFrom = 24
-/** Databases that are alike are in one row when they are more than this. */
-const listed = 3
 /** Longest SQL shown, in characters. */
 const longestSql = 4_000
 
@@ -25,14 +23,14 @@ export function answersPart({ queries, steps }: Report): string {
   const databases = new Set([...steps.filter(inDatabase).map(({ target }) => target), ...byDatabase.keys()])
   const answers = [...databases].map((database) => ({ database, own: byDatabase.get(database) ?? [] }))
   const answered = answers.filter(({ own }) => own.length > 0)
-  const groups = grouped(answered, ({ database, own }) =>
+  const groups = groupedWhereMany(answered, ({ database, own }) =>
     JSON.stringify(
       columns.map(({ name }) => {
         const query = own.find((each) => each.name === name)
         return query && [query.status, query.answer, query.proof, likeness(query.error, database)]
       }),
     ),
-  ).flatMap((group) => (group.length > listed ? [group] : group.map((each) => [each] as const)))
+  )
   const rows = groups.map((group) => {
     const [{ own }] = group
     const isBad = own.some(({ status }) => status === 'failed')

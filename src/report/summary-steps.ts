@@ -1,14 +1,12 @@
 /** The steps of a summary: what differs first, then what was done, then the rest. Pure. */
 import type { Report, ReportStep } from '../core/report.ts'
 import { differs } from '../core/steps.ts'
-import { grouped, likeness, withoutName } from './grouping.ts'
+import { grouped, likeness, listed, withoutName } from './grouping.ts'
 import { code, count, named, names, prose, small, table, text, wrapped } from './markdown.ts'
 import { serviceOf } from './summary-picture.ts'
 
 /** Rows of a table beyond which it is folded. */
 const foldedFrom = 10
-/** Databases that are alike are in one row when they are more than this. */
-const listed = 3
 
 const icons: Record<ReportStep['status'], string> = {
   'in-sync': '✅',

@@ -14,32 +14,17 @@ import { stepsPart } from './summary-steps.ts'
 const limit = 900_000
 
 export function summary(of: Report): string {
-  // What is not shown is not looked at, either.
+  // Texts that are not shown in full need no work in full, either.
   const report = withTexts(of, longestText)
+  const { inventory, rows = [] } = report
+  const [head = '', ...rest] =
+    inventory === undefined
+      ? [headline(report), picture(report), answersPart(report), sqlPart(report), stepsPart(report)]
+      : inventoryParts(report, { ...inventory, rows })
   const findings = findingsPart(report)
-  const { inventory } = report
-  if (inventory !== undefined) {
-    const [head = '', ...rest] = inventoryParts(report, { ...inventory, rows: report.rows ?? [] })
-    return joined([
-      head,
-      report.result === 'failed' ? findings : '',
-      ...rest,
-      report.result === 'failed' ? '' : findings,
-      footer(report),
-    ])
-  }
-  return joined([
-    headline(report),
-    // What went wrong is read first; what is merely worth knowing, last.
-    report.result === 'failed' ? findings : '',
-    picture(report),
-    answersPart(report),
-    sqlPart(report),
-    stepsPart(report),
-    report.result === 'failed' ? '' : findings,
-    nextPart(report),
-    footer(report),
-  ])
+  // What went wrong is read first; what is merely worth knowing, last.
+  const parts = report.result === 'failed' ? [head, findings, ...rest] : [head, ...rest, findings]
+  return joined([...parts, inventory === undefined ? nextPart(report) : '', footer(report)])
 }
 
 function joined(parts: readonly string[]): string {
@@ -49,7 +34,7 @@ function joined(parts: readonly string[]): string {
     const bytes = Buffer.byteLength(part)
     text +=
       Buffer.byteLength(text) + bytes > limit
-        ? `\n> A part of ${bytes} bytes is left out here; it stands in the report.\n`
+        ? `\n> A part of ${bytes} bytes is left out here; it is in the report.\n`
         : `${part}\n`
   }
   return text
@@ -86,8 +71,8 @@ function nextPart(report: Report): string {
     const plan = report.planId === '' || report.planId.length > longestPlanId ? [] : [`plan-id: ${report.planId}`]
     return next('Run this action again, and let it do what is listed:', ['mode: apply', ...plan].join('\n'))
   }
-  const asked = report.queries.some(({ proof }) => proof === 'key')
-  if ((report.storedKeys.after ?? 0) > 0 && !asked && report.mode !== '')
+  const keysWanted = report.queries.some(({ proof }) => proof === 'key')
+  if ((report.storedKeys.after ?? 0) > 0 && !keysWanted && report.mode !== '')
     return next('Clear the keys that are still stored:', 'mode: apply\nclear-keys: true')
   const off = report.findings.find((finding) => finding.code === 'key-login-possible')
   if (off === undefined) return ''
