@@ -6,18 +6,16 @@ import type { AdvisedInput, Circumstances } from './message.ts'
 
 export const accessAdministrator = 'Role Based Access Control Administrator'
 
-/** The least built-in role that contains an action, for the fix of a missing action. */
-export const leastRole: readonly [RegExp, string][] = [
+const leastRoles: readonly [RegExp, string][] = [
+  [/\/read$/i, 'Reader'],
   [/^microsoft\.authorization\/roleassignments\/write$/i, accessAdministrator],
-  [/^microsoft\.authorization\/.*read$/i, 'Reader'],
-  [/^microsoft\.dbforpostgresql\/.*\/read$/i, 'Reader'],
-  [/^microsoft\.dbforpostgresql\//i, 'Contributor'],
-  [/^microsoft\.cognitiveservices\/.*\/listkeys\/action$/i, 'Cognitive Services User'],
-  [/^microsoft\.cognitiveservices\/.*\/read$/i, 'Reader'],
-  [/^microsoft\.machinelearningservices\/.*\/listkeys\/action$/i, 'AzureML Data Scientist'],
-  [/^microsoft\.machinelearningservices\/.*\/read$/i, 'Reader'],
+  [/^microsoft\.cognitiveservices\/.*\/listkeys\/action$/i, azureRoles.cognitive.name],
+  [/^microsoft\.machinelearningservices\/.*\/listkeys\/action$/i, azureRoles.machineLearning.name],
   [/^microsoft\.managedidentity\/userassignedidentities\/assign\/action$/i, 'Managed Identity Operator'],
 ]
+
+/** The least built-in role that contains an action, for the fix of a missing action. */
+export const leastRoleFor = (action: string): string => leastRoles.find(([pattern]) => pattern.test(action))?.[1] ?? 'Contributor'
 
 /** The action, scope and principal that an AuthorizationFailed message names. */
 export function denied(text: string): { action: string; scope: string; principal: string } {

@@ -17,7 +17,7 @@ export type FailureReason =
   | 'cancelled'
   | 'internal'
 
-/** One thing that is wrong, as it stands in the report's findings, an annotation and the summary. */
+/** One thing that is wrong or worth knowing, as report, annotations and summary show it. */
 export interface Finding {
   severity: 'error' | 'warning' | 'notice'
   code: FindingCode | KnownCode | ErrorCode

@@ -1,6 +1,6 @@
 /**
- * Who wrote an issue or a comment. Only what the token's own author wrote is ours: everybody can copy a hidden comment into
- * a text of their own, and other bots and members of a repository can do so as well.
+ * Who wrote an issue or a comment. Only what the token's own author wrote is of this action: anyone can copy a hidden comment
+ * into a text of their own, other bots and members of the repository included.
  */
 
 /** The user or app behind a token. */
@@ -14,7 +14,7 @@ export interface Author {
 
 type Json = Readonly<Record<string, unknown>>
 
-/** Behind the token that a job gets by itself. Only an app can have a login with brackets, so no number is needed. */
+/** The author behind the token that every job gets. Only an app can have a login with brackets, so no number is needed. */
 export const jobAuthor: Author = { name: 'github-actions', isBot: true, id: undefined }
 
 /** Longest time that the look-up may take in all, in milliseconds: the issue is written without it, too. */

@@ -1,4 +1,4 @@
-/** GitHub's REST API for one repository: requests with the token, and what of the answers the token's own author wrote. */
+/** GitHub's REST API for one repository: requests with the token, and of lists only what the token's own author wrote. */
 
 import { describe, withoutEndSlashes } from '../lib/bounded.ts'
 import { requestTimeoutMs, retryAfterMs, type Sign, verdictOn } from '../lib/http-retries.ts'
@@ -31,7 +31,7 @@ export interface ConversationOptions {
   readonly signal: AbortSignal
 }
 
-/** Longest time that an issue or a comment may take in all, in milliseconds: the run has its result already. */
+/** Longest time that an issue or a comment may take in all, in milliseconds. */
 export const budgetMs = 300_000
 /** Longest answer that is read, in bytes after decompression: a hundred issues with the longest bodies in UTF-8, doubled. */
 const longestAnswer = 64 * 1024 * 1024
@@ -45,15 +45,15 @@ type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE'
 
 /** Paths are below the repository's. Rejects with what Octokit throws. */
 export interface GitHub {
-  /** Repeats what fails in passing; so not for what must not happen twice. */
+  /** Repeats a request after an error that passes, so it is not for what must not happen twice. */
   send(method: Exclude<Method, 'POST'>, path: string, body?: Json): Promise<unknown>
   /** What the token's own author wrote of a list of issues or comments, page by page, at most so many pages. */
   listOwn<T>(path: string, most: number, read: (raw: Json) => T): Promise<T[]>
-  /** Makes something once: after an answer that leaves open whether it was made, `find` looks before the next try. */
+  /** Creates something once: after a response that does not show whether it was created, `find` looks before the next try. */
   create<T>(path: string, body: Json, read: (raw: Json) => T, find: () => Promise<T | undefined>): Promise<T>
 }
 
-/** An answer whose body is not what GitHub sends: of something in between, or cut off. */
+/** An answer whose body GitHub cannot have sent: it is of something in between, or was cut off. */
 class Unreadable extends Error {}
 
 /** An answer that is longer than what is read. */
@@ -79,7 +79,7 @@ export async function connect(place: Place, options: ConversationOptions): Promi
   const { origin } = new URL(base)
   const isHere = (url: string): boolean => URL.canParse(url) && new URL(url).origin === origin
 
-  const asked = lookUpAuthor(
+  const lookedUp = lookUpAuthor(
     {
       user: (limit) => settled(connection.once('GET', `${api}/user`, undefined, limit)),
       viewer: isHere(place.graphqlUrl)
@@ -90,8 +90,8 @@ export async function connect(place: Place, options: ConversationOptions): Promi
   )
   let learned: Author | undefined
   const author = async (): Promise<Author> => {
-    const found = learned ?? (await asked)
-    if (found === undefined) options.log.debug('GitHub does not say whose token this is: taken for that of the job')
+    const found = learned ?? (await lookedUp)
+    if (found === undefined) options.log.debug('GitHub does not show whose token this is: treated as that of the job')
     return found ?? jobAuthor
   }
 
@@ -102,7 +102,7 @@ export async function connect(place: Place, options: ConversationOptions): Promi
           const { data, status } = await connection.once(method, base + path, body)
           return status === 204 ? undefined : objectOf(data)
         } catch (error) {
-          // Gone is what it was to be; the answer to the try before may have been lost.
+          // It is gone already: the answer to an earlier try may have been lost.
           if (method === 'DELETE' && statusOf(error) === 404) return undefined
           throw error
         }
@@ -110,7 +110,7 @@ export async function connect(place: Place, options: ConversationOptions): Promi
     async listOwn(path, most, read) {
       const items: unknown[] = []
       const seen = new Set<string>()
-      // The token goes to no other host, whatever the answer says, and a page that was read already is the end.
+      // The token goes to no other host, even if a link leads there, and a page that was read already is the end.
       for (let url: string | undefined = base + path; url !== undefined && isHere(url) && !seen.has(url) && seen.size < most; ) {
         const here: string = url
         seen.add(here)
@@ -137,7 +137,7 @@ export async function connect(place: Place, options: ConversationOptions): Promi
         }
         unsure = true
         const made = objectOf((await connection.once('POST', base + path, body)).data)
-        // Whoever wrote this is the token's author, should no look-up have said so.
+        // The author of what was just created is that of the token, even where the look-up failed.
         learned = authorOf(made['user'])
         return read(made)
       })
@@ -246,7 +246,7 @@ function breakOf(error: unknown): string {
   return ''
 }
 
-/** GitHub's rate limits, primary and secondary: 429, or a 403 that says so. */
+/** GitHub's rate limits, primary and secondary: 429, or a 403 with their headers or text. */
 export function isThrottled(error: unknown): boolean {
   const status = statusOf(error)
   const headers = headersOf(error)
@@ -259,7 +259,7 @@ export function isThrottled(error: unknown): boolean {
   )
 }
 
-/** Whoever makes something looks for it before the next try (`create`): every request may be repeated. */
+/** Every request may be repeated: `create` looks for what it made before the next try. */
 function verdictOf(error: unknown): Verdict {
   const from = 'GitHub'
   if (error instanceof Unreadable) return verdictOn({ stage: 'answer', from, status: 200, signs: ['not JSON'] }, true)
@@ -267,15 +267,15 @@ function verdictOf(error: unknown): Verdict {
   const status = statusOf(error)
   if (status === undefined)
     return isUnanswered(error) ? verdictOn({ stage: 'connection', from, code: breakOf(error) }, true) : false
-  const afterMs = askedWaitMs(error)
+  const afterMs = requestedWaitMs(error)
   const signs: Sign[] = []
   if (headersOf(error)['retry-after'] !== undefined) signs.push('Retry-After')
   if (isThrottled(error)) signs.push('limit reached')
   return verdictOn({ stage: 'answer', from, status, signs, afterMs }, true)
 }
 
-/** How long GitHub asks to wait, in milliseconds; a minute when a limit is reached and nothing is said. */
-function askedWaitMs(error: unknown): number | undefined {
+/** The wait that GitHub requests, in milliseconds; a minute when a limit is reached without one. */
+function requestedWaitMs(error: unknown): number | undefined {
   const headers = headersOf(error)
   const { 'x-ratelimit-remaining': remaining, 'x-ratelimit-reset': reset } = headers
   const afterMs = retryAfterMs((name) => headers[name])
@@ -284,8 +284,8 @@ function askedWaitMs(error: unknown): number | undefined {
   return isThrottled(error) ? 60_000 : undefined
 }
 
-/** What went wrong, as the end of a sentence. */
-export function said(error: unknown): string {
+/** Why a request failed, as the end of a sentence. */
+export function reasonOf(error: unknown): string {
   const status = statusOf(error)
   const message = thrown(error).response?.data?.message
   if (status !== undefined)

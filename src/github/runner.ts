@@ -57,7 +57,7 @@ export function createLog({ masks = true }: { readonly masks?: boolean } = {}): 
   const left = { debug: logLimit, info: logLimit, result: logLimit }
   /** Prints while there is room for it; the first line without room says so. */
   const print = (kind: 'debug' | 'info', text: string): void => {
-    // What finds no room is not looked at, either.
+    // Beyond the limit no line is even prepared.
     if (left[kind] < 0) return
     const line = plain(hidden(text))
     const say = kind === 'debug' ? core.debug : core.info
@@ -97,7 +97,7 @@ export function printedOutputs(log: Log): SetOutput {
   }
 }
 
-/** Appends to the job summary; without the runner's file there is none to write. */
+/** Appends to the job summary, where the runner has a file for it. */
 export async function appendSummary(markdown: string, file: string | undefined): Promise<void> {
   if (file === undefined || file === '') return
   await core.summary.addRaw(markdown, true).write()
@@ -107,7 +107,7 @@ export function warn(text: string, title: string): void {
   annotation(core.warning, text, title)
 }
 
-/** Ends the step as failed, with an annotation; for what no report can tell any more. */
+/** Ends the step as failed, with an annotation; for errors that come too late for the report. */
 export function fail(text: string): void {
   process.exitCode = 1
   annotation(core.error, text, '')
@@ -119,7 +119,7 @@ export async function endProcess(): Promise<never> {
   process.exit(process.exitCode)
 }
 
-/** The whole text is data of one command: what it holds cannot begin another. */
+/** The whole text is data of one command, so nothing in it can begin another. */
 function annotation(say: typeof core.error, text: string, title: string): void {
   const shown = (value: string): string => bounded(visible(bounded(hidden(value), longest.message)), longest.annotation)
   say(shown(text), title === '' ? {} : { title: shown(title) })
@@ -146,8 +146,8 @@ export function annotate(findings: readonly AlikeFindings[]): void {
 }
 
 /**
- * Writes the report into the runner's temporary folder; gives its path. Only this user may read it, because it names databases
- * and hosts. It is replaced as a whole, so that a reader never meets half of one.
+ * Writes the report into the runner's temporary folder and returns its path. Only this user may read it, because it names
+ * databases and hosts. It is replaced as a whole, so that a reader never finds half of one.
  */
 export async function writeReport(report: unknown, folder: string, name: string): Promise<string> {
   await mkdir(folder, { recursive: true, mode: 0o700 })
@@ -161,21 +161,21 @@ export async function writeReport(report: unknown, folder: string, name: string)
 export const oidcLimitMs = 300_000
 
 /**
- * The workflow's OIDC token for an audience; the runner masks it before it is returned. Asked for with the action's own
- * policy and time limit: the toolkit's waits three minutes for a service that hangs, and for ever for one that trickles.
+ * The workflow's OIDC token for an audience; the runner masks it before it is returned. Requested with the action's own retry
+ * policy and time limit: the toolkit waits three minutes for a service that hangs, and forever for one that trickles.
  */
 export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log, signal: AbortSignal): Promise<string> {
   for (const [name, value] of Object.entries(endpoint))
     if (value === '') throw new Error(`Unable to get ACTIONS_ID_TOKEN_REQUEST_${name.toUpperCase()} env variable`)
   const client = new HttpClient('actions/oidc-client', [new BearerCredentialHandler(endpoint.token)], {
     allowRetries: false,
-    // The request token would go along.
+    // A redirect would carry the request token along.
     allowRedirects: false,
     socketTimeout: requestTimeoutMs,
   })
   const from = 'GitHub'
   const limit = AbortSignal.any([signal, AbortSignal.timeout(oidcLimitMs)])
-  const ask = async (): Promise<string> => {
+  const request = async (): Promise<string> => {
     const answer = await client.get(`${endpoint.url}&audience=${encodeURIComponent(audience)}`)
     const { statusCode: status = 0, headers } = answer.message
     const body = await readBounded(answer.message)
@@ -185,12 +185,12 @@ export async function idToken(audience: string, endpoint: OidcEndpoint, log: Log
     const signs: Sign[] = [...(afterMs === undefined ? [] : ['Retry-After' as const])]
     if (token === undefined) signs.push('not JSON')
     const redirects = isRedirect(status) ? ', a redirect, which is not followed' : ''
-    const said = `GitHub's OIDC service answered ${status}${redirects}${body === '' ? '' : `: ${bounded(body, 500)}`}`
-    throw new Refused(said, verdictOn({ stage: 'answer', from, status, signs, afterMs }, true))
+    const text = `GitHub's OIDC service answered ${status}${redirects}${body === '' ? '' : `: ${bounded(body, 500)}`}`
+    throw new Refused(text, verdictOn({ stage: 'answer', from, status, signs, afterMs }, true))
   }
   const once = (): Promise<string> => {
     limit.throwIfAborted()
-    return orAborted(ask(), AbortSignal.any([limit, AbortSignal.timeout(requestTimeoutMs)]))
+    return orAborted(request(), AbortSignal.any([limit, AbortSignal.timeout(requestTimeoutMs)]))
   }
   const found = await retrying(once, {
     signal: limit,
@@ -217,13 +217,13 @@ async function readBounded(message: AsyncIterable<Buffer>): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
-/** Where a job asks for its token; empty strings when it may not. */
+/** Where a job requests its token; empty strings when it may not. */
 interface OidcEndpoint {
   readonly url: string
   readonly token: string
 }
 
-/** An answer without a token, and what it deserves. */
+/** An answer without a token, and whether another try follows. */
 class Refused extends Error {
   readonly verdict: Verdict
 

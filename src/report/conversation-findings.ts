@@ -1,9 +1,9 @@
-/** What could not be done for the drift issue or the comment, as findings with the command or the permission that fixes it. */
+/** Why the drift issue or the comment could not be written, as findings with the command or the permission that fixes it. */
 import type { Finding } from '../errors/failure.ts'
-import { isThrottled, type Place, said, statusOf } from '../github/rest.ts'
+import { isThrottled, type Place, reasonOf, statusOf } from '../github/rest.ts'
 import { describe } from '../lib/bounded.ts'
 
-/** What of an issue its finding names. */
+/** The part of an issue that its finding names. */
 interface Issue {
   readonly number: number
   readonly url: string
@@ -18,12 +18,12 @@ function tokenFinding(error: unknown): Finding | undefined {
     severity: 'warning',
     code: 'github-token-refused',
     title: 'GitHub does not accept the token',
-    detail: said(error),
-    fix: "Leave `github-token` out: its default is the job's own token. Or give it one that is valid, from a secret.",
+    detail: reasonOf(error),
+    fix: "Leave `github-token` out: its default is the job's own token. Or set it to one that is valid, from a secret.",
   }
 }
 
-/** Neither a limit nor an archived repository, where no permission would help. */
+/** A limit and an archived repository look the same, and no permission would help there. */
 function lacksPermission(error: unknown): boolean {
   const status = statusOf(error)
   return (status === 403 || status === 404) && !isThrottled(error) && !/archived/i.test(describe(error))
@@ -44,13 +44,13 @@ export function lockedPullRequest(number: number, { owner, repository }: Place, 
     severity: 'warning',
     code: 'pull-request-comment-locked',
     title: `The pull request #${number} is locked: the comment was not kept`,
-    detail: `${said(error)}. The plan stands in the job summary.`,
+    detail: `${reasonOf(error)}. The plan is in the job summary.`,
     fix: `gh pr unlock ${number} --repo ${owner}/${repository}`,
   }
 }
 
 function permissions(line: string): string {
-  return `Add to the job, beside what it has:\npermissions:\n  contents: read\n  id-token: write\n  ${line}`
+  return `Add to the job:\npermissions:\n  contents: read\n  id-token: write\n  ${line}`
 }
 
 export function issueFinding(error: unknown): Finding {
@@ -61,7 +61,7 @@ export function issueFinding(error: unknown): Finding {
       severity: 'warning',
       code: 'drift-issue-permission',
       title: 'The token may not write issues: the drift issue was not kept',
-      detail: `${said(error)}. It needs \`permissions: issues: write\`.`,
+      detail: `${reasonOf(error)}. It needs \`permissions: issues: write\`.`,
       fix: permissions('issues: write'),
     }
   }
@@ -70,7 +70,7 @@ export function issueFinding(error: unknown): Finding {
       severity: 'warning',
       code: 'drift-issue-disabled',
       title: 'The repository has no issues: the drift issue was not kept',
-      detail: said(error),
+      detail: reasonOf(error),
       fix: 'Turn them on (Settings > General > Features > Issues), or leave `drift-issue` out.',
     }
   }
@@ -78,7 +78,7 @@ export function issueFinding(error: unknown): Finding {
     severity: 'warning',
     code: 'drift-issue-failed',
     title: 'The drift issue was not kept',
-    detail: said(error),
+    detail: reasonOf(error),
     fix: again,
   }
 }
@@ -92,8 +92,8 @@ export function commentFinding(error: unknown, place: Place): Finding {
       code: 'pull-request-comment-permission',
       title: 'The token may not comment on the pull request',
       detail: place.fromFork
-        ? `${said(error)}. The pull request comes from a fork, whose runs get a token that may only read; the plan stands in the job summary.`
-        : `${said(error)}. It needs \`permissions: pull-requests: write\`.`,
+        ? `${reasonOf(error)}. The pull request comes from a fork, whose runs get a token that may only read; the plan is in the job summary.`
+        : `${reasonOf(error)}. It needs \`permissions: pull-requests: write\`.`,
       fix: place.fromFork ? 'Nothing to do; read the plan in the job summary.' : permissions('pull-requests: write'),
     }
   }
@@ -101,7 +101,7 @@ export function commentFinding(error: unknown, place: Place): Finding {
     severity: 'warning',
     code: 'pull-request-comment-failed',
     title: 'The comment on the pull request was not kept',
-    detail: said(error),
+    detail: reasonOf(error),
     fix: again,
   }
 }

@@ -1,4 +1,4 @@
-/** The drift issue and the comment on a pull request: how they are found, kept single and current over GitHub's REST API. */
+/** Finds the drift issue and the comment on a pull request, and keeps each single and current over GitHub's REST API. */
 
 import type { Coverage, Mark } from '../core/coverage.ts'
 import { covers, isSame, markOf } from '../core/coverage.ts'
@@ -24,13 +24,13 @@ import {
 } from './drift-issue.ts'
 import type { Writing } from './issue-tables.ts'
 
-/** Keeps the listing small; author and marker decide. */
+/** Keeps the listing small. Which issues are of this action is decided by author and marker. */
 const driftLabel = 'azure-ai-drift'
 
-/** Most pages of a hundred that are looked through. */
+/** Most pages of a hundred entries that are read. */
 const pages = { issues: 10, comments: 30 }
 
-/** One run's work on its drift issue. */
+/** What the work on the drift issue needs. */
 interface Talk {
   readonly gitHub: GitHub
   readonly report: Report
@@ -45,8 +45,8 @@ interface Talk {
 /**
  * Opens, edits, closes or reopens the one issue of what the run covers. Open issues of runs that cover part of it are taken
  * over; all others are left alone. A failed run leaves the issue as it is, and so does one that ran test queries only: neither
- * knows whether the drift is there.
- * Resolves with a finding (a warning) when it could not be done; does not reject.
+ * knows whether there is drift.
+ * Resolves with a warning when that failed; does not reject.
  */
 export async function keepDriftIssue(
   report: Report,
@@ -79,7 +79,7 @@ export async function keepDriftIssue(
 /**
  * Writes the plan into the one comment that the pull request has for what the run covers. Comments of runs that cover part
  * of it are taken over; all others are left alone.
- * Resolves with a finding when there is no pull request (a notice) or it could not be done (a warning); does not reject.
+ * Resolves with a notice when there is no pull request, and with a warning when writing failed; does not reject.
  */
 export async function keepPullRequestComment(
   report: Report,
@@ -93,11 +93,11 @@ export async function keepPullRequestComment(
       severity: 'notice',
       code: 'pull-request-absent',
       title: 'There is no pull request to comment on',
-      detail: 'This run was not started by an event of a pull request; the plan stands in the job summary.',
+      detail: 'This run was not started by an event of a pull request; the plan is in the job summary.',
       fix: 'Nothing to do; `pull-request-comment` takes effect in workflows with `on: pull_request`.',
     }
   }
-  // Without a server (inputs that could not be read) there is nothing to find a comment by.
+  // Comments are found by the server, which is unknown when the inputs could not be read.
   if (report.server.id === '') return undefined
   let gitHub: GitHub | undefined
   try {
@@ -130,7 +130,7 @@ async function keepComment(gitHub: GitHub, pullRequest: number, coverage: Covera
   let kept = first
   if (kept === undefined) {
     const created = await gitHub.create(path, { body }, commentOf, async () => (await find(isSameRun))[0])
-    // Another run may have done the same meanwhile: the older comment stays.
+    // Another run may have created one at the same time: the older comment stays.
     kept = (await find(isSameRun))[0] ?? created
     if (kept.id !== created.id) others.push(created)
   }
@@ -151,7 +151,7 @@ interface Issue {
   readonly isLocked: boolean
 }
 
-/** An issue that a run like this wrote for the same server. */
+/** An issue of this action about the same server. */
 interface DriftIssue extends Issue {
   readonly remembered: DriftState
 }
@@ -182,7 +182,7 @@ function commentOf(raw: Json): Comment {
   return { id: Number(raw.id), body: String(raw.body ?? ''), url: String(raw.html_url ?? '') }
 }
 
-/** GitHub may turn line ends round and cut what is blank at the ends. */
+/** GitHub may convert line ends and cut blanks at the ends. */
 function same(a: string, b: string): boolean {
   const even = (text: string): string => text.replaceAll('\r\n', '\n').trim()
   return even(a) === even(b)
@@ -201,7 +201,7 @@ async function driftIssues(gitHub: GitHub, coverage: Coverage, state: 'open' | '
     })
   }
   const labelled = await look(`labels=${driftLabel}&`)
-  // The label can be taken off by hand, and a token without the right to label creates issues without it.
+  // The label can be removed by hand, and a token without the right to label creates issues without it.
   const found = labelled.some((issue) => isSame(mark, issue.remembered.mark)) ? labelled : await look('')
   return found.sort((a, b) => a.number - b.number)
 }
@@ -216,7 +216,7 @@ async function showDrift(talk: Talk, drift: Drift, found: readonly DriftIssue[])
   }
   const closed = found.find((issue) => isSame(mark, issue.remembered.mark))
   if (closed === undefined) return openIssue(talk, drift)
-  // A run that covers more closed this one in favour of its own. Opening it again each time would be a quarrel of two runs.
+  // A run that covers more closed this one in favour of its own. If this run opened it again, the two would undo each other each time.
   const wider = found.find((issue) => isOpen(issue) && covers(issue.remembered.mark, mark) && showsAll(issue.remembered, drift))
   if (wider !== undefined && closed.stateReason !== 'completed') return `${wider.url} shows it already`
   return reopenIssue(talk, closed, drift)
@@ -228,7 +228,7 @@ async function openIssue(talk: Talk, drift: Drift): Promise<string> {
   const find = async (): Promise<DriftIssue | undefined> =>
     (await driftIssues(gitHub, coverage, 'open')).find((issue) => isOpen(issue) && isSame(mark, issue.remembered.mark))
   const created = await gitHub.create<Issue>('/issues', { title, body, labels: [driftLabel] }, issueOf, find)
-  // Another run may have done the same meanwhile. Both see both now, and agree on the lower number.
+  // Another run may have opened one at the same time. Both runs see both issues now, and keep the lower number.
   const first = await find()
   if (first === undefined || first.number >= created.number) return `opened ${created.url}`
   await closeDuplicate(talk, created, first.number)
@@ -243,7 +243,7 @@ async function closeDuplicate(talk: Talk, issue: Issue, of: number): Promise<voi
 
 async function editIssue(talk: Talk, issue: DriftIssue, drift: Drift): Promise<string> {
   const { title, body, state } = driftIssue(talk.report, talk.coverage, drift, talk.writing)
-  // All that readers see is compared: whoever may edit the issue can leave its marker as it is.
+  // All that readers see is compared: an edit by hand can change the text and leave the marker as it is.
   if (issue.title === title && readsSame(issue.body, body, talk.writing)) return `unchanged ${issue.url}`
   await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { title, body })
   const isSameDrift = issue.remembered.steps.join() === state.steps.join()
@@ -258,7 +258,7 @@ async function reopenIssue(talk: Talk, issue: Issue, drift: Drift): Promise<stri
   return `reopened ${issue.url}`
 }
 
-/** Each remembers what it covered: a run that covers no more than that opens it again. */
+/** Each issue remembers what it covered, so that a run that covers no more than that opens it again. */
 async function closeAll(talk: Talk, issues: readonly DriftIssue[]): Promise<string> {
   for (const issue of issues) {
     const body = driftGone(talk.report, issue.remembered.mark, talk.coverage, talk.writing)
@@ -268,7 +268,7 @@ async function closeAll(talk: Talk, issues: readonly DriftIssue[]): Promise<stri
   return `closed ${issues.map((issue) => issue.url).join(', ')}`
 }
 
-/** On a locked issue GitHub may refuse comments of those who may edit it. */
+/** On a locked issue GitHub may refuse comments, though not edits. */
 async function comment(talk: Talk, issue: Issue, body: string): Promise<void> {
   const path = `/issues/${issue.number}/comments`
   const since = issue.updatedAt === '' ? '' : `&since=${encodeURIComponent(issue.updatedAt)}`
@@ -283,7 +283,7 @@ async function comment(talk: Talk, issue: Issue, body: string): Promise<void> {
   }
 }
 
-/** Whether GitHub says that a pull request is locked; a look-up that fails is no information. */
+/** Whether GitHub shows a pull request as locked; false when that cannot be read. */
 async function lockedNow(gitHub: GitHub, number: number): Promise<boolean> {
   try {
     return ((await gitHub.send('GET', `/issues/${number}`)) as Json | undefined)?.locked === true
@@ -292,7 +292,7 @@ async function lockedNow(gitHub: GitHub, number: number): Promise<boolean> {
   }
 }
 
-/** Strangers read a public repository; when GitHub does not say what it is, it counts as one. */
+/** Strangers read a public repository; one that GitHub does not describe counts as public. */
 async function howToWrite(gitHub: GitHub, place: Place): Promise<Writing> {
   try {
     const raw = (await gitHub.send('GET', '')) as Json | undefined

@@ -43,7 +43,7 @@ export function named(id: string): string {
 /** A table under the limit of a part, whole rows only; folded under its title. */
 export function table(head: string, rows: readonly string[], title: string, fold: boolean): string {
   const { kept, left } = within(rows, partLimit)
-  const more = left === 0 ? '' : `\n\n> The rest (${count(left, 'row')}) is left out here; it stands in the report.`
+  const more = left === 0 ? '' : `\n\n> The rest (${count(left, 'row')}) is left out here; it is in the report.`
   const body = `${[head, ...kept].join('\n')}${more}`
   return fold ? folded(title, body) : `${body}\n`
 }

@@ -16,7 +16,7 @@ const conversationLimitMs = 120_000
 /** One file for each run, so that two steps of a job do not overwrite each other's. */
 const reportName = `report-${randomUUID()}.json`
 
-/** Before anything else: outputs start as failed, so a killed run never looks successful. */
+/** Outputs start as failed, so a killed run never looks successful. */
 export function failClosed(setOutput: SetOutput): void {
   setOutput('stored-keys', '')
   setOutput('matrix', matrixJson({ include: [] }))
@@ -29,7 +29,7 @@ export function failClosed(setOutput: SetOutput): void {
   setOutput('plan-id', '')
 }
 
-/** Writes the report file. A folder that cannot be written to costs the report, not the run: then a finding says so. */
+/** Writes the report file. A folder that cannot be written to loses the report, not the run: a finding reports it. */
 export async function keepReport(of: Report, folder: string, setOutput: SetOutput): Promise<Finding | undefined> {
   try {
     setOutput('report-path', await writeReport(asJson(of), folder, reportName))
@@ -50,7 +50,7 @@ interface PublishOptions {
   readonly setOutput: SetOutput
   readonly summaryFile: string | undefined
   readonly log: Log
-  /** Whether drift fails the step, which then needs an error that says why. */
+  /** Whether drift fails the step, which then needs an annotation with the reason. */
   readonly failsOnDrift: boolean
 }
 
@@ -75,7 +75,7 @@ export async function publish(final: Report, { setOutput, summaryFile, log, fail
       'The job summary could not be written',
     ),
   )
-  // What gates read comes last: by now everything else is written.
+  // Gates read these, so they come last: by now everything else is written.
   setOutput('failure-reason', final.failureReason)
   setOutput('verified', String(final.verified))
   setOutput('result', final.result)
@@ -99,7 +99,7 @@ interface Conversation {
   readonly signal: AbortSignal
 }
 
-/** The drift issue and the pull request comment, where the inputs ask for them; what could not be done there is a finding. */
+/** The drift issue and the pull request comment, where the inputs turn them on; what failed there is a finding. */
 export async function converse(so: Report, { inputs, place, log, signal }: Conversation): Promise<readonly Finding[]> {
   if (signal.aborted || !(inputs.driftIssue || inputs.pullRequestComment)) return []
   const { keepDriftIssue, keepPullRequestComment } = await import('./conversation.ts')

@@ -14,7 +14,7 @@ export function findingsPart(report: Report): string {
     return `${title}\n\n${detailsOf(group)}\n${shown === '' ? '' : `\n${fix(shown)}\n`}`
   })
   const { kept, left } = within(rows, partLimit)
-  const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it stands in the report.\n`]
+  const more = left === 0 ? [] : [`> The rest (${left} more) is left out here; it is in the report.\n`]
   return ['### Findings\n', ...kept, ...more].join('\n')
 }
 

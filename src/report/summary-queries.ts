@@ -100,7 +100,7 @@ export function sqlPart(report: Report): string {
 
 /** SQL in a cell, an argument a line. A cell holds one line of Markdown: line breaks are entities. */
 function sqlBlock(sql: string): string {
-  const whole = sql.length > longestSql ? `${sql.slice(0, longestSql)}… -- cut; the whole stands in the report` : `${sql};`
+  const whole = sql.length > longestSql ? `${sql.slice(0, longestSql)}… -- cut; the whole is in the report` : `${sql};`
   const lines = whole
     .split(/('(?:[^']|'')*')/)
     .map((piece, index) => (index % 2 === 1 ? piece : piece.replaceAll(/(\(|, )(?=\w+ => )/g, (open) => `${open.trim()}\n  `)))

@@ -7,7 +7,6 @@ import { bounded } from '../lib/bounded.ts'
 import type { Log } from '../lib/log.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
 import { clearedKeys, type Job, namesOf, type Planned } from './jobs.ts'
-import { factsOf } from './verdict.ts'
 
 /** For a refusal that shows access. */
 const granted = ({ name }: Call): string =>
@@ -136,7 +135,7 @@ export class Recorder {
     }
     if (attempts === 0) return
     const detail = `${failure.detail}\nThe settings were left as they were.`
-    this.#journal.fail(steps.length > 0 ? new Failure({ ...factsOf(failure), detail }, failure.cause) : failure)
+    this.#journal.fail(steps.length > 0 ? new Failure({ ...failure, detail }, failure.cause) : failure)
   }
 
   functionRetired({ database }: Job, { title, sql }: Call): void {

@@ -92,8 +92,7 @@ export class DatabaseSession {
     if (failure.code !== 'lock' || sqlState(failure) !== '55P03') return failure
     const holders = await this.fresh(settingsLockedBy).catch(() => '')
     if (holders === '') return failure
-    const { reason, code, title, fix } = failure
-    return new Failure({ reason, code, title, detail: `${failure.detail}. Held by ${holders}.`, fix }, failure.cause)
+    return new Failure({ ...failure, detail: `${failure.detail}. Held by ${holders}.` }, failure.cause)
   }
 
   /** Runs the test queries read-only, on what is committed. */

@@ -14,7 +14,7 @@ import { clearedKeys, differing, type Job, namesOf, worksToday } from './jobs.ts
 import type { Recorder } from './record.ts'
 import type { DatabaseSession } from './session.ts'
 import type { Strategy, Visibility } from './strategy.ts'
-import { factsOf, type JudgeOptions, judge, readOnlyProof, type Verdict } from './verdict.ts'
+import { type JudgeOptions, judge, readOnlyProof, type Verdict } from './verdict.ts'
 
 /** Placeholder for the stored key: a query that succeeds with it did not authenticate by key. */
 const notAKey = 'not-a-key-taken-out-of-reach'
@@ -338,7 +338,7 @@ class SwitchAttempt {
       if (this.#takeBack !== undefined) await this.#putBack(kept)
       if (session.signal.aborted) throw session.signal.reason
       // Without its cause the failure is final: a retry would send another COMMIT.
-      throw new Failure(factsOf(session.failure(error, `checking ${job.family.name}`)))
+      throw new Failure(session.failure(error, `checking ${job.family.name}`))
     }
     const verdict = this.#judge(outcomes)
     if (verdict === 'passed') {

@@ -73,19 +73,10 @@ function refusal(options: JudgeOptions, { call, database, message, cause }: Refu
     deployment,
   }
   const failure = explain(message, at, cause)
-  return new Failure({ ...factsOf(failure), detail: `${title} in "${database}": ${failure.detail}` }, cause)
+  return new Failure({ ...failure, detail: `${title} in "${database}": ${failure.detail}` }, cause)
 }
 
 const minutesOf = ({ verifyTimeoutMs }: Inputs): number => Math.round(verifyTimeoutMs / 600) / 100
-
-/** The facts of a failure, for one that says more. */
-export const factsOf = (failure: Failure) => ({
-  reason: failure.reason,
-  code: failure.code,
-  title: failure.title,
-  detail: failure.detail,
-  fix: failure.fix,
-})
 
 /** A translation that fails for its endpoint although two accounts are named. */
 function sharesEndpoint({ resources }: JudgeOptions, text: string): boolean {

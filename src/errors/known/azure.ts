@@ -1,7 +1,7 @@
 /** Errors of Resource Manager. */
 
 import { busyCodes } from '../../lib/http-retries.ts'
-import { accessAdministrator, assignmentCondition, denied, leastRole, quotedForShell } from '../az.ts'
+import { accessAdministrator, assignmentCondition, denied, leastRoleFor, quotedForShell } from '../az.ts'
 import type { Known } from '../message.ts'
 
 export const azure: readonly Known[] = [
@@ -17,7 +17,7 @@ export const azure: readonly Known[] = [
     },
     fix: ({ text }) => {
       const { action, scope, principal } = denied(text)
-      const role = leastRole.find(([pattern]) => pattern.test(action))?.[1] ?? 'Contributor'
+      const role = leastRoleFor(action)
       const condition =
         role === accessAdministrator
           ? ` --condition-version 2.0 --condition ${quotedForShell(assignmentCondition(principal))}`
