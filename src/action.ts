@@ -141,7 +141,7 @@ class ActionRun {
       },
       remember: (rule, state) =>
         this.#job.saveState(postState, stateText({ target: inputs, rule, created: state === 'made', runId: this.#job.runId })),
-      known: (facts) => {
+      reportFacts: (facts) => {
         this.#host = facts.host ?? this.#host
         if (facts.principalId === undefined) return
         this.#principalId = facts.principalId

@@ -1,6 +1,6 @@
 import { describe, expect, test, vi } from 'vitest'
 import { assignmentName } from '../../src/azure/roles.ts'
-import { holds, type RoleAssignment } from '../../src/core/observed.ts'
+import { givesRole, type RoleAssignment } from '../../src/core/observed.ts'
 import { desiredSettings, givenFamilies, isOlder, plan } from '../../src/core/plan.ts'
 import { preconditions } from '../../src/core/preconditions.ts'
 import { embeddingDeployment } from '../../src/core/services.ts'
@@ -110,7 +110,7 @@ describe('the plan', () => {
     expect(steps.filter((step) => step.change !== undefined)).toEqual([])
   })
 
-  test('the allow-list keeps what it holds and gets azure_ai at the end', () => {
+  test('the allow-list keeps its entries and gets azure_ai at the end', () => {
     const step = ofId(plan(parsed(), observed({ allowList: ['pg_trgm', 'vector', 'azure_storage'] })), 'allow-list')
     expect(step.change).toEqual({ kind: 'allow-list', entries: ['pg_trgm', 'vector', 'azure_storage', 'azure_ai'] })
     // A name that only begins with it is another extension.
@@ -195,16 +195,16 @@ describe('role assignments', () => {
       '/',
     ]
     for (const each of satisfying)
-      expect([each, holds(assigned(each, roles.openai), principalId, roles.openai, scope)]).toEqual([each, true])
+      expect([each, givesRole(assigned(each, roles.openai), principalId, roles.openai, scope)]).toEqual([each, true])
     const others = [`${scope}-2`, `${scope}/deployments/a`, ids.cognitive, `${scope.slice(0, scope.indexOf('/providers'))}-2`]
     for (const each of others)
-      expect([each, holds(assigned(each, roles.openai), principalId, roles.openai, scope)]).toEqual([each, false])
-    expect(holds(assigned(scope, roles.openai), 'other', roles.openai, scope)).toBe(false)
+      expect([each, givesRole(assigned(each, roles.openai), principalId, roles.openai, scope)]).toEqual([each, false])
+    expect(givesRole(assigned(scope, roles.openai), 'other', roles.openai, scope)).toBe(false)
   })
 
   test('a broader role does not satisfy the narrower', () => {
-    expect(holds(assigned(ids.openai, roles.owner), principalId, roles.openai, ids.openai)).toBe(false)
-    expect(holds(assigned(ids.openai, roles.cognitive), principalId, roles.openai, ids.openai)).toBe(false)
+    expect(givesRole(assigned(ids.openai, roles.owner), principalId, roles.openai, ids.openai)).toBe(false)
+    expect(givesRole(assigned(ids.openai, roles.cognitive), principalId, roles.openai, ids.openai)).toBe(false)
   })
 
   test('the name is what guid() of Bicep makes of scope, principal and role, whatever their case', () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createSlots, most, shareOf } from '../../src/postgres/slots.ts'
+import { createSlots, maxConnections, shareOf } from '../../src/postgres/slots.ts'
 
 const { signal } = new AbortController()
 /** Whether a promise has come to anything by now. */
@@ -10,8 +10,8 @@ test.each([
   [50, 15, 1],
   [20, 3, 1],
   [100, 3, 3],
-  [429, 15, most],
-  [5_000, 15, most],
+  [429, 15, maxConnections],
+  [5_000, 15, maxConnections],
   [Number.NaN, 0, 1],
 ])('of %d connections, %d kept from users, a run may have %d', (all, reserved, wanted) => {
   expect(shareOf(all, reserved)).toBe(wanted)

@@ -93,7 +93,7 @@ export function createAiResources(calls: Calls, { cloud, log, signal }: CallOpti
         return serverlessOf(id, (await read(id.id, serverlessVersion, doing)) as AccountBody, cloud)
       }
       if (isEndpoint(id)) {
-        return endpointOf(
+        return onlineEndpointOf(
           id,
           (await read(id.id, machineLearningVersion, `reading the online endpoint ${id.name}`)) as AccountBody,
           cloud,
@@ -105,7 +105,7 @@ export function createAiResources(calls: Calls, { cloud, log, signal }: CallOpti
       for await (const each of itemsOf(pagesOf<AccountBody>(url, doing, id.id), doing)) found.push(each)
       const [only, ...more] = found
       if (only === undefined || more.length > 0) throw notOneEndpoint(id, found)
-      return endpointOf(id, only, cloud)
+      return onlineEndpointOf(id, only, cloud)
     },
   }
 }
@@ -182,7 +182,7 @@ function ofEndpoint(named: ResourceId, { name, location, properties }: AccountBo
 }
 
 /** The role goes on the resource that was named; the settings come from the endpoint, which is that one or lies below it. */
-export function endpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
+export function onlineEndpointOf(named: ResourceId, body: AccountBody, cloud: Cloud): Resource {
   return {
     ...ofEndpoint(named, body),
     settingsId: endpointIdOf(named, body),

@@ -17,14 +17,14 @@ export interface Page<T> {
  * @param doing what the list is for, as the beginning of a sentence: `listing firewall rules`
  * @throws {Failure} `list-unending` when a page leads back to one that was read, or the list is longer than any real one
  */
-export async function* itemsOf<T>(pages: AsyncIterable<Page<T>>, doing: string, most: number = mostItems): AsyncGenerator<T> {
+export async function* itemsOf<T>(pages: AsyncIterable<Page<T>>, doing: string, limit: number = mostItems): AsyncGenerator<T> {
   const seen = new Set<string>()
   let items = 0
   let count = 0
   for await (const page of pages) {
     count++
     items += page.items.length
-    if (items > most) throw unending(doing, `it has more than ${most.toLocaleString('en')} items`)
+    if (items > limit) throw unending(doing, `it has more than ${limit.toLocaleString('en')} items`)
     yield* page.items
     if (page.next === undefined) continue
     if (seen.has(page.next)) throw unending(doing, `page ${count} leads back to a page that was read already`)

@@ -9,7 +9,7 @@ import { malformed } from '../errors/malformed.ts'
 import { describe } from '../lib/bounded.ts'
 import { canonicalId, liesIn, parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
 import { pause } from '../lib/retry.ts'
-import { accountOf, endpointOf, serverlessOf, serverlessType } from './ai-resources.ts'
+import { accountOf, onlineEndpointOf, serverlessOf, serverlessType } from './ai-resources.ts'
 import { answerFailure } from './answers.ts'
 import { type CallOptions, type Calls, lazily } from './calls.ts'
 import { otherResource } from './expect-same.ts'
@@ -135,7 +135,7 @@ export function createResourceGraph(calls: Calls, { cloud, log, signal }: CallOp
     if (!address) return undefined
     return isServerless
       ? { ...serverlessOf(id, body, cloud), type: serverlessType }
-      : { ...endpointOf(id, body, cloud), type: onlineEndpointType }
+      : { ...onlineEndpointOf(id, body, cloud), type: onlineEndpointType }
   }
 }
 

@@ -17,7 +17,7 @@ export interface Cloud {
   readonly wellKnown: boolean
 }
 
-const known: Readonly<Record<string, Cloud>> = {
+const knownClouds: Readonly<Record<string, Cloud>> = {
   azurecloud: {
     name: 'AzureCloud',
     resourceManager: 'https://management.azure.com',
@@ -67,7 +67,9 @@ const knownDomains = [
 
 /** A cloud of the table, by its lower-case name or the normalized URL of its Resource Manager. */
 export function knownCloud(name: string): Cloud | undefined {
-  return Object.hasOwn(known, name) ? known[name] : Object.values(known).find((cloud) => cloud.resourceManager === name)
+  return Object.hasOwn(knownClouds, name)
+    ? knownClouds[name]
+    : Object.values(knownClouds).find((cloud) => cloud.resourceManager === name)
 }
 
 /** Whether the host of a URL is one of the known clouds' domains or lies below one. */

@@ -16,7 +16,7 @@ export interface Coverage {
 
 /**
  * The same as an issue or a comment remembers it. A database is eight hex digits, since readers of a public repository
- * must not learn names from it. The list of a run with more than {@link most} databases is one digest of 32 digits, which
+ * must not learn names from it. The list of a run with more than {@link maxNames} databases is one digest of 32 digits, which
  * only equals itself.
  */
 export interface Mark {
@@ -28,7 +28,7 @@ export interface Mark {
 }
 
 /** Most databases that a mark lists; nine characters each. */
-const most = 1_000
+const maxNames = 1_000
 const parts: readonly Part[] = ['all', 'azure', 'database']
 const hash = (text: string, digits: number): string => createHash('sha256').update(text).digest('hex').slice(0, digits)
 
@@ -56,7 +56,7 @@ export function markOf({ server, part, databases, ...of }: Coverage): Mark {
 function hashed(server: string, databases: Coverage['databases']): Mark['databases'] {
   if (databases === '*') return '*'
   const names = [...new Set(databases)].sort()
-  if (names.length > most) return [hash(JSON.stringify(names), 32)]
+  if (names.length > maxNames) return [hash(JSON.stringify(names), 32)]
   // The id of the server, which strangers do not know, keeps them from trying likely names.
   const key = canonicalId(server)
   return [...new Set(names.map((name) => hash(JSON.stringify([key, name]), 8)))].sort()

@@ -12,8 +12,8 @@ import { keyLoginFindings, rotationFindings } from './key-findings.ts'
 import {
   allowsAzureAi,
   assignmentDescription,
+  assignmentGiving,
   formerAssignment,
-  holding,
   type Observed,
   type ObservedDatabase,
 } from './observed.ts'
@@ -68,7 +68,7 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
     const byGroup =
       server.principalId === undefined
         ? undefined
-        : holding(
+        : assignmentGiving(
             assignments.filter((each) => each.reaches !== undefined),
             server.principalId,
             roleId,

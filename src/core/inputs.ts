@@ -98,7 +98,7 @@ export function parseInputs(raw: Raw): Inputs {
     scopeParts,
     authType,
     given: mode === 'inventory' ? [] : servicesOf(raw, problem),
-    databases: databasesOf(raw.databases, { mode, part, problem }),
+    databases: parseDatabases(raw.databases, { mode, part, problem }),
     rolesWithoutService: services.flatMap(({ name }) =>
       raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
     ),
@@ -236,7 +236,7 @@ function runnerIpOf(text: string, problem: Problem): string | undefined {
 }
 
 /** Databases by line or comma, each once, in the order given. */
-function databasesOf(
+function parseDatabases(
   text: string,
   { mode, part, problem }: Pick<Inputs, 'mode' | 'part'> & { readonly problem: Problem },
 ): readonly string[] | '*' {

@@ -9,7 +9,7 @@ import {
   type Use,
   type UsedResources,
 } from './inventory.ts'
-import { holds, type ObservedServer } from './observed.ts'
+import { givesRole, type ObservedServer } from './observed.ts'
 import { type ServiceName, services } from './services.ts'
 
 /** Inputs of the job that `strategy.matrix` makes of it: `name`, `server`, `databases`, and one for each service. */
@@ -107,7 +107,7 @@ export function lacks(
     const role = services.find((service) => service.name === name)?.role.id
     if (principalId === undefined || role === undefined) return [name]
     const read = assignments.get(canonicalId(id))
-    return read === undefined || read.some((each) => holds(each, principalId, role, id)) ? [] : [name]
+    return read === undefined || read.some((each) => givesRole(each, principalId, role, id)) ? [] : [name]
   })
 }
 

@@ -129,13 +129,13 @@ export function formerIdentity({ server, databases }: Pick<Observed, 'server' | 
 }
 
 /** Whether an assignment gives the role to the principal at the scope or an ancestor of it. */
-export function holds(assignment: RoleAssignment, principalId: string, roleId: string, scope: string): boolean {
+export function givesRole(assignment: RoleAssignment, principalId: string, roleId: string, scope: string): boolean {
   const holder = (assignment.reaches ?? assignment.principalId).toLowerCase()
   return holder === principalId.toLowerCase() && assignment.roleId === roleId.toLowerCase() && covers(assignment.scope, scope)
 }
 
 /** The assignment by which the principal has the role: one given directly before one through a group, the nearest scope first. */
-export function holding(
+export function assignmentGiving(
   assignments: readonly RoleAssignment[],
   principalId: string,
   roleId: string,
@@ -145,7 +145,7 @@ export function holding(
     above !== '/' && liesIn(scope, above) ? scope.length - above.length : Number.MAX_SAFE_INTEGER
   const through = ({ reaches }: RoleAssignment): number => (reaches === undefined ? 0 : 1)
   return sorted(
-    assignments.filter((each) => holds(each, principalId, roleId, scope)),
+    assignments.filter((each) => givesRole(each, principalId, roleId, scope)),
     (a, b) => through(a) - through(b) || distance(a) - distance(b),
   )[0]
 }

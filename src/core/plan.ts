@@ -4,7 +4,14 @@
  */
 import { sameId } from '../lib/resource-id.ts'
 import { type Inputs, titleOf } from './inputs.ts'
-import { allowsAzureAi, formerAssignment, formerIdentity, holding, type Observed, type ObservedDatabase } from './observed.ts'
+import {
+  allowsAzureAi,
+  assignmentGiving,
+  formerAssignment,
+  formerIdentity,
+  type Observed,
+  type ObservedDatabase,
+} from './observed.ts'
 import { lackedBy, settingLacked } from './offered.ts'
 import { scopeOf } from './scope.ts'
 import {
@@ -78,7 +85,7 @@ function roleSteps(inputs: Inputs, { server, roleAssignments }: Observed): reado
     const principal = server.principalId
     if (assignments === undefined && principal !== undefined)
       return { ...step, current: 'unknown', status: 'failed', detail: 'the role assignments could not be read' }
-    const assigned = principal === undefined ? undefined : holding(assignments ?? [], principal, roleId, scope)
+    const assigned = principal === undefined ? undefined : assignmentGiving(assignments ?? [], principal, roleId, scope)
     if (assigned !== undefined) {
       const inherited = !sameId(assigned.scope, scope)
       const how = [

@@ -148,7 +148,7 @@ function subdomainEndpoint(resource: Resource, label: 'openai' | 'cognitiveservi
 }
 
 /** A key works with a regional endpoint, too; a token does not. */
-function endpointOf(resource: Resource, label: 'openai' | 'cognitiveservices', authType: AuthType): string | undefined {
+function accountEndpoint(resource: Resource, label: 'openai' | 'cognitiveservices', authType: AuthType): string | undefined {
   return subdomainEndpoint(resource, label) ?? (authType === 'subscription-key' ? resource.endpoints[0] : undefined)
 }
 
@@ -170,7 +170,7 @@ export const services: readonly Service[] = [
     kinds: ['OpenAI', 'AIServices'],
     settings: [
       { setting: families.azure_openai.authType, value: (_, authType) => authType },
-      { setting: 'azure_openai.endpoint', value: (resource, authType) => endpointOf(resource, 'openai', authType) },
+      { setting: 'azure_openai.endpoint', value: (resource, authType) => accountEndpoint(resource, 'openai', authType) },
     ],
     authModes: undefined,
     queries: [
@@ -223,7 +223,7 @@ export const services: readonly Service[] = [
       { setting: families.azure_cognitive.authType, value: (_, authType) => authType },
       {
         setting: 'azure_cognitive.endpoint',
-        value: (resource, authType) => endpointOf(resource, 'cognitiveservices', authType),
+        value: (resource, authType) => accountEndpoint(resource, 'cognitiveservices', authType),
       },
     ],
     authModes: undefined,
@@ -261,7 +261,7 @@ export const services: readonly Service[] = [
       { setting: families.azure_cognitive.authType, value: (_, authType) => authType },
       {
         setting: 'azure_cognitive.endpoint',
-        value: (resource, authType) => endpointOf(resource, 'cognitiveservices', authType),
+        value: (resource, authType) => accountEndpoint(resource, 'cognitiveservices', authType),
         leftTo: 'cognitive',
       },
       { setting: 'azure_cognitive.region', value: (resource) => resource.location.toLowerCase().replaceAll(' ', '') },

@@ -49,7 +49,7 @@ function notVerified({ queries }: Journal): Failure {
 const mostNamed = 10
 
 /** As whom to connect, the deployments of the OpenAI account, and the server itself for a firewall rule: each only where it is needed. */
-async function observeLittle({ inputs, log, known }: Run, session: Session) {
+async function observeLittle({ inputs, log, reportFacts }: Run, session: Session) {
   const { azure, cloud } = session
   const account = accountToAsk(inputs)
   const [administrators, deployments, server] = await Promise.all([
@@ -63,7 +63,7 @@ async function observeLittle({ inputs, log, known }: Run, session: Session) {
     `${inputs.server.name}${cloud.postgresSuffix}`,
     administrators,
   )
-  known({ host })
+  reportFacts({ host })
   log.info(`Databases at ${host} as "${user}"`)
   const openai = inputs.given.find((each) => each.service === 'openai')
   const resources = new Map<ServiceName, Resource>()

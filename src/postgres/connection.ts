@@ -105,12 +105,12 @@ export function messageOf(error: unknown): Message {
   const first = Array.isArray(fields.errors) && fields.errors.length > 0 ? fields.errors[0] : error
   const text = describe(first) || describe(error)
   const detail = typeof fields.detail === 'string' && fields.detail !== '' ? ` (${bounded(fields.detail)})` : ''
-  const code = typeof fields.code === 'string' ? bounded(fields.code, longestName) : codeOf(text)
+  const code = typeof fields.code === 'string' ? bounded(fields.code, longestName) : errnoIn(text)
   return { origin: 'postgres', code, text: withoutCredentials(text) + withoutCredentials(detail) }
 }
 
 /** The driver's own errors carry no code. */
-function codeOf(text: string): string {
+function errnoIn(text: string): string {
   if (/query read timeout/i.test(text)) return 'QUERY_TIMEOUT'
   if (/timeout expired|connection timeout|connect timed? ?out/i.test(text)) return 'ETIMEDOUT'
   if (/connection (terminated|ended)|not queryable|connection error/i.test(text)) return 'CONNECTION_LOST'

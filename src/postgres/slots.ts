@@ -4,13 +4,13 @@
  */
 
 /** Most of one run, whatever the server has: more would not be faster. */
-export const most = 8
+export const maxConnections = 8
 /** One in so many of the server's connections for users is a run's: twenty runs at once leave a fifth to applications. */
 const oneIn = 25
 
 /** How many connections a run may have at once; at least one. */
 export function shareOf(all: number, reserved: number): number {
-  return Math.min(most, Math.max(1, Math.floor((all - reserved) / oneIn) || 1))
+  return Math.min(maxConnections, Math.max(1, Math.floor((all - reserved) / oneIn) || 1))
 }
 
 export interface Slots {

@@ -132,10 +132,10 @@ async function tryIn(
 }
 
 /**
- * Whether the settings and keys are as given: for a COMMIT whose answer was lost. Undefined when they may not be read.
+ * Whether the settings and keys are the stored ones: for a COMMIT whose answer was lost. Undefined when they may not be read.
  * Keys do not travel: the server salts and hashes its own, we ours.
  */
-export async function holds(
+export async function hasStored(
   connection: Connection,
   { serverVersion, extensionSchemas }: Ground,
   settings: readonly Setting[],

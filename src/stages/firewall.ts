@@ -157,7 +157,11 @@ async function knock({ inputs, connector, signal }: FirewallOptions): Promise<An
   } catch (error) {
     if (signal.aborted) throw signal.reason
     // What something else than the firewall says is reported where the databases are looked at.
-    return { refusal: isRefusal(error) ? error : undefined, seen: undefined, isLost: verdictOnSql(error, 'look') !== false }
+    return {
+      refusal: isFirewallRefusal(error) ? error : undefined,
+      seen: undefined,
+      isLost: verdictOnSql(error, 'look') !== false,
+    }
   }
 }
 
@@ -174,7 +178,7 @@ function covering(address: string, rules: readonly FirewallRule[]): readonly Fir
   return rules.filter((rule) => numberOf(rule.start) <= number && number <= numberOf(rule.end))
 }
 
-const isRefusal = (error: unknown): error is Failure =>
+const isFirewallRefusal = (error: unknown): error is Failure =>
   error instanceof Failure && (error.code === 'firewall' || error.code === 'connection-timeout')
 
 /** The address that the server's refusal names. */

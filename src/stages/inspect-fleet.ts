@@ -2,7 +2,7 @@
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { type Fleet, type FleetServer, type Inspected, type Inventory, inventoryOf } from '../core/inventory.ts'
 import type { FleetResource } from '../core/inventory-resources.ts'
-import { allowsAzureAi, holds, type ObservedDatabase, type RoleAssignment } from '../core/observed.ts'
+import { allowsAzureAi, givesRole, type ObservedDatabase, type RoleAssignment } from '../core/observed.ts'
 import { memberOf, type Service, services } from '../core/services.ts'
 import { Failure, failuresOf } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
@@ -161,7 +161,7 @@ async function withGroups(
 ): Promise<readonly RoleAssignment[]> {
   const found = [...(await azure.roleAssignments(id))]
   for (const principal of principals) {
-    const hasAll = [...roles].every((role) => found.some((each) => holds(each, principal, role, id)))
+    const hasAll = [...roles].every((role) => found.some((each) => givesRole(each, principal, role, id)))
     if (!hasAll) found.push(...(await azure.groupAssignments(id, principal)))
   }
   return found

@@ -2,7 +2,7 @@
 
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { accountToAsk, type Given, type Inputs } from '../core/inputs.ts'
-import { type Administrator, holds, type Observed, type ObservedServer, type RoleAssignment } from '../core/observed.ts'
+import { type Administrator, givesRole, type Observed, type ObservedServer, type RoleAssignment } from '../core/observed.ts'
 import { scopeOf } from '../core/scope.ts'
 import { memberOf, type Resource, type Service, type ServiceName, serviceNamed } from '../core/services.ts'
 import { Failure, Failures, failuresOf } from '../errors/failure.ts'
@@ -158,7 +158,7 @@ async function addGroupAssignments(
       const scope = resource.id
       const direct = roleAssignments.get(service)
       // What could not be read stays unread.
-      if (direct === undefined || direct.some((each) => holds(each, principalId, roleId, scope))) return
+      if (direct === undefined || direct.some((each) => givesRole(each, principalId, roleId, scope))) return
       roleAssignments.set(service, [...direct, ...(await azure.groupAssignments(scope, principalId))])
     }),
   )
@@ -197,7 +197,7 @@ function missingRoles(
       const read = assignments.get(service)
       if (principalId === undefined) return true
       // What could not be read is reported as that.
-      return read !== undefined && !read.some((each) => holds(each, principalId, roleId, scope))
+      return read !== undefined && !read.some((each) => givesRole(each, principalId, roleId, scope))
     })
     .map(({ service }) => service)
 }

@@ -7,7 +7,7 @@ import { onOneLine } from '../lib/unicode.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '../postgres/azure-ai.ts'
 import type { Connector } from '../postgres/connection.ts'
-import { most } from '../postgres/slots.ts'
+import { maxConnections } from '../postgres/slots.ts'
 import type { Run } from './run.ts'
 
 /** How the databases are reached, and the keys that theirs are compared with. */
@@ -129,7 +129,7 @@ async function readDatabases(
       void connection.close()
     }
   }
-  return mapLimited(names, most, async (name, index) => {
+  return mapLimited(names, maxConnections, async (name, index) => {
     try {
       const silence = index === 0 ? undefined : await firstSilence
       if (silence !== undefined) return unobserved(name, user, silence)

@@ -23,7 +23,7 @@ export async function observe(run: Run, session: Session): Promise<Found> {
   const { inputs, log, scope } = run
   const surroundings = await observeSettled(run, session)
   const { server } = surroundings
-  run.known({ host: inputs.database.host ?? server.host, principalId: server.principalId ?? '' })
+  run.reportFacts({ host: inputs.database.host ?? server.host, principalId: server.principalId ?? '' })
   const replicas = server.isReplica ? 'a read replica' : `${surroundings.replicas.length} read replicas`
   log.info(`Server ${server.name}: ${server.state}, identity ${server.identityType}, ${replicas}`)
   for (const [service, resource] of surroundings.resources)

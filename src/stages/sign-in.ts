@@ -33,7 +33,7 @@ export interface Outside extends SignInContext {
   /** Keeps the name of the temporary firewall rule for the post step, and whether it is known to have been made. */
   readonly remember: (rule: string, state: 'asked' | 'made') => void
   /** Told as soon as they are known. */
-  readonly known: (facts: { readonly host?: string; readonly principalId?: string }) => void
+  readonly reportFacts: (facts: { readonly host?: string; readonly principalId?: string }) => void
 }
 
 /** What the event that started the workflow says of it. */

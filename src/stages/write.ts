@@ -9,7 +9,7 @@ import { duration } from '../lib/timeout.ts'
 import { notAllowListed, verdictOnSql } from '../postgres/again.ts'
 import { changeExtension, extensionSql, observeDatabase } from '../postgres/azure-ai.ts'
 import { messageOf } from '../postgres/connection.ts'
-import { most } from '../postgres/slots.ts'
+import { maxConnections } from '../postgres/slots.ts'
 import { carryOut, due, type Write, type WriteRun } from './carry-out.ts'
 import type { DatabaseAccess } from './observe-databases.ts'
 
@@ -42,14 +42,14 @@ export async function writeAzure(run: WriteRun): Promise<void> {
   ])
 }
 
-function identityWrite({ observed, azure, log, known }: WriteRun, enabled: (principalId: string) => void): Write {
+function identityWrite({ observed, azure, log, reportFacts }: WriteRun, enabled: (principalId: string) => void): Write {
   return {
     endsRun: true,
     write: async (sending) => {
       log.info(`Enabling the system-assigned identity of ${observed.server.name}`)
       sending()
       const principalId = await azure.enableIdentity()
-      known({ principalId })
+      reportFacts({ principalId })
       enabled(principalId)
       return { status: 'created', message: `Identity is on: ${principalId}` }
     },
@@ -79,7 +79,7 @@ function roleAssigner({ observed, azure }: WriteRun, principalId: string) {
 /** CREATE EXTENSION or ALTER EXTENSION .. UPDATE where it is due; returns the databases as they are afterwards. */
 export async function writeExtensions(run: WriteRun, access: DatabaseAccess): Promise<readonly ObservedDatabase[]> {
   const changes = new Map(due(run, 'extension').map((each) => [each.change.database, each]))
-  return mapLimited(run.observed.databases, most, async (database) => {
+  return mapLimited(run.observed.databases, maxConnections, async (database) => {
     const found = changes.get(database.name)
     if (found === undefined || database.failure !== undefined) return database
     let after = database

@@ -17,7 +17,7 @@ import { duration } from '../lib/timeout.ts'
 import type { KeyCandidates } from '../postgres/azure-ai.ts'
 import type { Connector } from '../postgres/connection.ts'
 import { lockLimitMs } from '../postgres/lock.ts'
-import { most } from '../postgres/slots.ts'
+import { maxConnections } from '../postgres/slots.ts'
 import { Attempts, type KnownVersions, type Result } from './attempts.ts'
 import { jobFor } from './jobs.ts'
 import { Recorder } from './record.ts'
@@ -140,7 +140,7 @@ async function tryGroup(group: Group, tried: (attempts: Attempts) => Promise<Res
     } else alone = leader
   }
   const others = group.waiting.filter((attempts) => attempts !== alone)
-  const results = await mapLimited(others, most, tried)
+  const results = await mapLimited(others, maxConnections, tried)
   group.opened ||= results.some(({ kind }) => kind === 'done')
   group.waiting = group.waiting.filter((attempts) => attempts === alone || results[others.indexOf(attempts)]?.kind === 'not-yet')
 }
@@ -157,7 +157,7 @@ export async function askOnce(options: ProveOptions): Promise<void> {
   const { inputs, journal, databases, log } = options
   const recorder = new Recorder(journal, log)
   const create = attemptsOf(options)
-  await mapLimited(databases, most, async (database) => {
+  await mapLimited(databases, maxConnections, async (database) => {
     const all = givenFamilies(inputs).flatMap(({ family, services }) => {
       const ready: Service[] = []
       for (const service of services) {

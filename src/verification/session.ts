@@ -7,7 +7,7 @@ import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { type Connection, type Connector, sqlState } from '../postgres/connection.ts'
 import { settingsLockedBy } from '../postgres/lock.ts'
-import { askReadOnly, type Call, type CallOutcomes, holds, type Setting } from '../postgres/trial.ts'
+import { askReadOnly, type Call, type CallOutcomes, hasStored, type Setting } from '../postgres/trial.ts'
 
 /** How long putting settings back may take after a cancel, in milliseconds: the runner waits a few seconds only. */
 const graceMs = 4_000
@@ -87,7 +87,7 @@ export class DatabaseSession {
     return { ...verdict, schedule: { ...verdict.schedule, budgetMs: this.#options.lockLimitMs } }
   }
 
-  /** The failure, with who holds the lock that it waited for. */
+  /** The failure, with who hasStored the lock that it waited for. */
   async withLockHolders(failure: Failure): Promise<Failure> {
     if (failure.code !== 'lock' || sqlState(failure) !== '55P03') return failure
     const holders = await this.fresh(settingsLockedBy).catch(() => '')
@@ -114,7 +114,7 @@ export class DatabaseSession {
   async confirmCommit(settings: readonly Setting[], secrets: readonly Setting[]): Promise<CommitState> {
     const session = this.outliving()
     this.#options.log.info(`… database "${this.database.name}": no response to COMMIT; checking whether it took effect`)
-    const look = () => session.fresh((connection) => holds(connection, this.database, settings, secrets))
+    const look = () => session.fresh((connection) => hasStored(connection, this.database, settings, secrets))
     const held = await session.patiently(look).catch(() => undefined)
     if (held === undefined) return 'unknown'
     return held ? 'committed' : 'rolled-back'
