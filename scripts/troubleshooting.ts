@@ -5,10 +5,10 @@ import type { Circumstances, Origin } from '../src/errors/message.ts'
 import { causes } from './code-texts.ts'
 
 const groups: Readonly<Record<Origin, string>> = {
-  azure: 'What Resource Manager says',
-  entra: 'What Entra says at sign-in',
-  postgres: 'What PostgreSQL, or the way to it, says',
-  ai: 'What azure_ai passes on of the AI services',
+  azure: 'Errors of Resource Manager',
+  entra: 'Errors of Entra at sign-in',
+  postgres: 'Errors of PostgreSQL and of the connection to it',
+  ai: 'Errors of the AI services, as azure_ai passes them on',
 }
 
 /** What stands for the reader's own names. */

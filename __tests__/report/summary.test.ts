@@ -235,7 +235,7 @@ describe('the summary', () => {
     const shown = summary(reportOf(parsed(), good()))
     const [, picture = ''] = /```mermaid\n([\s\S]*?)```/.exec(shown) ?? []
     expect(picture).toContain('flowchart LR')
-    expect(picture.match(/:::proven/g)).toHaveLength(4)
+    expect(picture.match(/:::verified/g)).toHaveLength(4)
     expect(picture).not.toMatch(/[`#;]{2}/)
   })
 

@@ -295,8 +295,8 @@ const picture = new RegExp(
     String.raw`^%%\{init: \{"flowchart": \{"nodeSpacing": 16, "rankSpacing": 40\}\}\}%%$`,
     '^flowchart LR$',
     String.raw`^  db\[\("${names}<br/>azure_ai"\)\] (-->|-\.->) id\{\{"managed identity"\}\}(:::bad)?$`,
-    String.raw`^  id (--|-\.) "${names}" (-->|\.->) r\d+(\["${names}(<br/>${names})+"\]:::(bad|proven|plain))?$`,
-    String.raw`^  classDef (proven|bad|plain) fill:#\w+,stroke:#\w+,color:#fff$`,
+    String.raw`^  id (--|-\.) "${names}" (-->|\.->) r\d+(\["${names}(<br/>${names})+"\]:::(bad|verified|plain))?$`,
+    String.raw`^  classDef (verified|bad|plain) fill:#\w+,stroke:#\w+,color:#fff$`,
   ].join('|'),
   'u',
 )

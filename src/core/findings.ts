@@ -20,6 +20,7 @@ import {
 import { lackedFindings } from './offered.ts'
 import { givenFamilies, isOlder } from './plan.ts'
 import { keysOf, memberOf } from './services.ts'
+import { isWritten } from './steps.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
@@ -182,8 +183,8 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
       })
     }
     const current = journal.step(`${name}/${family.authType}`)
-    const asIdentity =
-      settings.get(family.authType) === 'managed-identity' || current?.status === 'created' || current?.status === 'updated'
+    const isSwitched = current !== undefined && isWritten(current)
+    const asIdentity = isSwitched || settings.get(family.authType) === 'managed-identity'
     if (inputs.authType === 'managed-identity' && asIdentity && isStoredNow(database, key, journal.step)) {
       found.push({
         severity: 'warning',

@@ -102,6 +102,11 @@ export function differs({ status }: Pick<Step, 'status'>): boolean {
   return status === 'missing' || status === 'different' || status === 'failed'
 }
 
+/** Whether this run wrote the step. */
+export function isWritten({ status }: Pick<Step, 'status'>): boolean {
+  return status === 'created' || status === 'updated'
+}
+
 /** Whether what needs this step has to wait for it. */
 export function isOpen(step: Step): boolean {
   if (step.status === 'failed' || step.waitsFor !== undefined) return true

@@ -4,7 +4,7 @@ import type { Journal } from './journal.ts'
 import type { ObservedDatabase } from './observed.ts'
 import { givenFamilies } from './plan.ts'
 import { families, keysOf } from './services.ts'
-import { type StepLookup, settingStep } from './steps.ts'
+import { isWritten, type StepLookup, settingStep } from './steps.ts'
 
 /** Of the families of the named services; null: unknown, because a database could not be read. */
 export interface StoredKeys {
@@ -43,7 +43,6 @@ function isReadable({ failure, extension, mayRead }: ObservedDatabase): boolean 
 
 export function isStoredNow({ name, keysSet }: ObservedDatabase, key: string, lookup: StepLookup): boolean {
   const step = lookup(settingStep(name, key))
-  const isWritten = step?.status === 'created' || step?.status === 'updated'
-  if (isWritten && step.change?.kind === 'key') return step.change.action === 'store'
+  if (step !== undefined && isWritten(step) && step.change?.kind === 'key') return step.change.action === 'store'
   return keysSet.has(key)
 }

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto'
 import { type Coverage, isSame, type Mark, markOf, markPattern, markText, readMark, serverHash } from '../core/coverage.ts'
 import type { Report, ReportStep } from '../core/report.ts'
-import { differs } from '../core/steps.ts'
+import { differs, isWritten } from '../core/steps.ts'
 import type { Finding } from '../errors/failure.ts'
 import { keysPhrase, standing, toDoPhrase } from './headline.ts'
 import { addressOf, findingsPart, link, listOf, rows, shownNames, tables, type Writing } from './issue-tables.ts'
@@ -222,7 +222,7 @@ function names(steps: readonly ReportStep[]): string {
 
 /** The comment of a pull request: what would change, or changed. At most 65,000 characters. */
 export function planComment(report: Report, coverage: Coverage, writing: Writing): string {
-  const loud = report.steps.filter((step) => differs(step) || step.status === 'created' || step.status === 'updated')
+  const loud = report.steps.filter((step) => differs(step) || isWritten(step))
   const rest = report.steps.filter((step) => !loud.includes(step))
   const came = report.result === 'failed' ? `: the run failed (${code(report.failureReason)})` : standing(report)
   const head = `### ${code(report.server.name)}${came}\n\nThis covers ${coveredNames(coverage)}.\n\n`

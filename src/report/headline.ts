@@ -1,5 +1,6 @@
 /** The result of a run in one line, in the same words for summary, issue and comment. Pure. */
 import type { Report } from '../core/report.ts'
+import { isWritten } from '../core/steps.ts'
 import { count } from './markdown.ts'
 
 /** Whether every test query passed, and none of them with a key in reach. */
@@ -15,7 +16,7 @@ export function toDoPhrase({ setUp, steps }: Pick<Report, 'setUp' | 'steps'>, to
 /** The result of a run that did not fail, after the name of the server. */
 export function standing(report: Report): string {
   const facts = [queriesPhrase(report), keysPhrase(report)].filter((each) => each !== '').join(', ')
-  const done = report.steps.filter((step) => step.status === 'created' || step.status === 'updated').length
+  const done = report.steps.filter(isWritten).length
   if (report.result === 'drift') return ` ${toDoPhrase(report, report.toDo)}, ${facts}`
   if (report.result === 'in-sync') return report.mode === 'verify' ? `: ${facts}` : ` is in sync: nothing to do, ${facts}`
   const needsNone = isKeyless(report) && report.storedKeys.after === 0

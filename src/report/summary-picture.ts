@@ -26,7 +26,7 @@ export function picture(report: Report): string {
     const answered = report.queries.filter((query) => own.some((step) => serviceOf(step).name === query.service))
     const isBad = answered.some((query) => query.status === 'failed') || own.some(differs)
     const isVerified = answered.length > 0 && answered.every((query) => query.status === 'passed')
-    const goodState = isVerified ? 'proven' : 'plain'
+    const goodState = isVerified ? 'verified' : 'plain'
     const state = isBad ? 'bad' : goodState
     for (const [nth, step] of own.entries()) {
       const [start, end] = good(step) ? ['--', '-->'] : ['-.', '.->']
@@ -36,7 +36,7 @@ export function picture(report: Report): string {
     }
   }
   lines.push(
-    '  classDef proven fill:#1f883d,stroke:#1a7f37,color:#fff',
+    '  classDef verified fill:#1f883d,stroke:#1a7f37,color:#fff',
     '  classDef bad fill:#cf222e,stroke:#a40e26,color:#fff',
     '  classDef plain fill:#59636e,stroke:#454c54,color:#fff',
   )

@@ -1,6 +1,6 @@
 /** The steps of a summary: what differs first, then what was done, then the rest. Pure. */
 import type { Report, ReportStep } from '../core/report.ts'
-import { differs } from '../core/steps.ts'
+import { differs, isWritten } from '../core/steps.ts'
 import { grouped, likeness, listed, withoutName } from './grouping.ts'
 import { code, count, named, names, prose, small, table, text, wrapped } from './markdown.ts'
 import { serviceOf } from './summary-picture.ts'
@@ -17,36 +17,34 @@ const icons: Record<ReportStep['status'], string> = {
   failed: '❌',
   skipped: '⏭️',
 }
-export function stepsPart(report: Report): string {
-  const { steps } = report
-  if (steps.length === 0) return ''
-  const done = (step: ReportStep): boolean => step.status === 'created' || step.status === 'updated'
-  const bad = steps.filter(differs)
-  const changed = steps.filter(done)
-  const rest = steps.filter((step) => !differs(step) && !done(step))
-  const databases = new Set(steps.filter(inDatabase).map((step) => step.target)).size
-  const parts = ['### Steps\n']
-  if (bad.length > 0) parts.push(stepTable(bad, ['Found', 'Wanted'], count(bad.length, 'step'), false, databases))
-  if (changed.length > 0)
-    parts.push(stepTable(changed, ['Before', 'After'], `✨ ${changed.length} done`, bad.length > 0, databases))
-  if (rest.length > 0) {
-    const inSync = rest.filter((step) => step.status === 'in-sync').length
-    const title = [inSync > 0 ? `✅ ${inSync} in sync` : '', rest.length > inSync ? `⏭️ ${rest.length - inSync} skipped` : '']
-      .filter((each) => each !== '')
-      .join(', ')
-    parts.push(stepTable(rest, ['Found', 'Wanted'], title, true, databases))
-  }
-  return parts.join('\n')
+/** One of the tables of steps. */
+interface StepTable {
+  readonly steps: readonly ReportStep[]
+  readonly columns: readonly [was: string, becomes: string]
+  readonly title: string
+  readonly isFolded: boolean
 }
 
-/** Steps of several databases that say the same stand in one row. */
-function stepTable(
-  steps: readonly ReportStep[],
-  [was, becomes]: readonly [string, string],
-  title: string,
-  fold: boolean,
-  databases: number,
-): string {
+export function stepsPart({ steps }: Report): string {
+  if (steps.length === 0) return ''
+  const bad = steps.filter(differs)
+  const written = steps.filter(isWritten)
+  const rest = steps.filter((step) => !differs(step) && !isWritten(step))
+  const inSync = rest.filter(({ status }) => status === 'in-sync').length
+  const skipped = rest.length - inSync
+  const ofRest = [...(inSync > 0 ? [`✅ ${inSync} in sync`] : []), ...(skipped > 0 ? [`⏭️ ${skipped} skipped`] : [])].join(', ')
+  const tables: readonly StepTable[] = [
+    { steps: bad, columns: ['Found', 'Wanted'], title: count(bad.length, 'step'), isFolded: false },
+    { steps: written, columns: ['Before', 'After'], title: `✨ ${written.length} done`, isFolded: bad.length > 0 },
+    { steps: rest, columns: ['Found', 'Wanted'], title: ofRest, isFolded: true },
+  ]
+  const databases = new Set(steps.filter(inDatabase).map((step) => step.target)).size
+  const shown = tables.filter((each) => each.steps.length > 0).map((each) => stepTable(each, databases))
+  return ['### Steps\n', ...shown].join('\n')
+}
+
+/** Steps that are the same in several databases are in one row. */
+function stepTable({ steps, columns: [was, becomes], title, isFolded }: StepTable, databases: number): string {
   const groups = grouped(steps, (step) =>
     inDatabase(step)
       ? JSON.stringify([step.name, step.current, step.desired, step.status, likeness(step.detail, step.target)])
@@ -54,11 +52,11 @@ function stepTable(
   )
   const rows = groups.map((group) => {
     const [step] = group
-    const said = group.length === 1 ? step.detail : withoutName(step.detail, step.target)
-    const detail = said === '' ? '' : `<br/><sub>${prose(said)}</sub>`
+    const common = group.length === 1 ? step.detail : withoutName(step.detail, step.target)
+    const detail = common === '' ? '' : `<br/>${small(prose(common))}`
     return `| ${icons[step.status]}&nbsp;${statusWord(step)} | ${subject(step)}<br/>${where(group, databases)} | ${state(step, step.current)} | ${state(step, step.desired)}${detail} |`
   })
-  return table(`| | What | ${was} | ${becomes} |\n|:--|:--|:--|:--|`, rows, title, fold || steps.length > foldedFrom)
+  return table(`| | What | ${was} | ${becomes} |\n|:--|:--|:--|:--|`, rows, title, isFolded || steps.length > foldedFrom)
 }
 
 /** A restart is done, not created. */
