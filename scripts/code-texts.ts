@@ -335,11 +335,6 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
       "The Resource Manager in `environment` does not describe its cloud, or names another Resource Manager, or a sign-in host or audience that belongs to one of Azure's own clouds.",
     todo: 'Check the URL; for Azure itself use `AzureCloud`, `AzureUSGovernment` or `AzureChinaCloud`.',
   },
-  'custom-subdomain': {
-    reason: 'azure',
-    means: 'An account has no custom subdomain, and regional endpoints take no Entra tokens.',
-    todo: 'Give it one; it cannot be changed later.',
-  },
   'elastic-cluster': {
     reason: 'azure',
     means: 'An elastic cluster takes no system-assigned identity.',
@@ -375,22 +370,11 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
     means: 'In `verify`: the database has no azure_ai, so there is nothing to query.',
     todo: 'Run `mode: apply`.',
   },
-  'extension-too-old': {
-    reason: 'database',
-    means: 'The installed azure_ai does not know managed identities.',
-    todo: '`update-extension: true`',
-  },
   'firewall-locked': {
     reason: 'azure',
     means:
       'A lock on the server, its resource group or its subscription forbids deleting the temporary firewall rule, so none was created.',
     todo: 'Remove the lock, or use a runner in a network that reaches the server.',
-  },
-  'foreign-functions': {
-    reason: 'database',
-    means:
-      "A schema of azure_ai (`azure_ai`, `azure_openai`, `azure_cognitive`, `azure_ml`) contains functions that are not the extension's, triggers or tables that are not an administrator's, or others than administrators may create in it: a call could reach them.",
-    todo: 'Drop them after a look, and take the right away.',
   },
   'foreign-host': {
     reason: 'azure',
@@ -413,11 +397,6 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
     means: 'The server sees an IPv6 address, and its firewall rules are IPv4.',
     todo: 'Use a runner with IPv4.',
   },
-  'key-login-disabled': {
-    reason: 'azure',
-    means: 'With `subscription-key`: the account refuses keys.',
-    todo: 'Allow keys on it, or stay with the identity.',
-  },
   'key-not-blanked': { reason: 'database', means: 'A stored key could not be blanked.', todo: 'See the detail.' },
   'key-not-blanked-unproven': {
     reason: 'verification',
@@ -439,11 +418,6 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
     reason: 'azure',
     means: 'A list of Azure leads back to a page that was read, or is longer than any real one.',
     todo: 'Run again; else compare with the same list in az.',
-  },
-  lock: {
-    reason: 'database',
-    means: 'Another session has the lock of this action, or one on the settings; the detail names it.',
-    todo: 'Wait for it, or end it with the command of the fix; run again.',
   },
   'login-of-another-cloud': {
     reason: 'credentials',
@@ -507,7 +481,6 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
     todo: 'Create `public`, or the extension in a schema of your choice.',
   },
   'no-scoring-uri': { reason: 'azure', means: 'The online endpoint is not ready yet.', todo: 'Run again when it is.' },
-  'not-allow-listed': { reason: 'database', means: 'azure_ai is not on the allow-list.', todo: 'Run `part: azure` first.' },
   'not-an-administrator': {
     reason: 'credentials',
     means: "The caller is not among the server's Entra administrators, so the role to connect as is not known.",
@@ -681,12 +654,12 @@ export const causes: Readonly<Record<KnownCode, string>> = {
     "Issuer, subject and audience of the workflow's token have to be those of one federated credential of the app, letter for letter.",
   firewall: 'The server has public access, and no firewall rule covers the address that it sees.',
   'foreign-functions':
-    'The extension makes schemas of its own (`azure_ai`, `azure_openai`, `azure_cognitive`, `azure_ml`), and one of that name was there before it.',
+    "The extension makes schemas of its own (`azure_ai`, `azure_openai`, `azure_cognitive`, `azure_ml`), and one of that name was there before it. Or one of these schemas contains functions that are not the extension's, triggers or tables that are not an administrator's, or roles other than administrators may create in it: a call of azure_ai could reach them.",
   'function-retired': 'Azure retires functions of its AI services; azure_ai passes its refusal on.',
   'key-login-disabled':
     '`disableLocalAuth` is set on the account, and the extension sent a key: because `auth-type` is `subscription-key`, or because a stored key wins over the identity.',
   'key-refused': 'The stored key is old or of another account, or the endpoint is that of another one.',
-  lock: 'Another session writes the same settings, or a run that was killed still has its lock for some seconds.',
+  lock: 'Another session writes the same settings, or a run that was killed still has its lock for some seconds; the detail names the session where it can.',
   'login-refused':
     "For Entra logins the user has to be the name registered on the server, case included; a member of a registered group uses the group's name.",
   'login-timeout':

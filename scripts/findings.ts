@@ -11,17 +11,12 @@ const groups: readonly (readonly FailureReason[])[] = [
 
 /** The codes of these reasons. What the table of errors knows is explained in docs/troubleshooting.md, and only linked here. */
 function errorRows(reasons: readonly FailureReason[]): readonly (readonly string[])[] {
-  const link = (code: string): string => `[Cause and fix](troubleshooting.md#${code})`
   const own = Object.entries(errors).filter(([, { reason }]) => reasons.includes(reason))
-  const outside = known.filter(({ code, reason }) => reasons.includes(reason) && !(code in errors))
-  const rows = [
-    ...own.map(([code, { means, todo }]) => {
-      const isKnown = known.some((row) => row.code === code)
-      return [code, means, isKnown ? `${todo} ${link(code)}` : todo] as const
-    }),
-    ...outside.map(({ code, title }) => [code, `${title}.`, link(code)] as const),
-  ]
-  return rows.sort(([a], [b]) => (a < b ? -1 : 1)).map(([code, ...cells]) => [`\`${code}\``, ...cells])
+  const outside = known.filter(({ reason }) => reasons.includes(reason))
+  return [
+    ...own.map(([code, { means, todo }]) => [`\`${code}\``, means, todo]),
+    ...outside.map(({ code, title }) => [`\`${code}\``, `${title}.`, `[Cause and fix](troubleshooting.md#${code})`]),
+  ].sort(([a = ''], [b = '']) => (a < b ? -1 : 1))
 }
 
 /** The page with its tables written again. */
