@@ -244,9 +244,9 @@ describe('what is accepted', () => {
 
   test('a role of one’s own replaces the built-in one, in lower case', () => {
     const own = 'ABCDEF01-2222-4333-8444-555555555555'
-    const { given } = parsed({ 'openai-role': own })
-    expect(given.find(({ service }) => service === 'openai')?.roleId).toBe(own.toLowerCase())
-    expect(given.find(({ service }) => service === 'cognitive')?.roleId).toBe('a97b65f3-24c7-4388-baec-2e87135dc908')
+    const { services } = parsed({ 'openai-role': own })
+    expect(services.find(({ service }) => service === 'openai')?.roleId).toBe(own.toLowerCase())
+    expect(services.find(({ service }) => service === 'cognitive')?.roleId).toBe('a97b65f3-24c7-4388-baec-2e87135dc908')
   })
 
   test('inputs that have no effect with the others are reported, not refused', () => {

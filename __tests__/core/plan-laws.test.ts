@@ -12,7 +12,7 @@ import {
   type ObservedReplica,
   type RoleAssignment,
 } from '../../src/core/observed.ts'
-import { databaseNames, givenFamilies, plan } from '../../src/core/plan.ts'
+import { databaseNames, namedFamilies, plan } from '../../src/core/plan.ts'
 import { planId, sinceThen } from '../../src/core/plan-id.ts'
 import { preconditions } from '../../src/core/preconditions.ts'
 import { allMembers, families, keysOf, type Resource, type ServiceName } from '../../src/core/services.ts'
@@ -82,7 +82,7 @@ function wanted(inputs: Inputs, resources: ReadonlyMap<ServiceName, Resource>): 
   const values = new Map<string, string | undefined>()
   const byKey = inputs.authType === 'subscription-key'
   const named = (service: ServiceName): Resource | undefined =>
-    inputs.given.some((each) => each.service === service) ? resources.get(service) : undefined
+    inputs.services.some((each) => each.service === service) ? resources.get(service) : undefined
   const account = (resource: Resource, domain: string): string | undefined =>
     resource.customSubdomain === undefined
       ? byKey
@@ -101,7 +101,7 @@ function wanted(inputs: Inputs, resources: ReadonlyMap<ServiceName, Resource>): 
   if (language !== undefined) values.set('azure_cognitive.endpoint', account(language, 'cognitiveservices'))
   if (translator !== undefined) {
     // Left to the language account when that is given, whether or not it could be read.
-    if (!inputs.given.some(({ service }) => service === 'cognitive'))
+    if (!inputs.services.some(({ service }) => service === 'cognitive'))
       values.set('azure_cognitive.endpoint', account(translator, 'cognitiveservices'))
     values.set('azure_cognitive.region', translator.location.toLowerCase().replaceAll(' ', ''))
     if (!byKey) values.set('azure_cognitive.translator_resource_id', translator.id)
@@ -299,7 +299,7 @@ function stateOf(inputs: Inputs, drawn: Drawn): Observed {
     allowList: inputs.mode === 'check' ? drawn.allowList : (drawn.allowList ?? []),
     resources,
     roleAssignments: new Map(
-      inputs.given.flatMap(({ service, roleId, resource }, index) => {
+      inputs.services.flatMap(({ service, roleId, resource }, index) => {
         if (inputs.mode === 'check' && drawn.unreadRoles.includes(service)) return []
         const scope = resource.id
         const list = (drawn.assignments[index] ?? []).map((each, serial) => assignment(each, scope, roleId, 10 * index + serial))
@@ -330,7 +330,7 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
     allowList: [...(state.allowList ?? []).filter((entry) => entry.toLowerCase() !== 'azure_ai'), 'Azure_AI'],
     resources,
     roleAssignments: new Map(
-      inputs.given.map(({ service, roleId, resource }) => {
+      inputs.services.map(({ service, roleId, resource }) => {
         const scope = resource.id
         const good = { who: 'own', where: 'group', role: 'wanted', described: false } as const
         return [service, [...(state.roleAssignments.get(service) ?? []), assignment(good, scope, roleId, 77)]]
@@ -346,7 +346,7 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
         ? []
         : (inputs.databases === '*' ? databasePool : inputs.databases).map((name) => {
             const { keysSet } = state.databases.find((each) => each.name === name) ?? observedDatabase(name)
-            const given = givenFamilies(inputs).flatMap(({ family }) => keysOf(family))
+            const given = namedFamilies(inputs).flatMap(({ family }) => keysOf(family))
             const stored = new Set(
               byKey ? [...keysSet, ...given] : [...keysSet].filter((key) => !inputs.clearKeys || !given.includes(key as never)),
             )
@@ -386,7 +386,7 @@ function after(inputs: Inputs, state: Observed, change: Change): Observed {
         ...state,
         roleAssignments: new Map(
           [...state.roleAssignments].map(([service, list]) => {
-            const id = inputs.given.find((each) => each.service === service)?.resource.id
+            const id = inputs.services.find((each) => each.service === service)?.resource.id
             return [service, id?.toLowerCase() === change.scope.toLowerCase() ? [...list, made] : list]
           }),
         ),
@@ -463,7 +463,7 @@ describe('the plan does not depend on order', () => {
       fc.property(somewhere, order, ({ inputs, state }, numbers) => {
         const other: Inputs = {
           ...inputs,
-          given: reordered(inputs.given, numbers),
+          services: reordered(inputs.services, numbers),
           databases: inputs.databases === '*' ? '*' : reordered(inputs.databases, numbers),
         }
         const one = plan(inputs, state)
@@ -547,7 +547,7 @@ describe('each step', () => {
       fc.property(somewhere, ({ inputs, state }) => {
         const steps = plan(inputs, state)
         const names = databaseNames(inputs, state)
-        const given = new Set(givenFamilies(inputs).map(({ family }) => family.name))
+        const given = new Set(namedFamilies(inputs).map(({ family }) => family.name))
         for (const change of changesOf(steps)) {
           if ('database' in change) {
             expect(inputs.part).not.toBe('azure')
@@ -563,8 +563,8 @@ describe('each step', () => {
               expect(inputs.authType).toBe('managed-identity')
               if (change.kind === 'restart') expect(inputs.allowRestart).toBe(true)
               if (change.kind !== 'role') break
-              expect(change.scope).toBe(inputs.given.find(({ service }) => service === change.service)?.resource.id)
-              expect(change.roleId).toBe(inputs.given.find(({ service }) => service === change.service)?.roleId)
+              expect(change.scope).toBe(inputs.services.find(({ service }) => service === change.service)?.resource.id)
+              expect(change.roleId).toBe(inputs.services.find(({ service }) => service === change.service)?.roleId)
               break
             case 'allow-list':
               expect(change.entries).toEqual([...(state.allowList ?? []), 'azure_ai'])
@@ -663,7 +663,7 @@ describe('where a plan leads', () => {
         expect(changesOf(then)).toEqual([])
         const hopeless = new Set(steps.filter((step) => differs(step) && step.change === undefined).map(({ id }) => id))
         // Where nothing can be read, it cannot be seen that it is there.
-        for (const { service } of inputs.given) if (!state.roleAssignments.has(service)) hopeless.add(`role/${service}`)
+        for (const { service } of inputs.services) if (!state.roleAssignments.has(service)) hopeless.add(`role/${service}`)
         expect(then.filter(differs).filter(({ id }) => !hopeless.has(id))).toEqual([])
       }),
       cheap,
@@ -697,9 +697,9 @@ describe('the plan id', () => {
   test('is the same for the same changes, and another for others; what changed is named', () => {
     fc.assert(
       fc.property(somewhere, fc.option(someDrawn), fc.boolean(), ({ inputs, state }, drawn, otherRoles) => {
-        const others = inputs.given.map((each) => ({ ...each, roleId: otherRoles ? otherRole : each.roleId }))
+        const others = inputs.services.map((each) => ({ ...each, roleId: otherRoles ? otherRole : each.roleId }))
         const one = plan(inputs, state)
-        const two = plan({ ...inputs, given: others }, drawn === null ? state : stateOf(inputs, drawn))
+        const two = plan({ ...inputs, services: others }, drawn === null ? state : stateOf(inputs, drawn))
         const due = (steps: readonly Step[]) =>
           byId(steps)
             .filter((step) => differs(step) && step.status !== 'failed' && step.kind !== 'replica')

@@ -1,7 +1,7 @@
 import { describe, expect, test, vi } from 'vitest'
 import { assignmentName } from '../../src/azure/roles.ts'
 import { givesRole, type RoleAssignment } from '../../src/core/observed.ts'
-import { desiredSettings, givenFamilies, isOlder, plan } from '../../src/core/plan.ts'
+import { desiredSettings, isOlder, namedFamilies, plan } from '../../src/core/plan.ts'
 import { preconditions } from '../../src/core/preconditions.ts'
 import { embeddingDeployment } from '../../src/core/services.ts'
 import { sameValue } from '../../src/core/setting-values.ts'
@@ -163,7 +163,7 @@ describe('the plan', () => {
       'https://language-one.cognitiveservices.azure.com',
     )
     expect(both.filter(({ setting }) => setting === 'azure_cognitive.auth_type')).toHaveLength(1)
-    expect(givenFamilies(parsed()).map(({ family, services }) => [family.name, services.map(({ name }) => name)])).toEqual([
+    expect(namedFamilies(parsed()).map(({ family, services }) => [family.name, services.map(({ name }) => name)])).toEqual([
       ['azure_openai', ['openai']],
       ['azure_cognitive', ['cognitive', 'translator']],
       ['azure_ml', ['machine-learning']],

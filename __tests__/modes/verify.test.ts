@@ -221,7 +221,7 @@ describe('what a verify tells', () => {
     expect(result.code).toBe(1)
     expect(result.outputs).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'verification' })
     expect(result.raw).toMatch(/^::error title=Not every test query is verified/m)
-    expect(queriesOf(result)['app/machine-learning']).toBe('skipped: `machine-learning-input` is not given')
+    expect(queriesOf(result)['app/machine-learning']).toBe('skipped: `machine-learning-input` is not set')
   })
 
   test('a function that refuses to run read-only is asked again in a transaction that is rolled back, and that is noted', async () => {

@@ -59,7 +59,7 @@ function good(inputs = parsed()): Journal {
   const journal = journalOf(inputs, ['app'])
   journal.writing()
   for (const step of [...journal.steps]) journal.mark(step.id, 'created')
-  for (const { service } of inputs.given) journal.query(query('app', { service }))
+  for (const { service } of inputs.services) journal.query(query('app', { service }))
   return journal
 }
 
@@ -244,7 +244,7 @@ describe('the summary', () => {
     const inputs = parsed({ databases: names.join('\n') })
     const journal = journalOf(inputs, names)
     for (const database of names) {
-      for (const { service } of inputs.given) {
+      for (const { service } of inputs.services) {
         journal.query(
           query(database, {
             service,
@@ -272,7 +272,8 @@ describe('the summary', () => {
     journal.writing()
     for (const step of [...journal.steps]) journal.mark(step.id, 'created')
     for (const [index, database] of names.entries())
-      for (const { service } of inputs.given) journal.query(query(database, { service, sql: 'SELECT 1', durationMs: 20 + index }))
+      for (const { service } of inputs.services)
+        journal.query(query(database, { service, sql: 'SELECT 1', durationMs: 20 + index }))
     return { names, inputs, journal }
   }
 

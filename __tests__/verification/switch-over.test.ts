@@ -387,7 +387,7 @@ describe('a family is one', () => {
     })
     expect(await settingsOf(emulator, 'app')).toEqual(before)
     expect(await filled('crm')).toMatchObject({ 'azure_ml.auth_type': 'managed-identity' })
-    expect(queriesOf(result)['crm/machine-learning']).toBe('skipped: `machine-learning-input` is not given')
+    expect(queriesOf(result)['crm/machine-learning']).toBe('skipped: `machine-learning-input` is not set')
 
     // Test queries off is the same for all.
     const off = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'test-queries': 'false' })

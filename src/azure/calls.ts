@@ -50,7 +50,7 @@ export function createCalls(options: CallOptions) {
   })
   const http: Http = createHttp(pipeline)
 
-  // The pipeline carries the token; the clients ask for a credential all the same.
+  // The pipeline carries the token; the clients want a credential all the same.
   const credential = { getToken: async () => null }
   const servers = lazily(async () => {
     const { PostgreSQLManagementFlexibleServerClient } = await import('./clients.ts')

@@ -23,7 +23,7 @@ interface MetadataDocument {
 export async function discoverCloud(url: string, http: Http, signal: AbortSignal): Promise<Cloud> {
   const answer = await http.get(
     `${url}/metadata/endpoints?api-version=2022-09-01`,
-    'asking the Resource Manager about its cloud',
+    "reading the Resource Manager's description of its cloud",
     signal,
   )
   const documents = (Array.isArray(answer) ? answer : [answer]).filter(

@@ -44,7 +44,7 @@ interface SignInOptions {
 
 /** Longest time that one token may take in all, in milliseconds: as long as Entra may throttle. */
 export const tokenLimitMs = 300_000
-/** The same for az and the metadata service, which are on the runner; the SDK asks the latter five times (404, 410: being set up). */
+/** The same for az and the metadata service, which are on the runner; the SDK calls the latter five times (404, 410: being set up). */
 export const localTokenLimitMs = 90_000
 /** How long an assertion is used again; it lives five minutes. */
 const assertionReuseMs = 3 * 60_000
@@ -57,7 +57,7 @@ const renewBeforeMs = 5 * 60_000
  */
 const regionVariables = ['AZURE_REGIONAL_AUTHORITY_NAME', 'MSAL_FORCE_REGION']
 
-/** Prepares signing in; nothing is sent before the first token is asked for, but the OIDC token, which is asked for at once. */
+/** Prepares signing in; nothing is sent before the first token is requested, but the request for the OIDC token, which goes out at once. */
 export function signIn(options: SignInOptions): Tokens {
   const { log, signal } = options
   options.removeVariables(regionVariables)
@@ -69,15 +69,15 @@ export function signIn(options: SignInOptions): Tokens {
       presenting = remember()
       return presenting
     })
-  // Asked for before the SDK is loaded, so that both happen at the same time; a failure is reported where it is awaited.
+  // Requested before the SDK is loaded, so that both happen at the same time; a failure is reported where it is awaited.
   assertion?.().catch(() => undefined)
   let chosen: Promise<Way> | undefined
-  // The SDK makes an error of its own of it, which does not say what it was.
+  // The SDK wraps an error of the assertion into one of its own, which drops the reason.
   let ended: Failure | undefined
-  let told = false
+  let isLogged = false
   const pending = new Map<string, Promise<AccessToken>>()
 
-  const ask = async (scope: string): Promise<AccessToken> => {
+  const requestToken = async (scope: string): Promise<AccessToken> => {
     ended = undefined
     chosen ??= choose(options, assertion, (failure) => {
       ended = failure
@@ -88,8 +88,8 @@ export function signIn(options: SignInOptions): Tokens {
       const token = await orAborted(credential.getToken(scope, { abortSignal: limit }), limit)
       if (token === null) throw new Error('the login gave no token')
       log.secret(token.token)
-      if (!told) {
-        told = true
+      if (!isLogged) {
+        isLogged = true
         log.info(`Signed in as ${nameOf(token.token)} by ${by}`)
       }
       return token
@@ -120,7 +120,7 @@ export function signIn(options: SignInOptions): Tokens {
       }
       let request = pending.get(scope)
       if (request === undefined) {
-        request = ask(scope)
+        request = requestToken(scope)
         pending.set(scope, request)
         request.catch(() => pending.delete(scope))
       }
@@ -128,13 +128,13 @@ export function signIn(options: SignInOptions): Tokens {
     },
     forget(scope) {
       pending.delete(scope)
-      // The SDK's credential remembers its tokens as well: another one has to be asked.
+      // The SDK's credential remembers its tokens as well: another one has to be made.
       chosen = undefined
     },
   }
 }
 
-/** The claims of a token. It was given to us by its issuer: the signature is not ours to check. */
+/** The claims of a token. It comes from its issuer: the signature is not ours to check. */
 export function claimsOf(token: string): Readonly<Record<string, unknown>> {
   try {
     return JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as Record<string, unknown>
@@ -146,11 +146,11 @@ export function claimsOf(token: string): Readonly<Record<string, unknown>> {
 /** Who a token says we are. */
 function nameOf(token: string): string {
   const { upn, app_displayname: appName, appid, oid } = claimsOf(token)
-  const name = upn ?? appName ?? (appid === undefined ? undefined : `app ${String(appid)}`) ?? 'somebody'
+  const name = upn ?? appName ?? (appid === undefined ? undefined : `app ${String(appid)}`) ?? 'an unnamed principal'
   return `${String(name)}${oid === undefined ? '' : ` (object id ${String(oid)})`}`
 }
 
-/** The SDK asks for the assertion twice for each token: remember it while it is surely good. */
+/** The SDK requests the assertion twice for each token: remember it while it is surely good. */
 function remembered(idToken: () => Promise<string>): () => Promise<string> {
   let last: { at: number; token: Promise<string> } | undefined
   return () => {
@@ -286,39 +286,39 @@ function noLogin(cause?: unknown): Failure {
       code: 'no-login',
       title: 'There is no login to use',
       detail:
-        'Neither `tenant-id` and `client-id` are given, nor a service principal in the environment, nor a session of az, nor a managed identity of the runner.',
+        'Neither `tenant-id` and `client-id` are set, nor a service principal in the environment, nor is there a session of az or a managed identity of the runner.',
       fix: 'Give `tenant-id` and `client-id` and let the job have `permissions: id-token: write`; or run azure/login before this step; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.',
     },
     cause,
   )
 }
 
-/** Whether the metadata service of an Azure machine is there; asked with a bare connection, so that its absence costs half a second at most. */
+/** Whether the metadata service of an Azure machine is there; tried with a bare connection, so that its absence costs half a second at most. */
 function metadataServiceAnswers(): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host: '169.254.169.254', port: 80, timeout: 500 })
-    const told = (answer: boolean) => (): void => {
+    const settle = (answer: boolean) => (): void => {
       socket.destroy()
       resolve(answer)
     }
-    socket.once('connect', told(true)).once('timeout', told(false)).once('error', told(false))
+    socket.once('connect', settle(true)).once('timeout', settle(false)).once('error', settle(false))
   })
 }
 
-/** Whether az is there and has a session; asked of az itself, which answers from its own files. */
+/** Whether az is there and has a session; az itself answers that from its own files. */
 function azIsSignedIn(signal: AbortSignal): Promise<boolean> {
   return new Promise((resolve) => {
     const options = { timeout: 20_000, signal, windowsHide: true }
-    const told = (error: Error | null): void => resolve(error === null)
-    if (process.platform !== 'win32') execFile('az', ['account', 'show', '--output', 'json'], options, told)
+    const settle = (error: Error | null): void => resolve(error === null)
+    if (process.platform !== 'win32') execFile('az', ['account', 'show', '--output', 'json'], options, settle)
     // There az is a batch file, which takes a shell, and the shell looks into the working folder first: not into that of the job.
-    else exec('az account show --output json', { ...options, cwd: dirname(process.execPath) }, told)
+    else exec('az account show --output json', { ...options, cwd: dirname(process.execPath) }, settle)
   })
 }
 
 /**
  * The SDK says no more than `endpoints_resolution_error` when the tenant is unknown or TLS is not trusted: the sign-in
- * host is asked for its configuration once more, and what it says to that is the reason.
+ * host's configuration is requested again, and its response to that is the reason.
  */
 async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: SignInOptions): Promise<unknown> {
   const tenantId = oidc?.tenantId ?? ambient.tenantId
@@ -330,11 +330,7 @@ async function reasonOf(error: unknown, { cloud, oidc, ambient, log, signal }: S
     const http = createHttp(
       createPipeline({ tokens: undefined, scope: '', host, signal: limit, log, agent: undefined, proxy: undefined }),
     )
-    await http.get(
-      `${cloud.authority}/${tenantId}/v2.0/.well-known/openid-configuration`,
-      'asking Entra for its configuration',
-      limit,
-    )
+    await http.get(`${cloud.authority}/${tenantId}/v2.0/.well-known/openid-configuration`, "reading Entra's configuration", limit)
     return error
   } catch (reason) {
     if (!(reason instanceof Failure)) return error
@@ -355,14 +351,14 @@ function isUnreachable(error: unknown): boolean {
   )
 }
 
-/** az has a session, and it gives no token for this scope: the OIDC token that azure/login signed in with lives minutes only. */
+/** az has a session, and cannot get a token for this scope: the OIDC token that azure/login signed in with lives minutes only. */
 function azSessionTooOld(scope: string, error: unknown): Failure {
   return new Failure(
     {
       reason: 'credentials',
       code: 'az-session-too-old',
       title: "az's session cannot get a token for another scope any more",
-      detail: `az is signed in and gives no token for ${scope}. A session that azure/login made by OIDC can do that for five to ten minutes only. ${describe(error)}`,
+      detail: `az is signed in and cannot get a token for ${scope}. A session that azure/login made by OIDC can do that for five to ten minutes only. ${describe(error)}`,
       fix: 'Set `tenant-id` and `client-id`, so that this action signs in by itself; or run azure/login right before it.',
     },
     error,

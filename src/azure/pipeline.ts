@@ -46,9 +46,9 @@ import type { Tokens } from './tokens.ts'
  */
 export const readAgainWhenBusy = 'x-read-again-when-busy'
 
-/** Longest wait between two polls of a long-running operation, in milliseconds, whatever the service asks for. */
+/** Longest wait between two polls of a long-running operation, in milliseconds, whatever the service wants. */
 export const pollCapMs = 30_000
-/** Shortest: a service that says `0` is not asked in a busy loop. */
+/** Shortest: a service that says `0` is not polled in a busy loop. */
 const pollFloorMs = 200
 
 /** Reads and posts of plain JSON. Errors are {@link Failure}s. */
@@ -279,7 +279,7 @@ function notAzure({ method, url }: PipelineRequest, { status, bodyAsText }: Pipe
   return new Failure({
     reason: 'network',
     code: 'azure-not-json',
-    title: 'Something else answered in place of Azure',
+    title: 'Something else than Azure answered',
     detail: `${method} ${pathOf(url)} got ${status} from ${host}, with a text that is not JSON: ${shown(bodyAsText, 200)}`,
     fix: `curl -sS -i https://${host}/ | head -20   # on this runner: a proxy, a sign-in page of the network; let it through to Azure, or set HTTPS_PROXY on the job`,
   })
@@ -323,7 +323,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 /** Plain JSON over a pipeline. */
 export function createHttp(pipeline: Pipeline): Http {
   const client = createDefaultHttpClient()
-  const ask = async (
+  const send = async (
     method: 'GET' | 'POST',
     url: string,
     doing: string,
@@ -346,8 +346,8 @@ export function createHttp(pipeline: Pipeline): Http {
     }
   }
   return {
-    get: (url, doing, signal, resource) => ask('GET', url, doing, signal, resource),
-    list: (url, doing, signal, resource) => ask('POST', url, doing, signal, resource),
+    get: (url, doing, signal, resource) => send('GET', url, doing, signal, resource),
+    list: (url, doing, signal, resource) => send('POST', url, doing, signal, resource),
   }
 }
 

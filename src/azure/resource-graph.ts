@@ -67,7 +67,7 @@ export function createResourceGraph(calls: Calls, { cloud, log, signal }: CallOp
   const { endpoint, pipeline, read } = calls
   const client = lazily(async () => {
     const { ResourceGraphClient } = await import('@azure/arm-resourcegraph')
-    // The pipeline carries the token; the client is given a credential all the same.
+    // The pipeline carries the token; the client wants a credential all the same.
     return new ResourceGraphClient({ getToken: async () => null }, { endpoint, pipeline })
   })
   const list = async (query: Query): Promise<Row[]> => {

@@ -150,7 +150,7 @@ function serverWrites(
       operation("the server's identity to be turned on", minutes(15), (abortSignal) =>
         repeating(async () => {
           const client = await servers()
-          // Somebody else may have given it an identity since: what is kept is what is there now.
+          // Another process may have set an identity since: what is there now is kept.
           const before = await readServer(abortSignal)
           if (before.principalId !== undefined) return before.principalId
           const userAssigned = before.userAssignedIdentities

@@ -37,14 +37,14 @@ export function serverHash(serverId: string): string {
   return hash(canonicalId(serverId), 32)
 }
 
-export function coverageOf(inputs: Pick<Inputs, 'mode' | 'server' | 'scopeParts' | 'part' | 'given' | 'databases'>): Coverage {
+export function coverageOf(inputs: Pick<Inputs, 'mode' | 'server' | 'scopeParts' | 'part' | 'services' | 'databases'>): Coverage {
   const { part, databases, scopeParts } = inputs
-  // An inventory speaks for keys wherever they are, not for what a workflow asks of a server: its issue is one of its own.
+  // An inventory speaks for keys wherever they are, not for what a workflow configures on a server: its issue is one of its own.
   const scope = scopeParts.length > 0 ? scopeParts.map(({ id }) => canonicalId(id)).sort() : [canonicalId(inputs.server.id)]
   return {
     server: inputs.mode === 'inventory' ? `inventory of ${scope.join(' ')}` : inputs.server.id,
     part,
-    services: inputs.given.map(({ service }) => service),
+    services: inputs.services.map(({ service }) => service),
     databases,
   }
 }

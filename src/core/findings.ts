@@ -18,7 +18,7 @@ import {
   type ObservedDatabase,
 } from './observed.ts'
 import { lackedFindings } from './offered.ts'
-import { givenFamilies, isOlder } from './plan.ts'
+import { isOlder, namedFamilies } from './plan.ts'
 import { keysOf, memberOf } from './services.ts'
 import { isWritten } from './steps.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
@@ -34,7 +34,7 @@ export function findings(inputs: Inputs, observed: Observed, journal: Journal): 
   ])
 }
 
-/** What the databases alone tell, for runs that ask nothing of Resource Manager. */
+/** What the databases alone show, for runs that do not call Resource Manager. */
 export function databaseFindings(inputs: Inputs, databases: readonly ObservedDatabase[], journal: Journal): readonly Finding[] {
   const seen = databases.filter((database) => database.failure === undefined)
   return unrepeated([
@@ -55,12 +55,12 @@ function unrepeated(all: readonly Finding[]): Finding[] {
 /** Roles of the identity beyond the one that is needed, and what a former identity of the server left behind. */
 function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
   const { server } = observed
-  return inputs.given.flatMap(({ service, resource, roleId }) => {
+  return inputs.services.flatMap(({ service, resource, roleId }) => {
     const scope = observed.resources.get(service)?.id ?? resource.id
     const assignments = observed.roleAssignments.get(service) ?? []
     const at = assignments.filter((each) => sameId(each.scope, scope))
     // One account may serve several services, each with a role of its own.
-    const needed = inputs.given
+    const needed = inputs.services
       .filter((each) => sameId(observed.resources.get(each.service)?.id ?? each.resource.id, scope))
       .map((each) => each.roleId.toLowerCase())
     const beyond = at.filter(
@@ -135,7 +135,7 @@ function replicaFinding(inputs: Inputs, { server, missingRoles, restarted }: Obs
 
 /** The keys of the named families, and whether a named service uses each. */
 const keysOfNamedFamilies = (inputs: Inputs) =>
-  givenFamilies(inputs).flatMap(({ family, services }) =>
+  namedFamilies(inputs).flatMap(({ family, services }) =>
     keysOf(family).map((key) => ({ family, key, isNamed: services.some((service) => memberOf(service).key === key) })),
   )
 
@@ -210,7 +210,7 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
 /** Endpoints of another kind than azure_ai is known to work with by token. */
 function endpointFindings(inputs: Inputs, { name, settings }: ObservedDatabase): Finding[] {
   if (inputs.authType !== 'managed-identity') return []
-  const accounts = givenFamilies(inputs).filter(({ family }) => family.name !== 'azure_ml')
+  const accounts = namedFamilies(inputs).filter(({ family }) => family.name !== 'azure_ml')
   return accounts.flatMap(({ family }): Finding[] => {
     const setting = family.members[0]?.endpoint ?? ''
     const endpoint = settings.get(setting)
@@ -245,7 +245,7 @@ function takenAwayFindings(inputs: Inputs, observed: Observed): Finding[] {
   if (inputs.authType !== 'managed-identity') return []
   const seen = [...databases].filter(({ failure }) => failure === undefined).sort((a, b) => (a.name < b.name ? -1 : 1))
   const usesIdentity = seen.filter(({ settings }) =>
-    givenFamilies(inputs).some(({ family }) => settings.get(family.authType) === 'managed-identity'),
+    namedFamilies(inputs).some(({ family }) => settings.get(family.authType) === 'managed-identity'),
   )
   const lost = [
     ...(server.principalId === undefined ? ['its identity is off'] : []),

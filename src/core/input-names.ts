@@ -1,6 +1,6 @@
 /** The names of the inputs, which of them are secrets, and their defaults. */
 
-/** Every input of action.yml. A test holds this list against the file. */
+/** Every input of action.yml. A test compares this list with the file. */
 export const inputNames = [
   'mode',
   'part',

@@ -93,7 +93,7 @@ export function normalUrl(text: string): string {
   return withoutEndSlashes(`${origin}${pathname}`)
 }
 
-/** A value in a message: at most 80 characters of it, control characters shown as such. */
+/** A value in a message: at most 80 characters of it, control characters spelled out. */
 export function quoted(value: string): string {
   const shown = JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)
   return shown.replaceAll('`', "'")

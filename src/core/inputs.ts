@@ -17,8 +17,8 @@ import { type Target, targetOf } from './target.ts'
 export type Mode = 'apply' | 'check' | 'verify' | 'inventory'
 export type Part = 'all' | 'azure' | 'database'
 
-/** A service that was given, its resource and its role. */
-export interface Given {
+/** A service that the inputs name, its resource and its role. */
+export interface NamedService {
   readonly service: ServiceName
   readonly resource: ResourceId
   /** GUID of the role definition. */
@@ -30,15 +30,15 @@ export interface Inputs extends Target {
   readonly part: Part
   /** Of an inventory of more than one server; empty otherwise. */
   readonly scopeParts: readonly ScopePart[]
-  /** As given, or `'*'`. */
+  /** As the input lists them, or `'*'`. */
   readonly databases: readonly string[] | '*'
-  /** Role inputs that are given without their service, and an audience without the app it is for. */
+  /** Role inputs that are set without their service, and an audience without the app it is for. */
   readonly rolesWithoutService: readonly InputName[]
   readonly audienceUnused: boolean
   /** In the order of the services table. */
-  readonly given: readonly Given[]
+  readonly services: readonly NamedService[]
   readonly authType: AuthType
-  /** Keys that were given, by name of their setting; the others are read from the resources. Only with `subscription-key`. */
+  /** Keys of the inputs, by name of their setting; the others are read from the resources. Only with `subscription-key`. */
   readonly keys: ReadonlyMap<string, string>
   readonly clearKeys: boolean
   readonly allowRestart: boolean
@@ -59,7 +59,7 @@ export interface Inputs extends Target {
   readonly temporaryFirewallRule: boolean
   /** IPv4. */
   readonly runnerIp: string | undefined
-  /** The fingerprint of an earlier check that apply holds its plan against. */
+  /** The fingerprint of an earlier check that apply compares its plan with. */
   readonly planId: string | undefined
   readonly failOnDrift: boolean
   readonly driftIssue: boolean
@@ -71,10 +71,12 @@ const shortestKey = 8
 
 /** As plan.ts writes it: the fingerprint of all steps, and of each. */
 const planIdPattern = /^[0-9a-f]{16}\.[0-9a-f]{16}(\.([0-9a-f]{16}){1,3750})?$/
-/** The account whose deployments Resource Manager is asked for, since none is given for its test query. */
-export function accountToAsk(inputs: Pick<Inputs, 'given' | 'embeddingDeployment' | 'testQueries'>): ResourceId | undefined {
+/** The account whose deployments are read, since no input names one for its test query. */
+export function accountOfDeployments(
+  inputs: Pick<Inputs, 'services' | 'embeddingDeployment' | 'testQueries'>,
+): ResourceId | undefined {
   if (!inputs.testQueries || inputs.embeddingDeployment !== undefined) return undefined
-  return inputs.given.find((each) => each.service === 'openai')?.resource
+  return inputs.services.find((each) => each.service === 'openai')?.resource
 }
 
 /**
@@ -97,7 +99,7 @@ export function parseInputs(raw: Raw): Inputs {
     part,
     scopeParts,
     authType,
-    given: mode === 'inventory' ? [] : servicesOf(raw, problem),
+    services: mode === 'inventory' ? [] : servicesOf(raw, problem),
     databases: parseDatabases(raw.databases, { mode, part, problem }),
     rolesWithoutService: services.flatMap(({ name }) =>
       raw[`${name}-role`] !== '' && raw[name] === '' ? [`${name}-role` as const] : [],
@@ -129,9 +131,9 @@ export function parseInputs(raw: Raw): Inputs {
 }
 
 /** The named services, each with its resource and its role. */
-function servicesOf(raw: Raw, problem: Problem): readonly Given[] {
+function servicesOf(raw: Raw, problem: Problem): readonly NamedService[] {
   const { matching, resourceOf } = readers(raw, problem)
-  const given: Given[] = []
+  const named: NamedService[] = []
   for (const service of services) {
     const roleInput = `${service.name}-role` as const
     const role = matching(roleInput, guid, 'the id (GUID) of a role definition')
@@ -144,12 +146,12 @@ function servicesOf(raw: Raw, problem: Problem): readonly Given[] {
     }
     if (raw[service.name] === '') continue
     const resource = resourceOf(service.name, service.resourceTypes)
-    if (resource !== undefined) given.push({ service: service.name, resource, roleId: (role ?? service.role.id).toLowerCase() })
+    if (resource !== undefined) named.push({ service: service.name, resource, roleId: (role ?? service.role.id).toLowerCase() })
   }
   if (services.every((service) => raw[service.name] === '')) {
     problem('openai', `no service is named; name at least one of ${services.map((service) => `\`${service.name}\``).join(', ')}`)
   }
-  return given
+  return named
 }
 
 function verifyTimeoutOf(text: string, problem: Problem): number {
@@ -184,7 +186,7 @@ function loginOf(raw: Raw, problem: Problem): Inputs['database'] {
 }
 
 /** Keys are for the rollback, long enough to be hidden, and each for a named service. */
-function checkKeys(raw: Raw, { authType, given }: Pick<Inputs, 'authType' | 'given'>, problem: Problem): void {
+function checkKeys(raw: Raw, { authType, services: named }: Pick<Inputs, 'authType' | 'services'>, problem: Problem): void {
   for (const { key, keyInput: input } of allMembers) {
     if (raw[input] === '') continue
     if (raw[input].length < shortestKey)
@@ -193,18 +195,18 @@ function checkKeys(raw: Raw, { authType, given }: Pick<Inputs, 'authType' | 'giv
         `has ${raw[input].length} characters; a key needs at least ${shortestKey}, or it could not be hidden in log and report`,
       )
     if (authType !== 'subscription-key') problem(input, 'is only for `auth-type: subscription-key`')
-    else if (!given.some((each) => memberOf(serviceNamed(each.service)).key === key))
+    else if (!named.some((each) => memberOf(serviceNamed(each.service)).key === key))
       problem(input, 'is set, but no service that uses it')
   }
 }
 
 /** What contradicts each other, or is missing together. */
 function checkTogether(raw: Raw, inputs: Omit<Inputs, 'server'>, problem: Problem): void {
-  const { authType, given, mode, database } = inputs
+  const { authType, services: named, mode, database } = inputs
   const byKey = authType === 'subscription-key'
   if (inputs.clearKeys && byKey) problem('clear-keys', 'contradicts `auth-type: subscription-key`')
   const [language, translator] = (['cognitive', 'translator'] as const).map(
-    (name) => given.find((each) => each.service === name)?.resource.id,
+    (name) => named.find((each) => each.service === name)?.resource.id,
   )
   if (byKey && language !== undefined && translator !== undefined && !sameId(language, translator)) {
     problem(
@@ -219,10 +221,10 @@ function checkTogether(raw: Raw, inputs: Omit<Inputs, 'server'>, problem: Proble
     problem('github-token', 'contains whitespace or a character that is not valid in a token')
   if (mode === 'verify' && !inputs.testQueries) problem('test-queries', 'is false, and `mode: verify` only runs the test queries')
   const asksControlPlane = mode !== 'verify' || database.user === undefined || database.host === undefined
-  if (!asksControlPlane && accountToAsk(inputs) !== undefined) {
+  if (!asksControlPlane && accountOfDeployments(inputs) !== undefined) {
     problem(
       'embedding-deployment',
-      'is required by `verify` with `openai` when `database-host` and `database-user` are set: Resource Manager is not asked then',
+      'is required by `verify` with `openai` when `database-host` and `database-user` are set: Resource Manager is not called then',
     )
   }
 }
@@ -235,7 +237,7 @@ function runnerIpOf(text: string, problem: Problem): string | undefined {
   return text
 }
 
-/** Databases by line or comma, each once, in the order given. */
+/** Databases by line or comma, each once, in the order of the input. */
 function parseDatabases(
   text: string,
   { mode, part, problem }: Pick<Inputs, 'mode' | 'part'> & { readonly problem: Problem },
@@ -273,15 +275,15 @@ function parseDatabases(
 function refusedByJsonb(key: string, value: unknown): unknown {
   for (const text of [key, value]) {
     if (typeof text === 'string' && (text.includes('\0') || !text.isWellFormed()))
-      throw new Error('jsonb holds neither \\u0000 nor half a surrogate pair')
+      throw new Error('jsonb takes neither \\u0000 nor half a surrogate pair')
   }
-  if (typeof value === 'number' && !Number.isFinite(value)) throw new Error('a number is larger than jsonb holds')
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new Error('a number is larger than jsonb takes')
   return value
 }
 
-/** Inputs that are given but have no effect with the others: reported, not refused, so that one workflow can serve many servers. */
+/** Inputs that are set but have no effect with the others: reported, not refused, so that one workflow can serve many servers. */
 export function unusedInputs(inputs: Inputs): readonly InputName[] {
-  const has = (name: ServiceName): boolean => inputs.given.some((each) => each.service === name)
+  const has = (name: ServiceName): boolean => inputs.services.some((each) => each.service === name)
   const unused: InputName[] = []
   if (inputs.runnerIp !== undefined && !inputs.temporaryFirewallRule) unused.push('runner-ip')
   if (inputs.planId !== undefined && inputs.mode !== 'apply') unused.push('plan-id')
@@ -311,7 +313,7 @@ export function unusedInputs(inputs: Inputs): readonly InputName[] {
   return unused
 }
 
-/** Whether each of the inputs that fixes advise is set: a fix never asks for one that is. */
+/** Whether each of the inputs that fixes advise is set: a fix never advises one that is. */
 export function advisedInputs(inputs: Inputs): Readonly<Record<AdvisedInput, boolean>> {
   return {
     'allow-restart': inputs.allowRestart,

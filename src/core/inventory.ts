@@ -130,7 +130,7 @@ function resourcesOf({ settings }: ObservedDatabase, index: ResourceIndex): Used
   for (const service of services) {
     const named = index.withId(settings.get(idSetting(service) ?? '') ?? '')
     const { endpoint } = memberOf(service)
-    // Apply refuses to move a family whose endpoint belongs to an account that it is not given.
+    // Apply refuses to move a family whose endpoint belongs to an account that its inputs do not name.
     if (named !== undefined && !index.isOfAnother(settings.get(endpoint) ?? '', endpoint)) found.set(service.name, named.id)
   }
   return found

@@ -4,14 +4,14 @@ import { canonicalId, groupIn, nameIn, parseResourceId } from '../lib/resource-i
 import type { Inputs } from './inputs.ts'
 import type { Journal } from './journal.ts'
 import type { Observed } from './observed.ts'
-import { givenFamilies } from './plan.ts'
+import { namedFamilies } from './plan.ts'
 import { memberOf, type Resource, type ServiceName, serviceNamed } from './services.ts'
 import { isStoredNow } from './stored-keys.ts'
 
 /** After keys were cleared: backups still contain them. */
 export function rotationFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
   const cleared = observed.databases.flatMap((database) =>
-    givenFamilies(inputs)
+    namedFamilies(inputs)
       .flatMap(({ services }) => services)
       .filter((service) => {
         const { key } = memberOf(service)
@@ -52,7 +52,7 @@ const keyAccessOff = ({ id, kind }: Resource): string =>
 export function keyLoginFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
   if (inputs.authType !== 'managed-identity' || inputs.part === 'azure') return []
   // Of the endpoints only one that takes both logins has a key access to turn off.
-  const accounts = inputs.given.filter(
+  const accounts = inputs.services.filter(
     ({ service }) => serviceNamed(service).kinds !== undefined || observed.resources.get(service)?.authMode === 'KeyAndAAD',
   )
   const idOf = (service: ServiceName): string => canonicalId(observed.resources.get(service)?.id ?? '')

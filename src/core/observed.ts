@@ -30,7 +30,7 @@ export interface RoleAssignment {
   readonly id: string
   readonly scope: string
   readonly principalId: string
-  /** The principal that has the role as a member of the group that was given it; undefined for a role given directly. */
+  /** The principal that has the role as a member of the group that it is assigned to; undefined for a role assigned directly. */
   readonly reaches: string | undefined
   /** GUID, lower case. */
   readonly roleId: string
@@ -61,7 +61,7 @@ export interface ObservedDatabase {
   readonly serverVersion: number
   readonly isReadOnly: boolean
   readonly extension: { readonly installed: string | undefined; readonly available: string | undefined }
-  /** What bears on CREATE EXTENSION. */
+  /** What CREATE EXTENSION depends on. */
   readonly creation: {
     /** Whether it has to name a schema, for what the extension leaves without one. */
     readonly needsSchema: boolean
@@ -80,11 +80,11 @@ export interface ObservedDatabase {
   readonly logging: ReadonlyMap<string, string>
   /** Values of the settings that are no secrets; undefined or missing: not set. */
   readonly settings: ReadonlyMap<string, string>
-  /** Secrets that hold something. */
+  /** Secrets that have a value. */
   readonly keysSet: ReadonlySet<string>
   /** Those of them that are the text `managed_identity`, which is no key. */
   readonly literalKeys: ReadonlySet<string>
-  /** Stored keys held against those of the resource: its first, its second, or another. Empty when there is nothing to hold against. */
+  /** Stored keys compared with those of the resource: its first, its second, or another. Empty when there is nothing to compare with. */
   readonly keyStates: ReadonlyMap<string, 'first' | 'second' | 'other'>
   /** When the server was last started. */
   readonly startedAt: Date | undefined
@@ -103,7 +103,7 @@ export interface ObservedReplica {
   readonly restarted: boolean | undefined
 }
 
-/** Whether the allow-list holds azure_ai, in whatever case. */
+/** Whether the allow-list contains azure_ai, in whatever case. */
 export const allowsAzureAi = (allowList: readonly string[]): boolean =>
   allowList.some((entry) => entry.toLowerCase() === 'azure_ai')
 
@@ -134,7 +134,7 @@ export function givesRole(assignment: RoleAssignment, principalId: string, roleI
   return holder === principalId.toLowerCase() && assignment.roleId === roleId.toLowerCase() && covers(assignment.scope, scope)
 }
 
-/** The assignment by which the principal has the role: one given directly before one through a group, the nearest scope first. */
+/** The assignment by which the principal has the role: one assigned directly before one through a group, the nearest scope first. */
 export function assignmentGiving(
   assignments: readonly RoleAssignment[],
   principalId: string,

@@ -26,7 +26,7 @@ export function settingLacked(database: Known, setting: string, named: readonly 
 
 /** Named services that the installed version lacks: the rest of the run goes on without them. */
 export function lackedFindings(inputs: Inputs, database: ObservedDatabase): Finding[] {
-  return inputs.given.flatMap(({ service }): Finding[] => {
+  return inputs.services.flatMap(({ service }): Finding[] => {
     const lacked = lackedBy(database, serviceNamed(service))
     if (lacked === undefined) return []
     const { installed, available } = database.extension

@@ -76,7 +76,7 @@ function identityStep({ server }: Observed): Step {
 
 /** The role of each named service on exactly its resource. */
 function roleSteps(inputs: Inputs, { server, roleAssignments }: Observed): readonly Step[] {
-  return inputs.given.map(({ service, resource, roleId }): Step => {
+  return inputs.services.map(({ service, resource, roleId }): Step => {
     const scope = resource.id
     const { role } = serviceNamed(service)
     const desired = roleId === role.id ? role.name : `role ${roleId}`
@@ -147,22 +147,22 @@ export function restartWanted({ allowRestart }: Inputs): Pick<Step, 'desired' | 
   }
 }
 
-/** What the settings of the given services are to be, each setting once, in the fixed order of their names. */
+/** What the settings of the named services are to be, each setting once, in the fixed order of their names. */
 export function desiredSettings(
   inputs: Inputs,
   resources: ReadonlyMap<ServiceName, Resource>,
 ): readonly { readonly setting: string; readonly value: string; readonly family: FamilyName; readonly service: ServiceName }[] {
-  const given = new Set(inputs.given.map((each) => each.service))
+  const named = new Set(inputs.services.map((each) => each.service))
   const found = new Map<string, { setting: string; value: string; family: FamilyName; service: ServiceName }>()
   for (const service of services) {
     const resource = resources.get(service.name)
-    if (!given.has(service.name) || resource === undefined) continue
+    if (!named.has(service.name) || resource === undefined) continue
     for (const source of service.settings) {
       const value = source.value(resource, inputs.authType)
       if (
         value === undefined ||
         (source.onlyFor ?? inputs.authType) !== inputs.authType ||
-        (source.leftTo !== undefined && given.has(source.leftTo)) ||
+        (source.leftTo !== undefined && named.has(source.leftTo)) ||
         found.has(source.setting)
       )
         continue
@@ -231,7 +231,7 @@ const isKeyOfInterest = (key: string, named: readonly Service[], database: Obser
 function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step[] {
   const store = !scopeOf(inputs).byIdentity
   if (!store && !inputs.clearKeys) return []
-  const keys = givenFamilies(inputs).flatMap(({ family, services: named }) =>
+  const keys = namedFamilies(inputs).flatMap(({ family, services: named }) =>
     (store
       ? named.filter((service) => isOffered(inputs, service, database)).map((service) => memberOf(service).key)
       : keysOf(family).filter((key) => isKeyOfInterest(key, named, database))
@@ -262,7 +262,7 @@ function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | und
 }
 
 function settingSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
-  const named = inputs.given.map(({ service }) => service)
+  const named = inputs.services.map(({ service }) => service)
   return desiredSettings(inputs, observed.resources).map(({ setting, value, family }): Step => {
     const step = { id: settingStep(name, setting), kind: 'setting', database: name, family, setting, target: name } as const
     const current = database?.settings.get(setting)
@@ -300,12 +300,12 @@ export function updates({ updateExtension }: Pick<Inputs, 'updateExtension'>, { 
   return updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
 }
 
-/** The families of the given services, each with its services, in the order of the table. */
-export function givenFamilies(
+/** The families of the named services, each with its services, in the order of the table. */
+export function namedFamilies(
   inputs: Inputs,
 ): readonly { readonly family: (typeof families)[FamilyName]; readonly services: readonly Service[] }[] {
   return Object.values(families).flatMap((family) => {
-    const own = inputs.given.map((each) => serviceNamed(each.service)).filter((service) => service.family === family.name)
+    const own = inputs.services.map((each) => serviceNamed(each.service)).filter((service) => service.family === family.name)
     return own.length === 0 ? [] : [{ family, services: own }]
   })
 }

@@ -7,7 +7,7 @@ import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
 import { settingLacked } from './offered.ts'
-import { desiredSettings, givenFamilies, updates } from './plan.ts'
+import { desiredSettings, namedFamilies, updates } from './plan.ts'
 import { scopeOf } from './scope.ts'
 import { type Family, type Resource, type Service, serviceNamed } from './services.ts'
 import type { Step } from './steps.ts'
@@ -15,7 +15,7 @@ import type { Step } from './steps.ts'
 export function preconditions(inputs: Inputs, observed: Observed, steps: readonly Step[]): readonly Failure[] {
   return [
     ...serverProblems(inputs, observed, steps),
-    ...inputs.given.flatMap(({ service }) => {
+    ...inputs.services.flatMap(({ service }) => {
       const resource = observed.resources.get(service)
       return resource === undefined ? [] : resourceProblems(inputs, service, resource)
     }),
@@ -62,7 +62,7 @@ function serverProblems(inputs: Inputs, observed: Observed, steps: readonly Step
         reason: 'azure',
         code: 'entra-authentication-off',
         title: 'The server takes no Entra logins',
-        detail: `Entra authentication is off on ${server.name}, and \`database-password\` is not given.`,
+        detail: `Entra authentication is off on ${server.name}, and \`database-password\` is not set.`,
         fix: `az postgres flexible-server update ${where} --microsoft-entra-auth Enabled   # then add the identity of this job as administrator: az postgres flexible-server microsoft-entra-admin create`,
       }),
     )
@@ -70,7 +70,7 @@ function serverProblems(inputs: Inputs, observed: Observed, steps: readonly Step
   return problems
 }
 
-function resourceProblems(inputs: Inputs, name: Inputs['given'][number]['service'], resource: Resource): Failure[] {
+function resourceProblems(inputs: Inputs, name: Inputs['services'][number]['service'], resource: Resource): Failure[] {
   const service = serviceNamed(name)
   const title = titleOf(name)
   const problems: Failure[] = []
@@ -164,7 +164,7 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
   if (!writesSql || !byIdentity || observed.server.isReplica) return []
   const wanted = desiredSettings(inputs, observed.resources)
   const switched = observed.databases.some((database) =>
-    givenFamilies(inputs).some(
+    namedFamilies(inputs).some(
       ({ family }) =>
         isConfigured(database, family) &&
         wanted.some((each) => each.setting === family.authType && database.settings.get(each.setting) !== each.value),
@@ -274,7 +274,7 @@ function versionProblems(
 ): void {
   const { name, unknownSettings, extension } = database
   const { installed, available } = extension
-  const named = inputs.given.map(({ service }) => service)
+  const named = inputs.services.map(({ service }) => service)
   const unknown = desiredSettings(inputs, resources).filter(
     ({ setting }) => unknownSettings.has(setting) && settingLacked(database, setting, named) === undefined,
   )
@@ -330,7 +330,7 @@ export function foreignObjects(database: string, foreign: readonly string[]): Fa
   return new Failure({
     reason: 'database',
     code: 'foreign-functions',
-    title: "A schema of azure_ai holds what is not azure_ai's",
+    title: "A schema of azure_ai contains what is not azure_ai's",
     detail: `Database "${database}": ${names.join(', ')}. A call of azure_ai could reach it, so this action neither installs nor calls azure_ai there. Only members of azure_pg_admin may own or create anything in these schemas.`,
     fix: removalOf(foreign[0] ?? '', onOneLine(database)),
   })

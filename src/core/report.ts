@@ -159,7 +159,7 @@ function isSetUp(steps: readonly Step[]): boolean {
 /** Every test query of every named service passed in every database, and no stored key can have answered instead. */
 export function isVerified(inputs: Inputs | undefined, journal: Journal, failures: readonly Failure[]): boolean {
   if (inputs === undefined || failures.some((failure) => failure.reason !== 'verification')) return false
-  const queries = inputs.given.flatMap(({ service }) => queriesOf(serviceNamed(service), inputs).map(({ name }) => name))
+  const queries = inputs.services.flatMap(({ service }) => queriesOf(serviceNamed(service), inputs).map(({ name }) => name))
   const expected = journal.databases.flatMap((database) => queries.map((name) => ({ database, name })))
   const key = (database: string, name: QueryName): string => JSON.stringify([database, name])
   const passed = new Set(

@@ -1,6 +1,6 @@
 /**
  * The services the action knows, one row each: role, resource, settings and test query. Observation, plan, application,
- * proof and report all read this table, so they cannot disagree.
+ * verification and report all read this table, so they cannot disagree.
  */
 
 import { azureRoles, type BuiltInRole } from '../lib/azure-roles.ts'
@@ -69,13 +69,13 @@ export const families: Readonly<Record<FamilyName, Family>> = {
   },
 }
 
-/** The settings that hold the keys of a family. */
+/** The settings with the keys of a family. */
 export const keysOf = ({ members }: Family): readonly string[] => members.map(({ key }) => key)
 
 /** All members of all families. */
 export const allMembers: readonly Member[] = Object.values(families).flatMap(({ members }) => members)
 
-/** What Resource Manager tells of a resource that a service lives on, reduced to what matters here. */
+/** What Resource Manager shows of the resource of a service, reduced to what matters here. */
 export interface Resource {
   /** As the inputs name it, never as an answer does: where the role goes. */
   readonly id: string
@@ -101,11 +101,11 @@ export interface Resource {
 interface SettingSource {
   readonly setting: string
   readonly value: (resource: Resource, authType: AuthType) => string | undefined
-  /** Left to another service of the family when that one is given too. */
+  /** Left to another service of the family when that one is named too. */
   readonly leftTo?: ServiceName
   /** Set only for this way to sign in. */
   readonly onlyFor?: AuthType
-  /** What is tried in place of the value where the service answers 404 to it. */
+  /** What is tried instead of the value where the service answers 404 to it. */
   readonly otherwise?: (value: string) => string
 }
 
@@ -127,7 +127,7 @@ export interface Service {
 
 const accountType = 'Microsoft.CognitiveServices/accounts'
 const sentence = 'Signing in without a password is wonderful.'
-/** As PostgreSQL reads an array of texts that hold neither quotes nor backslashes. */
+/** As PostgreSQL reads an array of texts that contain neither quotes nor backslashes. */
 const arrayOf = (texts: readonly string[]): string => `{${texts.map((text) => `"${text}"`).join(',')}}`
 const literal = (name: string, value: string): Argument => ({ name, type: 'text', value })
 
@@ -187,7 +187,7 @@ export const services: readonly Service[] = [
         arguments: (inputs, deployments) => {
           const deployment = inputs.embeddingDeployment ?? embeddingDeployment(deployments)?.name
           if (deployment === undefined)
-            return { skip: 'the account has no deployment to ask, and `embedding-deployment` is not given' }
+            return { skip: 'the account has no deployment to query, and `embedding-deployment` is not set' }
           return [literal('deployment_name', deployment), literal('input', 'The identity works')]
         },
         deploymentArgument: 'deployment_name',
@@ -315,7 +315,7 @@ export const services: readonly Service[] = [
           answer: (value) => value,
         },
         arguments: (inputs) => {
-          if (inputs.machineLearningInput === undefined) return { skip: '`machine-learning-input` is not given' }
+          if (inputs.machineLearningInput === undefined) return { skip: '`machine-learning-input` is not set' }
           const input: Argument = { name: 'input_data', type: 'jsonb', value: inputs.machineLearningInput }
           const deployment = inputs.machineLearningDeployment
           return deployment === undefined ? [input] : [input, literal('deployment_name', deployment)]

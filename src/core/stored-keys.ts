@@ -2,7 +2,7 @@
 import type { Inputs } from './inputs.ts'
 import type { Journal } from './journal.ts'
 import type { ObservedDatabase } from './observed.ts'
-import { givenFamilies } from './plan.ts'
+import { namedFamilies } from './plan.ts'
 import { families, keysOf } from './services.ts'
 import { isWritten, type StepLookup, settingStep } from './steps.ts'
 
@@ -16,7 +16,7 @@ const unknown: StoredKeys = { before: null, after: null }
 
 export function storedKeys(inputs: Inputs | undefined, { observed, step }: Pick<Journal, 'observed' | 'step'>): StoredKeys {
   if (inputs === undefined || observed === undefined || !observed.every(isReadable)) return unknown
-  const named = givenFamilies(inputs).flatMap(({ family }) => keysOf(family))
+  const named = namedFamilies(inputs).flatMap(({ family }) => keysOf(family))
   const count = (isStored: (database: ObservedDatabase, key: string) => boolean): number =>
     observed.reduce((sum, database) => sum + named.filter((key) => isStored(database, key)).length, 0)
   return {
@@ -27,7 +27,7 @@ export function storedKeys(inputs: Inputs | undefined, { observed, step }: Pick<
 
 /** Keys of families that no named service belongs to, as `SETTING in "DATABASE"`. */
 export function unnamedKeys(inputs: Inputs, databases: readonly ObservedDatabase[]): readonly string[] {
-  const named = new Set(givenFamilies(inputs).map(({ family }) => family.name))
+  const named = new Set(namedFamilies(inputs).map(({ family }) => family.name))
   const others = Object.values(families)
     .filter(({ name }) => !named.has(name))
     .flatMap(keysOf)

@@ -91,7 +91,7 @@ export function translated(value: string): string {
   }
 }
 
-/** Whether a value of JSON holds a text that is not empty. */
+/** Whether a value of JSON contains a text that is not empty. */
 function hasText(value: unknown): boolean {
   if (typeof value === 'object' && value !== null) return Object.values(value).some(hasText)
   return typeof value === 'string' && value !== ''

@@ -40,7 +40,7 @@ export const allowances: readonly Allowance[] = [
     ms: (inputs) => (writesAzure(inputs) ? minutes(15) : 0),
   },
   {
-    what: '`apply` with `allow-restart`, unless `part: database`: the restart, and the wait for the test queries once more',
+    what: '`apply` with `allow-restart`, unless `part: database`: the restart, and the wait for the test queries again',
     amount: '15 min + `verify-timeout-minutes`',
     ms: (inputs) =>
       writesAzure(inputs) && inputs.allowRestart ? minutes(15) + (runsSql(inputs) ? inputs.verifyTimeoutMs : 0) : 0,

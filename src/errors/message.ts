@@ -23,7 +23,7 @@ export interface Circumstances {
   /** `verify-timeout-minutes` of the run. */
   readonly verifyMinutes?: number | undefined
   clientId?: string | undefined
-  /** Whether each of these inputs is set: no fix asks for one that is. */
+  /** Whether each of these inputs is set: no fix advises one that is. */
   readonly isSet?: Readonly<Record<AdvisedInput, boolean>> | undefined
   /** What the workflow's OIDC token claims. */
   assertion?: { readonly issuer: string; readonly subject: string; readonly audience: string } | undefined

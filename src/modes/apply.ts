@@ -1,4 +1,4 @@
-/** `apply`: makes it so, and verifies it. */
+/** `apply`: brings the server to what the inputs say, and verifies it. */
 import { findings } from '../core/findings.ts'
 import type { Inputs } from '../core/inputs.ts'
 import type { Observed } from '../core/observed.ts'
@@ -13,7 +13,7 @@ import type { Run } from '../stages/run.ts'
 import { signInForRun } from '../stages/sign-in.ts'
 import { explainMissingQueries, logPlan, runTestQueries } from '../stages/test-queries.ts'
 import { writeAzure, writeExtensions } from '../stages/write.ts'
-import { prove } from '../verification/rounds.ts'
+import { verifyFamilies } from '../verification/rounds.ts'
 
 export async function apply(run: Run): Promise<void> {
   const { inputs, journal, log, scope } = run
@@ -50,7 +50,7 @@ export async function apply(run: Run): Promise<void> {
       runTestQueries(
         { ...run, inputs: patient },
         { ...access, onWaiting: restart.onWaiting, databases, resources: observed.resources, since },
-        prove,
+        verifyFamilies,
       ),
     )
   }

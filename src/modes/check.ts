@@ -11,7 +11,7 @@ import { observe } from '../stages/observe.ts'
 import type { Run } from '../stages/run.ts'
 import { signInForRun } from '../stages/sign-in.ts'
 import { explainMissingQueries, logPlan, runTestQueries } from '../stages/test-queries.ts'
-import { askOnce } from '../verification/rounds.ts'
+import { queryOnce } from '../verification/rounds.ts'
 
 export async function check(run: Run): Promise<void> {
   const { inputs, journal, log } = run
@@ -26,7 +26,7 @@ export async function check(run: Run): Promise<void> {
   for (const { failure } of observed.databases) if (failure !== undefined) journal.fail(failure)
 
   if (access === undefined) explainMissingQueries(run, observed)
-  else await log.group('Test queries', () => runTestQueries(run, { ...access, ...observed, keys: new Map() }, askOnce))
+  else await log.group('Test queries', () => runTestQueries(run, { ...access, ...observed, keys: new Map() }, queryOnce))
   planRestart(run, observed, steps)
   for (const finding of findings(inputs, observed, journal)) journal.finding(finding)
 }

@@ -1,6 +1,6 @@
-/** `verify`: only the test queries, waiting for them as apply does. Resource Manager is asked only for what is not set. */
+/** `verify`: only the test queries, waiting for them as apply does. Resource Manager is read only for what is not set. */
 import { databaseFindings } from '../core/findings.ts'
-import { accountToAsk } from '../core/inputs.ts'
+import { accountOfDeployments } from '../core/inputs.ts'
 import type { Journal, QueryResult } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
 import { isVerified } from '../core/report.ts'
@@ -12,7 +12,7 @@ import { observeDatabases } from '../stages/observe-databases.ts'
 import type { Run } from '../stages/run.ts'
 import { connectorFor, enter, type Session } from '../stages/sign-in.ts'
 import { runTestQueries } from '../stages/test-queries.ts'
-import { prove } from '../verification/rounds.ts'
+import { verifyFamilies } from '../verification/rounds.ts'
 
 export async function verify(run: Run): Promise<void> {
   const { inputs, journal, log } = run
@@ -25,7 +25,7 @@ export async function verify(run: Run): Promise<void> {
   for (const { failure } of databases) if (failure !== undefined) journal.fail(failure)
   for (const failure of withoutExtension(databases)) journal.fail(failure)
 
-  await log.group('Test queries', () => runTestQueries(run, { ...access, databases, resources }, prove))
+  await log.group('Test queries', () => runTestQueries(run, { ...access, databases, resources }, verifyFamilies))
   for (const finding of databaseFindings(inputs, databases, journal)) journal.finding(finding)
   if (journal.failures.length === 0 && !isVerified(inputs, journal, [])) journal.fail(notVerified(journal))
 }
@@ -51,7 +51,7 @@ const mostNamed = 10
 /** As whom to connect, the deployments of the OpenAI account, and the server itself for a firewall rule: each only where it is needed. */
 async function observeLittle({ inputs, log, reportFacts }: Run, session: Session) {
   const { azure, cloud } = session
-  const account = accountToAsk(inputs)
+  const account = accountOfDeployments(inputs)
   const [administrators, deployments, server] = await Promise.all([
     inputs.database.user === undefined ? azure.administrators() : [],
     account === undefined ? [] : azure.deployments(account),
@@ -65,7 +65,7 @@ async function observeLittle({ inputs, log, reportFacts }: Run, session: Session
   )
   reportFacts({ host })
   log.info(`Databases at ${host} as "${user}"`)
-  const openai = inputs.given.find((each) => each.service === 'openai')
+  const openai = inputs.services.find((each) => each.service === 'openai')
   const resources = new Map<ServiceName, Resource>()
   if (openai !== undefined) resources.set('openai', withDeployments(openai.resource, deployments))
   return { connector, user, server, resources }

@@ -8,13 +8,13 @@ import { messageOf, sqlState } from './connection.ts'
  */
 type SqlMoment = 'look' | 'work' | 'extension'
 
-/** CREATE or ALTER EXTENSION for what the server's allow-list does not hold, or not yet. */
+/** CREATE or ALTER EXTENSION for what the server's allow-list does not contain, or not yet. */
 export const notAllowListed = /not allow-listed/i
 
 export interface SqlRow {
-  /** SQLSTATE, errno, or one of the names that the driver's own errors are given. */
+  /** SQLSTATE, errno, or one of the names that this action gives to the driver's own errors. */
   readonly codes?: readonly string[]
-  /** A pattern that the message holds. */
+  /** A pattern that the message contains. */
   readonly text?: RegExp
   readonly moments: readonly SqlMoment[]
   readonly schedule: Schedule
@@ -35,7 +35,7 @@ export const sqlRows: readonly SqlRow[] = [
     codes: ['55P03'],
     moments: always,
     schedule: busy,
-    reason: 'Somebody holds the lock for longer than `lock_timeout`; waiting on would keep others waiting behind us',
+    reason: 'Another session holds the lock for longer than `lock_timeout`; waiting on would keep others waiting behind us',
   },
   {
     codes: ['57P01', '57P02', '57P05', 'ECONNRESET', 'EPIPE', 'CONNECTION_LOST', '08000', '08003', '08006'],

@@ -53,7 +53,7 @@ export interface Address {
   readonly lockLimitMs: number
 }
 
-/** A certificate is valid when it is for the server's own name or for the host that was given. */
+/** A certificate is valid when it is for the server's own name or for the host of the inputs. */
 export function tlsFor(serverName: string, host: string): tls.ConnectionOptions {
   return {
     rejectUnauthorized: true,
@@ -139,7 +139,7 @@ export function createConnector(address: Address, login: Login, log: Log): Conne
     return explain(messageOf(error), at, error)
   }
 
-  /** A server that has no slot left is asked again for a while; once that is over, each further connection asks it once. */
+  /** A server that has no slot left is tried again for a while; after that, each further connection tries once. */
   const patiently = (database: string, signal: AbortSignal): Promise<Connection> =>
     retrying(
       async () => {
@@ -263,7 +263,7 @@ async function dial(of: Dial, ca: string[] | undefined): Promise<Dialled> {
     connectionTimeoutMillis: connectTimeoutMs,
     keepAlive: true,
     application_name: 'azure-ai-postgres-identity',
-    // Statements that are given at once are sent at once.
+    // Statements that come at once are sent at once.
     pipeline: true,
     ...(stream === undefined
       ? { ssl: { ...tlsFor(address.serverName, address.host), ...(ca === undefined ? {} : { ca }) } }

@@ -1,6 +1,6 @@
 /**
- * The switch of a family inside a transaction: set what differs, ask the test queries, commit only when they are accepted.
- * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order they are given.
+ * The switch of a family inside a transaction: set what differs, run the test queries, commit only when they pass.
+ * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order of the list.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import type { ObservedDatabase } from '../core/observed.ts'
@@ -37,7 +37,7 @@ export interface Call {
   readonly fallback: Call | undefined
 }
 
-/** What came of one test query. */
+/** The result of one test query. */
 export type CallOutcome =
   | { readonly ok: true; readonly answer: string; readonly durationMs: number; readonly inReadWrite?: true }
   | {
@@ -66,7 +66,7 @@ interface TrialRequest {
   /** Stored secrets to hide while the queries run, each with its placeholder. */
   readonly hide: readonly Setting[]
   readonly calls: readonly Call[]
-  /** Whether to commit, given the outcomes; hidden secrets are back in any case. */
+  /** Whether to commit after these outcomes; hidden secrets are back in any case. */
   readonly commit: (outcomes: CallOutcomes) => boolean
   readonly log: Log
 }
@@ -74,7 +74,7 @@ interface TrialRequest {
 interface TrialOutcome {
   readonly outcomes: CallOutcomes
   readonly committed: boolean
-  /** False when the extension refused to have the secret replaced: then nothing was asked. */
+  /** False when the extension refused to have the secret replaced: then no query ran. */
   readonly hidden: boolean
 }
 
@@ -121,7 +121,7 @@ async function tryIn(
       await transaction.query(`SET LOCAL statement_timeout = ${leftMs}`)
     }
     await transaction.query('SAVEPOINT test_query')
-    const outcome = await ask(transaction, call, mayLookUp)
+    const outcome = await runCall(transaction, call, mayLookUp)
     outcomes.set(call.name, outcome)
     await transaction.query(outcome.ok ? 'RELEASE SAVEPOINT test_query' : 'ROLLBACK TO SAVEPOINT test_query')
   }
@@ -192,7 +192,7 @@ async function setFirst(transaction: Transaction, key: string, values: readonly 
   }
 }
 
-/** The tables are this connection's own: behind a pooler another connection may be given its session. */
+/** The tables are this connection's own: behind a pooler another connection may get its session. */
 const previousOf = ({ id }: Connection): string => `pg_temp.aipg_previous_${id}`
 const secretOf = ({ id }: Connection): string => `pg_temp.aipg_secret_${id}`
 
@@ -299,13 +299,13 @@ async function withTemporaryTable(
 
 /**
  * Asks the test queries read-only, each in a transaction of its own, all in one round trip; a function that refuses that is
- * asked again in a transaction that is rolled back.
+ * run again in a transaction that is rolled back.
  */
-export async function askReadOnly(connection: Connection, ground: Ground, calls: readonly Call[]): Promise<CallOutcomes> {
+export async function queryReadOnly(connection: Connection, ground: Ground, calls: readonly Call[]): Promise<CallOutcomes> {
   const { serverVersion, extensionSchemas } = ground
   const outcomes = new Map<string, CallOutcome>()
   let before: Promise<unknown> | undefined
-  const asked = calls.map((call, index) => {
+  const running = calls.map((call, index) => {
     // The server answers one after the other: each has its own time, which begins when the one before is answered.
     const timeoutMs = statementTimeoutMs * (index + 1)
     const rows = withNames(extensionSchemas, (schemas) => connection.read([call.sql], { serverVersion, schemas, timeoutMs }))
@@ -317,13 +317,13 @@ export async function askReadOnly(connection: Connection, ground: Ground, calls:
     before = rows.catch(() => undefined)
     return outcome
   })
-  for (const [index, outcome] of (await Promise.all(asked)).entries()) {
+  for (const [index, outcome] of (await Promise.all(running)).entries()) {
     const call = calls[index] as Call
     outcomes.set(call.name, outcome)
     if (outcome.ok || outcome.code !== '25006') continue
     const again = await withNames(extensionSchemas, (schemas) =>
       connection.write({ serverVersion, schemas }, (transaction) =>
-        ask(transaction, call, schemas.length === 0 && extensionSchemas.length > 0),
+        runCall(transaction, call, schemas.length === 0 && extensionSchemas.length > 0),
       ),
     )
     outcomes.set(call.name, { ...again, inReadWrite: true })
@@ -332,13 +332,13 @@ export async function askReadOnly(connection: Connection, ground: Ground, calls:
 }
 
 /** Throws when a name was not found and is to be looked up in the extension's schemas. */
-async function ask(transaction: Transaction, call: Call, mayLookUp: boolean): Promise<CallOutcome> {
+async function runCall(transaction: Transaction, call: Call, mayLookUp: boolean): Promise<CallOutcome> {
   const outcome = await outcomeOf(call, transaction.query(call.sql), undefined)
   if (!outcome.ok && mayLookUp && isUndefinedName(outcome.code)) throw outcome.cause
   return outcome
 }
 
-/** What came of a test query that is under way; its time counts from now, or from the end of what is `before` it on the line. */
+/** The result of a test query that is under way; its time counts from now, or from the end of what is `before` it on the line. */
 async function outcomeOf(
   { isAnswer }: Call,
   rows: Promise<readonly Row[]>,
@@ -353,7 +353,7 @@ async function outcomeOf(
     await begun
     const answer = shown(row)
     const durationMs = performance.now() - start
-    // No answer is no proof.
+    // No answer verifies nothing.
     if (answer === '') return { ok: false, text: 'the function answered NULL', code: '', durationMs, cause: undefined }
     if (!isAnswer(answer))
       return { ok: false, text: `the function answered without a result: ${answer}`, code: '', durationMs, cause: undefined }
@@ -370,7 +370,7 @@ async function outcomeOf(
   }
 }
 
-/** Longest answer of a test function that is kept, in characters: what a reader is shown of it is cut once more. */
+/** Longest answer of a test function that is kept, in characters: what a reader sees of it is cut again. */
 const longestAnswer = 65_536
 
 /** The one value of the answer as text, without what a service may have sent back of the request. */

@@ -4,7 +4,7 @@ import { serviceNamed } from '../core/services.ts'
 import { differs } from '../core/steps.ts'
 import { canonicalId, nameIn, sameId } from '../lib/resource-id.ts'
 
-/** Server, identity, roles and resources. Labels hold letters, digits and a few signs only. */
+/** Server, identity, roles and resources. Labels have letters, digits and a few signs only. */
 export function picture(report: Report): string {
   const roles = report.steps.filter((step) => step.kind === 'role')
   if (report.server.name === '' || roles.length === 0) return ''

@@ -98,7 +98,7 @@ export function sqlPart(report: Report): string {
   return `${table('| Query | SQL |\n|:--|:--|', rows, title, rows.length > foldedFrom)}`
 }
 
-/** SQL in a cell, an argument a line. A cell holds one line of Markdown: line breaks are entities. */
+/** SQL in a cell, an argument a line. A cell has one line of Markdown: line breaks are entities. */
 function sqlBlock(sql: string): string {
   const whole = sql.length > longestSql ? `${sql.slice(0, longestSql)}… -- cut; the whole is in the report` : `${sql};`
   const lines = whole

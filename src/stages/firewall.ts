@@ -45,7 +45,7 @@ interface FirewallOptions {
 
 /**
  * Opens the server to this runner when it keeps it out, or lets it in only by the temporary rule of another run, and waits
- * until it is let in.
+ * until the server accepts its connection.
  * @returns the step for the report
  * @throws {Failure} when the server is not public, the address is unknown or cannot be a runner's, a lock would keep the rule
  *   from being deleted, or the rule cannot be made
@@ -114,7 +114,7 @@ const mostLooks = 5
 
 /**
  * Whether the server lets this runner in, and the rules of its firewall. Rules come and go meanwhile: all that were there
- * count, and where none explains why the runner is let in it knocks again.
+ * count, and where none explains why the server accepts the connection, it connects again.
  */
 async function lookFromOutside(
   options: FirewallOptions,
@@ -165,7 +165,7 @@ async function knock({ inputs, connector, signal }: FirewallOptions): Promise<An
   }
 }
 
-/** Whether this runner is let in by nothing but temporary rules of other runs, which close when those are done. */
+/** Whether only temporary rules of other runs allow this runner, which are deleted when those runs end. */
 function leansOnOthers(address: string, rules: readonly FirewallRule[]): boolean {
   const reasons = covering(address, rules)
   if (reasons.length > 0) return reasons.every((rule) => isTemporaryRule(rule.name))
@@ -187,7 +187,7 @@ function addressIn(refusal: Failure): string | undefined {
 }
 
 /**
- * The address to open the server to: the one that the server itself sees, else `runner-ip`. No third party is asked. Whatever
+ * The address to open the server to: the one that the server itself sees, else `runner-ip`. No third party is involved. Whatever
  * answers at the server's address decides what it sees, so only one unicast IPv4 address is taken from it.
  */
 function addressOf({ inputs, finding }: FirewallOptions, seen: string | undefined): string {
@@ -197,7 +197,7 @@ function addressOf({ inputs, finding }: FirewallOptions, seen: string | undefine
       reason: 'input',
       code: 'runner-ip-needed',
       title: "The runner's address is not known",
-      detail: `${inputs.server.name} does not answer at all, so it does not name the address it sees, and no third party is asked.`,
+      detail: `${inputs.server.name} does not answer at all, so it does not name the address it sees, and this action calls no third party to find out.`,
       fix: "Give `runner-ip`, the runner's public IPv4 address.",
     })
   }

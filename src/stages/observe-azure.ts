@@ -1,7 +1,7 @@
 /** Reads Resource Manager: the server and its surroundings, the resources, the role assignments, the keys for a rollback. */
 
 import type { ResourceManager } from '../azure/resource-manager.ts'
-import { accountToAsk, type Given, type Inputs } from '../core/inputs.ts'
+import { accountOfDeployments, type Inputs, type NamedService } from '../core/inputs.ts'
 import { type Administrator, givesRole, type Observed, type ObservedServer, type RoleAssignment } from '../core/observed.ts'
 import { scopeOf } from '../core/scope.ts'
 import { memberOf, type Resource, type Service, type ServiceName, serviceNamed } from '../core/services.ts'
@@ -40,18 +40,18 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     return Promise.race([read, notReady.catch(() => read)])
   }
   const { looksAtRoles: withRoles, runsSql: withSql, byIdentity } = scopeOf(inputs)
-  // Several services may live on one account: it is asked once, with its deployments when one of them wants these.
-  const asked = withSql ? accountToAsk(inputs) : undefined
+  // Several services may live on one account: it is read once, with its deployments when one of them needs these.
+  const account = withSql ? accountOfDeployments(inputs) : undefined
   const resourceOf = once(inputs, ({ resource }) =>
-    collected(azure.resource(resource, asked !== undefined && sameId(resource.id, asked.id))),
+    collected(azure.resource(resource, account !== undefined && sameId(resource.id, account.id))),
   )
   const assignmentsAt = once(inputs, async ({ resource }) => (withRoles ? collected(azure.roleAssignments(resource.id)) : []))
-  const perService = inputs.given.map(async (given) => {
-    const { service } = given
+  const perService = inputs.services.map(async (named) => {
+    const { service } = named
     const [found, assignments] = await Promise.all([
-      resourceOf(given),
-      assignmentsAt(given),
-      withRoles ? collected(refuseAccessRole(given, azure)) : undefined,
+      resourceOf(named),
+      assignmentsAt(named),
+      withRoles ? collected(refuseAccessRole(named, azure)) : undefined,
     ])
     return { service, found, assignments }
   })
@@ -63,7 +63,7 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     ...perService,
   ])
   if (server === undefined || server.state === 'Ready') failures.push(...refusedByServer)
-  // A check tells of everything else, too, as long as there is a server to tell of.
+  // A check reports everything else, too, as long as there is a server.
   const goesOn = inputs.mode === 'check' && server !== undefined
   if (server === undefined || (failures.length > 0 && !goesOn)) throw new Failures(failures)
   const resources = new Map<ServiceName, Resource>()
@@ -108,7 +108,7 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
  * A custom role may do what it likes: one that can assign roles is refused like the built-in ones.
  * @throws {Failure} `input`
  */
-async function refuseAccessRole({ service, resource, roleId }: Given, azure: ResourceManager): Promise<void> {
+async function refuseAccessRole({ service, resource, roleId }: NamedService, azure: ResourceManager): Promise<void> {
   const { role } = serviceNamed(service)
   if (roleId === role.id || (await azure.roleCanAssignRoles(resource.id, roleId)) !== true) return
   throw new Failure({
@@ -128,7 +128,7 @@ async function assignmentsOf(
 ): Promise<Map<ServiceName, readonly RoleAssignment[]>> {
   const found = new Map<ServiceName, readonly RoleAssignment[]>()
   await Promise.all(
-    inputs.given.map(async ({ service, resource }) => {
+    inputs.services.map(async ({ service, resource }) => {
       const assignments = await collected(azure.roleAssignments(resource.id))
       if (assignments !== undefined) found.set(service, assignments)
     }),
@@ -137,16 +137,16 @@ async function assignmentsOf(
 }
 
 /** Asks for each named resource once, however many services name it. */
-function once<T>(inputs: Inputs, ask: (given: Given) => Promise<T>): (given: Given) => Promise<T> {
-  const asked = new Map<string, Promise<T>>()
-  for (const given of inputs.given) {
-    const id = canonicalId(given.resource.id)
-    if (!asked.has(id)) asked.set(id, ask(given))
+function once<T>(inputs: Inputs, read: (named: NamedService) => Promise<T>): (named: NamedService) => Promise<T> {
+  const reads = new Map<string, Promise<T>>()
+  for (const named of inputs.services) {
+    const id = canonicalId(named.resource.id)
+    if (!reads.has(id)) reads.set(id, read(named))
   }
-  return (given) => asked.get(canonicalId(given.resource.id)) ?? ask(given)
+  return (named) => reads.get(canonicalId(named.resource.id)) ?? read(named)
 }
 
-/** A role may be held through a group: asked only where none is held directly. */
+/** A role may come through a group: read only where none is assigned directly. */
 async function addGroupAssignments(
   inputs: Inputs,
   azure: ResourceManager,
@@ -154,7 +154,7 @@ async function addGroupAssignments(
   roleAssignments: Map<ServiceName, readonly RoleAssignment[]>,
 ): Promise<void> {
   await Promise.all(
-    inputs.given.map(async ({ service, resource, roleId }) => {
+    inputs.services.map(async ({ service, resource, roleId }) => {
       const scope = resource.id
       const direct = roleAssignments.get(service)
       // What could not be read stays unread.
@@ -191,7 +191,7 @@ function missingRoles(
   assignments: ReadonlyMap<ServiceName, readonly RoleAssignment[]>,
 ): ServiceName[] {
   const { principalId } = replica
-  return inputs.given
+  return inputs.services
     .filter(({ service, resource, roleId }) => {
       const scope = resource.id
       const read = assignments.get(service)
@@ -216,15 +216,15 @@ export async function observeKeys(
   if (byIdentity || !runsSql) return keys
   const failures: Failure[] = []
   await Promise.all(
-    inputs.given.map(async ({ service: name }) => {
+    inputs.services.map(async ({ service: name }) => {
       const service = serviceNamed(name)
       const { key } = memberOf(service)
       // Two services may share a key: the first of them has it read.
-      if (inputs.given.find((each) => memberOf(serviceNamed(each.service)).key === key)?.service !== name) return
-      const given = inputs.keys.get(key)
+      if (inputs.services.find((each) => memberOf(serviceNamed(each.service)).key === key)?.service !== name) return
+      const input = inputs.keys.get(key)
       const resource = resources.get(name)
       try {
-        if (given !== undefined) keys.set(key, [given])
+        if (input !== undefined) keys.set(key, [input])
         // A resource that refuses keys is reported by the preconditions.
         else if (resource !== undefined && takesKeys(service, resource)) keys.set(key, await azure.keys(resource))
       } catch (error) {

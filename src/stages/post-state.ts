@@ -39,7 +39,7 @@ export function stateText({ target, rule, created, runId }: PostState): string {
 }
 
 /**
- * Reads the state; undefined when the main step asked for no rule. Its values pass the rules of the inputs, because the main
+ * Reads the state; undefined when the main step created no rule. Its values pass the rules of the inputs, because the main
  * step may have been killed before it could save any, and another step may have written this one.
  * @throws {Error} when it is not a state of this action
  */

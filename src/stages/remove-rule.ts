@@ -1,4 +1,4 @@
-/** Removes the temporary firewall rule of the main step, whatever became of that step. */
+/** Removes the temporary firewall rule of the main step, however that step ended. */
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { Failures, failuresOf } from '../errors/failure.ts'
 import { pause, retrying, type Schedule } from '../lib/retry.ts'
@@ -13,7 +13,7 @@ const looksMs = [2_000, 4_000, 8_000]
 /** No step comes after this one: whatever failed, except for a refusal of Azure, is tried again from the login on. */
 export const postRetry: Schedule = { baseMs: 2_000, capMs: 8_000, budgetMs: 10_000 }
 
-/** What became of the rule. `why` is the error that kept it from being deleted. */
+/** The result. `why` is the error that kept it from being deleted. */
 type Removal = { readonly how: 'deleted' } | { readonly how: 'overwritten'; readonly why: unknown }
 
 /**

@@ -9,7 +9,7 @@ import { Failure } from '../errors/failure.ts'
 import { retrying } from '../lib/retry.ts'
 import { activity } from '../postgres/azure-ai.ts'
 import { type Connector, messageOf } from '../postgres/connection.ts'
-import type { ProveOptions, Waiting } from '../verification/rounds.ts'
+import type { VerifyOptions, Waiting } from '../verification/rounds.ts'
 import { carryOut, due, type Write, type WriteRun } from './carry-out.ts'
 import { startUp, untilReady } from './server-state.ts'
 
@@ -54,7 +54,7 @@ function restartWrite(run: WriteRun): Write {
   }
 }
 
-/** What a restart will interrupt, for the log; not being able to tell it stops nothing. */
+/** What a restart will interrupt, for the log; an error here stops nothing. */
 async function activityOf(connector: Connector, database: string, signal: AbortSignal): Promise<string> {
   try {
     const connection = await connector.connect(database, signal)
@@ -80,7 +80,7 @@ async function untilConnected({ signal, log }: WriteRun, connector: Connector, d
 
 /** What a restart does to the waiting of the test queries. */
 interface RestartPolicy {
-  readonly onWaiting: ProveOptions['onWaiting']
+  readonly onWaiting: VerifyOptions['onWaiting']
   /** Called when the test queries are over. */
   readonly conclude: () => Promise<void> | void
   /** Waiting changes nothing: one try shows whether the identity works after all. */
@@ -122,7 +122,7 @@ export function restartPolicy(run: WriteRun, databases: readonly ObservedDatabas
     return 'restarted'
   }
   const conclude = async (): Promise<void> => {
-    // Where no query ran, only what the server shows can tell.
+    // Where no query ran, what the server shows is the only evidence.
     const noneRan = journal.failures.length === 0 && journal.queries.every(({ status }) => status === 'skipped')
     if (noneRan && databases.length > 0) await onWaiting({ noToken: true, refusedPrincipals: [], waitedMs: 0 })
     const why = scope.writesAzure ? '`allow-restart` is false' : 'part: database does not restart'

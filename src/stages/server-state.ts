@@ -37,7 +37,7 @@ export async function untilReady(wait: ServerWait): Promise<void> {
   })
 }
 
-/** Waits while the state is such; gives the state when it still is at the end. */
+/** Waits while the state is one of these; returns the state that it still has at the end. */
 async function whileIt(such: (state: string) => boolean, { name, azure, log, signal }: ServerWait): Promise<string | undefined> {
   try {
     await retrying(

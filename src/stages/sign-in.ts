@@ -6,7 +6,7 @@ import { databaseHost } from '../azure/hosts.ts'
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import type { Tokens } from '../azure/tokens.ts'
 import { type Cloud, knownCloud } from '../core/clouds.ts'
-import { accountToAsk, advisedInputs, type Inputs } from '../core/inputs.ts'
+import { accountOfDeployments, advisedInputs, type Inputs } from '../core/inputs.ts'
 import type { Administrator } from '../core/observed.ts'
 import type { Target } from '../core/target.ts'
 import { Failure } from '../errors/failure.ts'
@@ -59,7 +59,7 @@ export interface Session extends AzureSession {
   readonly greeting: Promise<Greeting> | undefined
 }
 
-/** The audience of the OIDC token that the run will ask for; undefined when it asks for none. */
+/** The audience of the OIDC token that the run will request; undefined when it requests none. */
 export function audienceOf(inputs: Inputs): string | undefined {
   return needsTokens(inputs) ? inputs.oidc?.audience : undefined
 }
@@ -147,7 +147,7 @@ export async function enter(inputs: Inputs, outside: SignInContext): Promise<Ses
   // What the databases will need is on its way while Resource Manager answers; a failure is reported where it is awaited.
   const withSql = inputs.part !== 'azure'
   if (withSql && inputs.database.password === undefined) {
-    // The SDK would ask Entra twice for its configuration, were both tokens asked for at once.
+    // The SDK would read Entra's configuration twice if both tokens were requested at once.
     const first = requestsAtOnce(inputs) > 0 ? tokens.get(cloud.resourceManagerScope) : Promise.resolve()
     first.then(() => tokens.get(cloud.postgresScope)).catch(() => undefined)
   }
@@ -158,7 +158,7 @@ export async function enter(inputs: Inputs, outside: SignInContext): Promise<Ses
   return { greeting, workflow: outside.workflow, cloud, tokens, azure, log: outside.log }
 }
 
-/** As {@link enter}, and proves the login to Resource Manager before anything else is requested. */
+/** As {@link enter}, and signs in to Resource Manager before anything else is requested. */
 export async function signInForRun(inputs: Inputs, outside: SignInContext): Promise<Session> {
   const session = await enter(inputs, outside)
   await session.tokens.get(session.cloud.resourceManagerScope)
@@ -167,11 +167,11 @@ export async function signInForRun(inputs: Inputs, outside: SignInContext): Prom
 
 /** How many requests to Resource Manager a run begins with; a verify with all it needs has none. */
 function requestsAtOnce(inputs: Inputs): number {
-  const { mode, given, database } = inputs
-  const deployments = accountToAsk(inputs) === undefined ? 0 : 1
+  const { mode, services, database } = inputs
+  const deployments = accountOfDeployments(inputs) === undefined ? 0 : 1
   const administrators = database.user === undefined ? 1 : 0
   if (mode === 'verify') return administrators + deployments
-  const resources = new Set(given.map(({ resource }) => canonicalId(resource.id))).size
+  const resources = new Set(services.map(({ resource }) => canonicalId(resource.id))).size
   return 3 + 2 * resources + administrators + deployments
 }
 
@@ -190,7 +190,7 @@ async function greetServer(inputs: Inputs, cloud: Cloud): Promise<Greeting> {
   return { host, serverName, ...greet(host, inputs.database.port, tlsFor(serverName, host), count) }
 }
 
-/** False for a verify with a password that is given everything it would ask Resource Manager for. */
+/** False for a verify with a password whose inputs name all that Resource Manager would show. */
 function needsTokens(inputs: Inputs): boolean {
   return requestsAtOnce(inputs) > 0 || inputs.database.password === undefined || inputs.temporaryFirewallRule
 }
@@ -279,7 +279,7 @@ function administratorOf(inputs: Inputs, administrators: readonly Administrator[
     reason: 'credentials',
     code: 'not-an-administrator',
     title: 'It is not known which role to connect as',
-    detail: `${oid === undefined ? 'The login names no object id' : `Object id ${oid} is not among the Entra administrators of ${name}`}, and \`database-user\` is not given.${hint}`,
+    detail: `${oid === undefined ? 'The login names no object id' : `Object id ${oid} is not among the Entra administrators of ${name}`}, and \`database-user\` is not set.${hint}`,
     fix:
       oid === undefined
         ? 'Give `database-user`.'

@@ -5,7 +5,7 @@ import { queriesOf, type Resource, type ServiceName, serviceNamed } from '../cor
 import { differs } from '../core/steps.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { skipQuery } from '../verification/record.ts'
-import type { ProveOptions } from '../verification/rounds.ts'
+import type { VerifyOptions } from '../verification/rounds.ts'
 import type { DatabaseAccess } from './observe-databases.ts'
 import type { Run } from './run.ts'
 
@@ -15,14 +15,14 @@ interface Queried extends DatabaseAccess {
   readonly resources: ReadonlyMap<ServiceName, Resource>
   /** When the clock started, by `performance.now()`; now when absent. */
   readonly since?: number
-  readonly onWaiting?: ProveOptions['onWaiting']
+  readonly onWaiting?: VerifyOptions['onWaiting']
 }
 
 /** @param how once, or with the patience of apply and verify */
 export async function runTestQueries(
   { inputs, journal, log, signal }: Run,
   queried: Queried,
-  how: (options: ProveOptions) => Promise<void>,
+  how: (options: VerifyOptions) => Promise<void>,
 ): Promise<void> {
   await how({ since: performance.now(), onWaiting: undefined, ...queried, inputs, journal, log, signal })
   for (const query of journal.queries) {
@@ -37,7 +37,7 @@ export function explainMissingQueries({ inputs, journal, scope }: Run, observed:
   const ofServer = server.isReplica ? 'a read replica has the settings of its primary' : `the server is ${server.state}`
   const reason = scope.runsSql ? ofServer : 'part: azure runs no SQL'
   for (const database of databaseNames(inputs, observed))
-    for (const { service } of inputs.given)
+    for (const { service } of inputs.services)
       for (const { name } of queriesOf(serviceNamed(service), inputs)) skipQuery(journal, database, { service, name }, reason)
 }
 

@@ -182,7 +182,7 @@ export class Attempts {
     return { kind: 'not-yet', failure, outcomes }
   }
 
-  /** Records what passed, and clears the stored key where that was asked for. */
+  /** Records what passed, and clears the stored key where the inputs say so. */
   async #verified({ outcomes, proof, cleared }: Extract<Outcome, { kind: 'verified' }>): Promise<Proof> {
     const { recorder, writes } = this.#options
     const { job } = this

@@ -242,7 +242,7 @@ export const worksToday = (job: Job): boolean => differing(job) && isConfigured(
 
 /** What the database shows a family to be used for although no named service, and so no test query, covers it. */
 function unnamedUses({ inputs, resources }: JobOptions, family: Family, { settings }: ObservedDatabase): string[] {
-  const has = (name: ServiceName): boolean => inputs.given.some((each) => each.service === name)
+  const has = (name: ServiceName): boolean => inputs.services.some((each) => each.service === name)
   const uses: string[] = []
   if (family.name === 'azure_cognitive' && !has('translator')) {
     const set = ['azure_cognitive.region', 'azure_cognitive.translator_resource_id'].filter((setting) => settings.has(setting))
@@ -259,7 +259,7 @@ function unnamedUses({ inputs, resources }: JobOptions, family: Family, { settin
   }
   for (const { endpoint } of family.members) {
     const service = services.find((each) => memberOf(each).endpoint === endpoint)
-    const isNamed = inputs.given.some((each) => memberOf(serviceNamed(each.service)).endpoint === endpoint)
+    const isNamed = inputs.services.some((each) => memberOf(serviceNamed(each.service)).endpoint === endpoint)
     if (service !== undefined && !isNamed && settings.has(endpoint))
       uses.push(`${endpoint} is set: it has the same auth_type, and \`${service.name}\` is not named`)
   }

@@ -103,7 +103,7 @@ export class Recorder {
     })
   }
 
-  /** The database itself failed, not what the queries ask. */
+  /** The database itself failed, not a service that the queries call. */
   databaseFailed(job: Job, failure: Failure, attempts: number): void {
     // What could not be put back is said more exactly already.
     const open = job.steps.filter(({ id }) => this.#journal.step(id)?.status !== 'failed')

@@ -5,7 +5,7 @@
 import type { Inputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
 import type { ObservedDatabase } from '../core/observed.ts'
-import { givenFamilies } from '../core/plan.ts'
+import { namedFamilies } from '../core/plan.ts'
 import { scopeOf } from '../core/scope.ts'
 import { type Family, queriesOf, type Resource, type Service, type ServiceName } from '../core/services.ts'
 import { firstOpen, queryNeeds, type StepId } from '../core/steps.ts'
@@ -23,7 +23,7 @@ import { jobFor } from './jobs.ts'
 import { Recorder } from './record.ts'
 import { DatabaseSession } from './session.ts'
 
-export interface ProveOptions {
+export interface VerifyOptions {
   readonly inputs: Inputs
   readonly databases: readonly ObservedDatabase[]
   readonly resources: ReadonlyMap<ServiceName, Resource>
@@ -65,7 +65,7 @@ interface Group {
 }
 
 /** Creates the attempts of a run; what cannot be tried is recorded at once. */
-function attemptsOf(options: ProveOptions) {
+function attemptsOf(options: VerifyOptions) {
   const { inputs, resources, connector, journal, log, signal } = options
   const recorder = new Recorder(journal, log)
   const attemptOptions = { inputs, resources, recorder, log, writes: scopeOf(inputs).writesSql }
@@ -78,14 +78,14 @@ function attemptsOf(options: ProveOptions) {
   }
 }
 
-export async function prove(options: ProveOptions): Promise<void> {
+export async function verifyFamilies(options: VerifyOptions): Promise<void> {
   const { inputs, log, signal } = options
   const create = attemptsOf(options)
-  const groups = givenFamilies(inputs).map(({ family, services }): Group => {
+  const groups = namedFamilies(inputs).map(({ family, services }): Group => {
     return { family, waiting: options.databases.flatMap((database) => create(family, services, database) ?? []), opened: false }
   })
   let { since } = options
-  // A response of an AI service proves a token, and a result proves the identity.
+  // A response of an AI service shows that there was a token, and a result verifies the identity.
   let tokenHad = false
   let passed = false
   const tried = async (attempts: Attempts): Promise<Result> => {
@@ -153,12 +153,12 @@ const waitedFor = ({ waiting }: Group): Failure | undefined =>
   waiting.find((attempts) => attempts.waitingFor !== undefined)?.waitingFor
 
 /** Runs the test queries once, where the steps that they need are in sync; for checks, which write nothing that stays. */
-export async function askOnce(options: ProveOptions): Promise<void> {
+export async function queryOnce(options: VerifyOptions): Promise<void> {
   const { inputs, journal, databases, log } = options
   const recorder = new Recorder(journal, log)
   const create = attemptsOf(options)
   await mapLimited(databases, maxConnections, async (database) => {
-    const all = givenFamilies(inputs).flatMap(({ family, services }) => {
+    const all = namedFamilies(inputs).flatMap(({ family, services }) => {
       const ready: Service[] = []
       for (const service of services) {
         const first = firstNeeded(journal, database, service)

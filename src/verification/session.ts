@@ -7,7 +7,7 @@ import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { type Connection, type Connector, sqlState } from '../postgres/connection.ts'
 import { settingsLockedBy } from '../postgres/lock.ts'
-import { askReadOnly, type Call, type CallOutcomes, hasStored, type Setting } from '../postgres/trial.ts'
+import { type Call, type CallOutcomes, hasStored, queryReadOnly, type Setting } from '../postgres/trial.ts'
 
 /** How long putting settings back may take after a cancel, in milliseconds: the runner waits a few seconds only. */
 const graceMs = 4_000
@@ -97,7 +97,7 @@ export class DatabaseSession {
 
   /** Runs the test queries read-only, on what is committed. */
   query(calls: readonly Call[]): Promise<CallOutcomes> {
-    return this.fresh((connection) => askReadOnly(connection, this.database, calls))
+    return this.fresh((connection) => queryReadOnly(connection, this.database, calls))
   }
 
   /** A dropped connection is not a result: retry once, immediately. */

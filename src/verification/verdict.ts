@@ -32,11 +32,11 @@ export function judge(options: JudgeOptions, job: Pick<Job, 'database' | 'calls'
   return worst ?? 'passed'
 }
 
-/** What a read-only query proves: reading cannot hide a stored key, but a resource may refuse all keys. */
+/** What a read-only query verifies: reading cannot hide a stored key, but a resource may refuse all keys. */
 export function readOnlyProof({ inputs, resources }: JudgeOptions, { storedKeys, calls, database, family }: Job): Proof {
   if (inputs.authType === 'subscription-key') return 'key'
   const asIdentity = database.settings.get(family.authType) === 'managed-identity'
-  // A verify does not compare the endpoint with the resource: what the resource refuses proves nothing then.
+  // A verify does not compare the endpoint with the resource: what the resource refuses verifies nothing then.
   const refusesKeys = inputs.mode !== 'verify' && calls.every(({ service }) => resources.get(service)?.localAuthDisabled === true)
   return storedKeys.length === 0 || (asIdentity && refusesKeys) ? 'keyless' : 'key-present'
 }
@@ -57,7 +57,7 @@ interface Refused {
 function refusal(options: JudgeOptions, { call, database, message, cause }: Refused): Failure {
   const { inputs, resources } = options
   const { service, deployment, title } = call
-  const named = inputs.given.find((each) => each.service === service)
+  const named = inputs.services.find((each) => each.service === service)
   // One service answers for another: the translation needs an endpoint of its own.
   if (service === 'translator' && sharesEndpoint(options, message.text))
     return oneEndpoint(options, database, message.text, cause)
