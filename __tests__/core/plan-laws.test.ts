@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { findings } from '../../src/core/findings.ts'
-import type { Inputs } from '../../src/core/inputs.ts'
+import { advisedInputs, type Inputs } from '../../src/core/inputs.ts'
 import { createJournal } from '../../src/core/journal.ts'
 import {
   assignmentDescription,
@@ -737,6 +737,20 @@ test('whatever stands in the way is told with what to do about it', () => {
         for (const part of [problem.title, problem.detail, problem.fix, problem.code]) expect(part).not.toBe('')
         expect(`${problem.detail} ${problem.fix}`).not.toMatch(/undefined|\[object/)
       }
+    }),
+    cheap,
+  )
+})
+
+test('no fix asks for an input that is set', () => {
+  fc.assert(
+    fc.property(somewhere, ({ inputs, state }) => {
+      const journal = createJournal(() => undefined)
+      const steps = plan(inputs, state)
+      journal.plan(steps, '')
+      const fixes = [...preconditions(inputs, state, steps), ...findings(inputs, state, journal)].map(({ fix }) => fix)
+      for (const [input, isSet] of Object.entries(advisedInputs(inputs)))
+        if (isSet) expect(fixes.filter((fix) => fix.includes(`\`${input}`))).toEqual([])
     }),
     cheap,
   )

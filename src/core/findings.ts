@@ -154,7 +154,7 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
       code: 'extension-update-available',
       title: 'A newer azure_ai is available',
       detail: `"${name}" has ${extension.installed}, the server offers ${extension.available}.`,
-      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${onOneLine(name)}"; or give \`update-extension: true\``,
+      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${onOneLine(name)}"${inputs.updateExtension ? '' : '; or set `update-extension: true`'}`,
     })
   }
   for (const { family, key, isNamed } of keysOfNamedFamilies(inputs)) {
@@ -191,7 +191,7 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
         code: 'key-still-stored',
         title: 'A key is still stored although the identity is used',
         detail: `${key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
-        fix: `SELECT azure_ai.set_setting('${key}', '');   -- in "${onOneLine(name)}"; or give \`clear-keys: true\``,
+        fix: `SELECT azure_ai.set_setting('${key}', '');   -- in "${onOneLine(name)}"${inputs.clearKeys ? '' : '; or set `clear-keys: true`'}`,
       })
     }
     if (inputs.authType === 'managed-identity' && !asIdentity && isStoredNow(database, key, journal.step)) {

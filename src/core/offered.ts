@@ -31,6 +31,9 @@ export function lackedFindings(inputs: Inputs, database: ObservedDatabase): Find
     if (lacked === undefined) return []
     const { installed, available } = database.extension
     const isNewer = available !== undefined && available !== installed
+    const update = inputs.updateExtension
+      ? 'Run this action with `mode: apply`: it updates azure_ai.'
+      : 'Set `update-extension: true`, and run again.'
     return [
       {
         severity: 'warning',
@@ -38,7 +41,7 @@ export function lackedFindings(inputs: Inputs, database: ObservedDatabase): Find
         title: 'The installed azure_ai lacks a service',
         detail: `${titleOf(service)} in "${database.name}": ${lacked}. Its settings and its test query are skipped.`,
         fix: isNewer
-          ? 'Set `update-extension: true`, and run again.'
+          ? update
           : `Leave \`${service}\` out for this database until the server offers a version of azure_ai that has it.`,
       },
     ]

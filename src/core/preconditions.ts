@@ -284,7 +284,7 @@ function versionProblems(
       code: 'extension-too-old',
       title: 'The installed azure_ai is too old for a managed identity',
       detail: `azure_ai ${installed ?? ''} in "${name}" does not know ${unknown.map((each) => each.setting).join(', ')}.`,
-      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}"${available === undefined ? '' : `, to ${available}`}; or set \`update-extension: true\``,
+      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}"${available === undefined ? '' : `, to ${available}`}${inputs.updateExtension ? '' : '; or set `update-extension: true`'}`,
     })
   }
   const isListed = allowList !== undefined && allowsAzureAi(allowList)
