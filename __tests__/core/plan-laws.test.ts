@@ -7,9 +7,11 @@ import { advisedInputs, type Inputs } from '../../src/core/inputs.ts'
 import { createJournal } from '../../src/core/journal.ts'
 import {
   assignmentDescription,
+  isRead,
   type Observed,
   type ObservedDatabase,
   type ObservedReplica,
+  type ReadDatabase,
   type RoleAssignment,
 } from '../../src/core/observed.ts'
 import { databaseNames, namedFamilies, plan } from '../../src/core/plan.ts'
@@ -211,12 +213,7 @@ const everySetting = [
 const failure = (title: string): Failure => new Failure({ reason: 'network', code: 'dns', title, detail: title, fix: 'x' })
 
 function database(name: string, drawn: DrawnDatabase, values: ReadonlyMap<string, string>): ObservedDatabase {
-  if (drawn.state === 'failed')
-    return observedDatabase(name, {
-      failure: failure(`"${name}" does not answer`),
-      extension: { installed: undefined, available: undefined },
-      mayRead: false,
-    })
+  if (drawn.state === 'failed') return { name, failure: failure(`"${name}" does not answer`) }
   const { installed } = drawn
   const readable = installed !== undefined && drawn.state !== 'unreadable'
   const settings = new Map<string, string>()
@@ -345,7 +342,7 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
       inputs.part === 'azure' || state.server.isReplica
         ? []
         : (inputs.databases === '*' ? databasePool : inputs.databases).map((name) => {
-            const { keysSet } = state.databases.find((each) => each.name === name) ?? observedDatabase(name)
+            const { keysSet } = state.databases.filter(isRead).find((each) => each.name === name) ?? observedDatabase(name)
             const given = namedFamilies(inputs).flatMap(({ family }) => keysOf(family))
             const stored = new Set(
               byKey ? [...keysSet, ...given] : [...keysSet].filter((key) => !inputs.clearKeys || !given.includes(key as never)),
@@ -364,9 +361,9 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
 
 /** The state after one change of a plan, as the services and the database would show it. */
 function after(inputs: Inputs, state: Observed, change: Change): Observed {
-  const inDatabase = (name: string, edit: (database: ObservedDatabase) => Partial<ObservedDatabase>): Observed => ({
+  const inDatabase = (name: string, edit: (database: ReadDatabase) => Partial<ReadDatabase>): Observed => ({
     ...state,
-    databases: state.databases.map((each) => (each.name === name ? { ...each, ...edit(each) } : each)),
+    databases: state.databases.map((each) => (each.name === name && isRead(each) ? { ...each, ...edit(each) } : each)),
   })
   switch (change.kind) {
     case 'identity':
@@ -619,7 +616,7 @@ describe('each step', () => {
         const values = wanted(inputs, state.resources)
         const steps = plan(inputs, state)
         for (const name of databaseNames(inputs, state)) {
-          const found = state.databases.find((each) => each.name === name)
+          const found = state.databases.filter(isRead).find((each) => each.name === name)
           for (const [setting, value] of values) {
             const step = steps.find(({ id }) => id === `${name}/${setting}`)
             expect(step?.desired).toBe(value)

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import pg from 'pg'
 import { describe, expect, test } from 'vitest'
 import { passwordLogin } from '../../emulator/postgres.ts'
+import { isRead } from '../../src/core/observed.ts'
 import { observeDatabase, whyNoKeyIsKept } from '../../src/postgres/azure-ai.ts'
 import type { Connection, Connector } from '../../src/postgres/connection.ts'
 import { type Session, transactionsOn } from '../../src/postgres/transaction.ts'
@@ -153,6 +154,7 @@ test('a pooled session that another client has prepared answers as a fresh one, 
       },
     } as unknown as Connector
     const seen = await observeDatabase(connection, connector, new Map([['azure_openai.subscription_key', ['some-key']]]))
+    if (!isRead(seen)) throw seen.failure
     expect(await whyNoKeyIsKept(connection)).toBeUndefined()
     const setting = ['azure_openai.endpoint', `https://${id}.openai.azure.com`] as const
     const done = await trial(connection, {

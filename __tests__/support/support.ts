@@ -19,7 +19,7 @@ import type {
 } from '../../emulator/world.ts'
 import { type InputName, inputNames } from '../../src/core/input-names.ts'
 import { type Inputs, parseInputs } from '../../src/core/inputs.ts'
-import type { Observed, ObservedDatabase, ObservedServer } from '../../src/core/observed.ts'
+import type { Observed, ObservedServer, ReadDatabase } from '../../src/core/observed.ts'
 import type { Resource } from '../../src/core/services.ts'
 
 /** Restart permitted and no more than half a minute of waiting: what most tests start from. */
@@ -622,10 +622,9 @@ export function observedServer(given: Partial<ObservedServer> = {}): ObservedSer
   }
 }
 
-export function observedDatabase(name: string, given: Partial<ObservedDatabase> = {}): ObservedDatabase {
+export function observedDatabase(name: string, given: Partial<ReadDatabase> = {}): ReadDatabase {
   return {
     name,
-    failure: undefined,
     user: 'deployer',
     serverVersion: 17,
     isReadOnly: false,

@@ -14,8 +14,10 @@ import {
   assignmentDescription,
   assignmentGiving,
   formerAssignment,
+  isRead,
   type Observed,
   type ObservedDatabase,
+  type ReadDatabase,
 } from './observed.ts'
 import { lackedFindings } from './offered.ts'
 import { isOlder, namedFamilies } from './plan.ts'
@@ -36,7 +38,7 @@ export function findings(inputs: Inputs, observed: Observed, journal: Journal): 
 
 /** What the databases alone show, for runs that do not call Resource Manager. */
 export function databaseFindings(inputs: Inputs, databases: readonly ObservedDatabase[], journal: Journal): readonly Finding[] {
-  const seen = databases.filter((database) => database.failure === undefined)
+  const seen = databases.filter(isRead)
   return unrepeated([
     ...seen.flatMap((database) => findingsOf(inputs, database, journal)),
     ...unnamedKeyFindings(inputs, seen),
@@ -139,7 +141,7 @@ const keysOfNamedFamilies = (inputs: Inputs) =>
     keysOf(family).map((key) => ({ family, key, isNamed: services.some((service) => memberOf(service).key === key) })),
   )
 
-function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal): Finding[] {
+function findingsOf(inputs: Inputs, database: ReadDatabase, journal: Journal): Finding[] {
   const { name, extension, settings, keysSet } = database
   const found: Finding[] = []
   const step = journal.step(`${name}/extension`)
@@ -208,7 +210,7 @@ function findingsOf(inputs: Inputs, database: ObservedDatabase, journal: Journal
 }
 
 /** Endpoints of another kind than azure_ai is known to work with by token. */
-function endpointFindings(inputs: Inputs, { name, settings }: ObservedDatabase): Finding[] {
+function endpointFindings(inputs: Inputs, { name, settings }: ReadDatabase): Finding[] {
   if (inputs.authType !== 'managed-identity') return []
   const accounts = namedFamilies(inputs).filter(({ family }) => family.name !== 'azure_ml')
   return accounts.flatMap(({ family }): Finding[] => {
@@ -229,7 +231,7 @@ function endpointFindings(inputs: Inputs, { name, settings }: ObservedDatabase):
 }
 
 /** Recipes on the web store the name of the login in the place of a key. */
-function literalKeyFindings({ name, literalKeys }: ObservedDatabase): Finding[] {
+function literalKeyFindings({ name, literalKeys }: ReadDatabase): Finding[] {
   return [...literalKeys].map((key) => ({
     severity: 'warning',
     code: 'key-is-a-word',
@@ -243,7 +245,7 @@ function literalKeyFindings({ name, literalKeys }: ObservedDatabase): Finding[] 
 function takenAwayFindings(inputs: Inputs, observed: Observed): Finding[] {
   const { server, allowList, databases } = observed
   if (inputs.authType !== 'managed-identity') return []
-  const seen = [...databases].filter(({ failure }) => failure === undefined).sort((a, b) => (a.name < b.name ? -1 : 1))
+  const seen = databases.filter(isRead).sort((a, b) => (a.name < b.name ? -1 : 1))
   const usesIdentity = seen.filter(({ settings }) =>
     namedFamilies(inputs).some(({ family }) => settings.get(family.authType) === 'managed-identity'),
   )
@@ -276,7 +278,7 @@ function takenAwayFindings(inputs: Inputs, observed: Observed): Finding[] {
 }
 
 /** Keys that this run neither uses nor clears. */
-function unnamedKeyFindings(inputs: Inputs, databases: readonly ObservedDatabase[]): Finding[] {
+function unnamedKeyFindings(inputs: Inputs, databases: readonly ReadDatabase[]): Finding[] {
   const keys = unnamedKeys(inputs, databases)
   if (keys.length === 0 || inputs.authType !== 'managed-identity') return []
   return [
@@ -291,7 +293,7 @@ function unnamedKeyFindings(inputs: Inputs, databases: readonly ObservedDatabase
 }
 
 /** Statement logs keep literals and parameters: a key that is set by hand would be in them. */
-function loggingFindings(inputs: Inputs, [database]: readonly ObservedDatabase[]): Finding[] {
+function loggingFindings(inputs: Inputs, [database]: readonly ReadDatabase[]): Finding[] {
   if (database === undefined) return []
   const { logging } = database
   const on = [

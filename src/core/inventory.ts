@@ -2,7 +2,7 @@
 import type { Failure } from '../errors/failure.ts'
 import { canonicalId, sameId } from '../lib/resource-id.ts'
 import { type FleetResource, idSetting, indexOf, type ResourceIndex, serviceFor } from './inventory-resources.ts'
-import type { ObservedDatabase, ObservedServer, RoleAssignment } from './observed.ts'
+import { isRead, type ObservedDatabase, type ObservedServer, type ReadDatabase, type RoleAssignment } from './observed.ts'
 import { allMembers, type Family, families, memberOf, type ServiceName, services } from './services.ts'
 
 /** A flexible server as the list of resources shows it. */
@@ -86,20 +86,15 @@ export function inventoryOf(fleet: Fleet): Inventory {
 }
 
 function databaseOf(database: ObservedDatabase, index: ResourceIndex): InspectedDatabase {
-  const { failure, mayRead, user, extension } = database
-  const unreadable =
-    mayRead || extension.installed === undefined ? '' : `The role "${user}" may not read the settings of azure_ai`
-  const reason = failure?.title ?? unreadable
-  return {
-    database,
-    reason,
-    uses: reason === '' ? usesOf(database, index) : [],
-    resources: reason === '' ? resourcesOf(database, index) : new Map(),
-  }
+  const nothing = { database, uses: [], resources: new Map() }
+  if (!isRead(database)) return { ...nothing, reason: database.failure.title }
+  if (!database.mayRead && database.extension.installed !== undefined)
+    return { ...nothing, reason: `The role "${database.user}" may not read the settings of azure_ai` }
+  return { database, reason: '', uses: usesOf(database, index), resources: resourcesOf(database, index) }
 }
 
 /** A family is in use where an endpoint is set, or a key. */
-function usesOf(database: ObservedDatabase, index: ResourceIndex): readonly Use[] {
+function usesOf(database: ReadDatabase, index: ResourceIndex): readonly Use[] {
   return Object.values(families).flatMap((family) =>
     family.members.flatMap(({ endpoint: setting, key }): Use[] => {
       const endpoint = database.settings.get(setting) ?? ''
@@ -113,14 +108,14 @@ function usesOf(database: ObservedDatabase, index: ResourceIndex): readonly Use[
 }
 
 /** The resource that a setting of the family names by its id. */
-function namedResource(family: Family, { settings }: ObservedDatabase, index: ResourceIndex): FleetResource | undefined {
+function namedResource(family: Family, { settings }: ReadDatabase, index: ResourceIndex): FleetResource | undefined {
   return services
     .filter((service) => service.family === family.name)
     .map((service) => index.withId(settings.get(idSetting(service) ?? '') ?? ''))
     .find((resource) => resource !== undefined)
 }
 
-function resourcesOf({ settings }: ObservedDatabase, index: ResourceIndex): UsedResources {
+function resourcesOf({ settings }: ReadDatabase, index: ResourceIndex): UsedResources {
   const found = new Map<ServiceName, string>()
   for (const { endpoint: setting } of allMembers) {
     const resource = index.behind(settings.get(setting) ?? '', setting)
@@ -165,7 +160,8 @@ export function rowsOf({ servers }: Inventory): readonly InventoryRow[] {
     if (failure !== undefined) return [row({ reason: failure.title })]
     if (databases.length === 0) return [row({ reason: 'No database has azure_ai', keyStored: false })]
     return databases.flatMap(({ database, reason, uses }) => {
-      const ofDatabase = { database: database.name, version: database.extension.installed ?? '' }
+      const version = isRead(database) ? (database.extension.installed ?? '') : ''
+      const ofDatabase = { database: database.name, version }
       if (reason !== '') return [row({ ...ofDatabase, reason })]
       if (uses.length === 0) return [row({ ...ofDatabase, keyStored: false })]
       return uses.map(({ family, authType, endpoint, resource, keyStored }) =>

@@ -3,14 +3,14 @@ import type { Finding } from '../errors/failure.ts'
 import { canonicalId, groupIn, nameIn, parseResourceId } from '../lib/resource-id.ts'
 import type { Inputs } from './inputs.ts'
 import type { Journal } from './journal.ts'
-import type { Observed } from './observed.ts'
+import { isRead, type Observed } from './observed.ts'
 import { namedFamilies } from './plan.ts'
 import { memberOf, type Resource, type ServiceName, serviceNamed } from './services.ts'
 import { isStoredNow } from './stored-keys.ts'
 
 /** After keys were cleared: backups still contain them. */
 export function rotationFindings(inputs: Inputs, observed: Observed, journal: Journal): Finding[] {
-  const cleared = observed.databases.flatMap((database) =>
+  const cleared = observed.databases.filter(isRead).flatMap((database) =>
     namedFamilies(inputs)
       .flatMap(({ services }) => services)
       .filter((service) => {

@@ -52,10 +52,15 @@ export interface FunctionSignature {
   readonly arguments: readonly { readonly name: string; readonly type: string; readonly hasDefault: boolean }[]
 }
 
-export interface ObservedDatabase {
+/** A database that could not be read, and why. */
+export interface UnreadDatabase {
   readonly name: string
-  /** The database could not be looked at. */
-  readonly failure: Failure | undefined
+  readonly failure: Failure
+}
+
+export interface ReadDatabase {
+  readonly name: string
+  readonly failure?: undefined
   readonly user: string
   /** Major version of the running server. */
   readonly serverVersion: number
@@ -95,6 +100,10 @@ export interface ObservedDatabase {
   readonly functions: readonly FunctionSignature[]
 }
 
+export type ObservedDatabase = ReadDatabase | UnreadDatabase
+
+export const isRead = (database: ObservedDatabase): database is ReadDatabase => database.failure === undefined
+
 export interface ObservedReplica {
   readonly server: ObservedServer
   /** Services whose role its identity lacks. */
@@ -125,7 +134,8 @@ export interface Observed {
 /** Another identity than the server's own, which the running server still uses; undefined when its databases show none. */
 export function formerIdentity({ server, databases }: Pick<Observed, 'server' | 'databases'>): string | undefined {
   const own = server.principalId?.toLowerCase()
-  return databases.map(({ runningIdentity }) => runningIdentity ?? '').find((each) => each !== '' && each.toLowerCase() !== own)
+  const shown = databases.filter(isRead).map(({ runningIdentity }) => runningIdentity ?? '')
+  return shown.find((each) => each !== '' && each.toLowerCase() !== own)
 }
 
 /** Whether an assignment gives the role to the principal at the scope or an ancestor of it. */

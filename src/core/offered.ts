@@ -1,10 +1,10 @@
 /** Whether the azure_ai of a database has what a service needs: not every version has a reranker. Pure. */
 import type { Finding } from '../errors/failure.ts'
 import { type Inputs, titleOf } from './inputs.ts'
-import type { ObservedDatabase } from './observed.ts'
+import type { ReadDatabase } from './observed.ts'
 import { type Service, type ServiceName, serviceNamed } from './services.ts'
 
-type Known = Pick<ObservedDatabase, 'extension' | 'functions' | 'unknownSettings'>
+type Known = Pick<ReadDatabase, 'extension' | 'functions' | 'unknownSettings'>
 
 /** What the installed version lacks for a service, as the end of a sentence; undefined where it has it, or none is installed. */
 export function lackedBy({ extension, functions, unknownSettings }: Known, service: Service): string | undefined {
@@ -25,7 +25,7 @@ export function settingLacked(database: Known, setting: string, named: readonly 
 }
 
 /** Named services that the installed version lacks: the rest of the run goes on without them. */
-export function lackedFindings(inputs: Inputs, database: ObservedDatabase): Finding[] {
+export function lackedFindings(inputs: Inputs, database: ReadDatabase): Finding[] {
   return inputs.services.flatMap(({ service }): Finding[] => {
     const lacked = lackedBy(database, serviceNamed(service))
     if (lacked === undefined) return []

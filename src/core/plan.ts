@@ -9,8 +9,10 @@ import {
   assignmentGiving,
   formerAssignment,
   formerIdentity,
+  isRead,
   type Observed,
   type ObservedDatabase,
+  type ReadDatabase,
 } from './observed.ts'
 import { lackedBy, settingLacked } from './offered.ts'
 import { scopeOf } from './scope.ts'
@@ -172,7 +174,8 @@ export function desiredSettings(
   return [...found.values()].sort((a, b) => (a.setting < b.setting ? -1 : 1))
 }
 
-function databaseSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
+function databaseSteps(inputs: Inputs, observed: Observed, name: string, found: ObservedDatabase | undefined): Step[] {
+  const database = found !== undefined && isRead(found) ? found : undefined
   const steps = [
     stepOfExtension(inputs, name, database),
     ...settingSteps(inputs, observed, name, database),
@@ -180,26 +183,26 @@ function databaseSteps(inputs: Inputs, observed: Observed, name: string, databas
   ]
   if (inputs.part === 'azure') return steps.map((step) => skipped(step, 'part: azure runs no SQL'))
   if (observed.server.isReplica) return steps.map((step) => skipped(step, 'a read replica has the settings of its primary'))
-  if (database === undefined)
-    return steps.map((step) => ({ ...skipped(step, `the server is ${observed.server.state}`), status: 'failed' }))
-  const { failure } = database
+  if (database === undefined) {
+    const reason = found?.failure?.title ?? `the server is ${observed.server.state}`
+    return steps.map((step) => ({ ...skipped(step, reason), status: 'failed' }))
+  }
   if (database.extension.installed !== undefined && !database.mayRead) {
     const reason = 'the connecting role may not read the settings'
     return steps.map((step) =>
       step.kind === 'setting' ? { ...skipped(step, reason), current: 'unknown', status: 'failed' } : step,
     )
   }
-  if (failure !== undefined) return steps.map((step) => ({ ...skipped(step, failure.title), status: 'failed' }))
   return steps
 }
 
-function stepOfExtension(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step {
+function stepOfExtension(inputs: Inputs, name: string, database: ReadDatabase | undefined): Step {
   const step = { id: extensionStep(name), kind: 'extension', database: name, target: name } as const
   const { installed, available } = database?.extension ?? {}
   if (installed === undefined) {
     return {
       ...step,
-      current: database === undefined || database.failure !== undefined ? 'unknown' : 'not installed',
+      current: database === undefined ? 'unknown' : 'not installed',
       desired: available === undefined ? 'azure_ai' : `azure_ai ${available}`,
       status: 'missing',
       detail: '',
@@ -220,15 +223,15 @@ function stepOfExtension(inputs: Inputs, name: string, database: ObservedDatabas
 }
 
 /** Whether the azure_ai that this run finds, or leaves, has the service. */
-const isOffered = (inputs: Inputs, service: Service, database: ObservedDatabase | undefined): boolean =>
+const isOffered = (inputs: Inputs, service: Service, database: ReadDatabase | undefined): boolean =>
   database === undefined || updates(inputs, database) || lackedBy(database, service) === undefined
 
 /** The key of a member that is not named is cleared as well: a step shows it only where it is stored. */
-const isKeyOfInterest = (key: string, named: readonly Service[], database: ObservedDatabase | undefined): boolean =>
+const isKeyOfInterest = (key: string, named: readonly Service[], database: ReadDatabase | undefined): boolean =>
   named.some((service) => memberOf(service).key === key) || database?.keysSet.has(key) === true
 
 /** Keys show as set or not set: to be stored on the rollback to keys, to be cleared with `clear-keys`. */
-function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | undefined): Step[] {
+function keySteps(inputs: Inputs, name: string, database: ReadDatabase | undefined): Step[] {
   const store = !scopeOf(inputs).byIdentity
   if (!store && !inputs.clearKeys) return []
   const keys = namedFamilies(inputs).flatMap(({ family, services: named }) =>
@@ -243,13 +246,12 @@ function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | und
     const step = { id: settingStep(name, key), kind: 'setting', database: name, family, setting: key, target: name } as const
     const isSet = database?.keysSet.has(key) === true
     const state = database?.keyStates.get(key)
-    const unknown = database === undefined || database.failure !== undefined
-    if (store && isSet && state === undefined && !unknown) {
+    if (store && isSet && state === undefined) {
       const detail = 'the connecting role may not read the key, so it is not compared with that of the resource'
       return { ...step, current: 'set', desired: 'set', status: 'skipped', detail }
     }
     const word = (set: boolean): string => (set ? 'set' : 'not set')
-    const shown = { current: unknown ? 'unknown' : word(isSet), desired: word(store) }
+    const shown = { current: database === undefined ? 'unknown' : word(isSet), desired: word(store) }
     if (store ? isSet && state !== 'other' : !isSet) return { ...step, ...shown, status: 'in-sync', detail: '' }
     return {
       ...step,
@@ -261,19 +263,18 @@ function keySteps(inputs: Inputs, name: string, database: ObservedDatabase | und
   })
 }
 
-function settingSteps(inputs: Inputs, observed: Observed, name: string, database: ObservedDatabase | undefined): Step[] {
+function settingSteps(inputs: Inputs, observed: Observed, name: string, database: ReadDatabase | undefined): Step[] {
   const named = inputs.services.map(({ service }) => service)
   return desiredSettings(inputs, observed.resources).map(({ setting, value, family }): Step => {
     const step = { id: settingStep(name, setting), kind: 'setting', database: name, family, setting, target: name } as const
     const current = database?.settings.get(setting)
     if (current !== undefined && sameValue(setting, current, value))
       return { ...step, current, desired: value, status: 'in-sync', detail: '' }
-    const unknown = database === undefined || database.failure !== undefined
     const lacked = database === undefined || updates(inputs, database) ? undefined : settingLacked(database, setting, named)
     if (lacked !== undefined) return { ...step, current: 'not set', desired: value, status: 'skipped', detail: lacked }
     return {
       ...step,
-      current: current ?? (unknown ? 'unknown' : 'not set'),
+      current: current ?? (database === undefined ? 'unknown' : 'not set'),
       desired: value,
       status: current === undefined ? 'missing' : 'different',
       detail: '',
@@ -295,7 +296,7 @@ export function isOlder(version: string, than: string): boolean {
 }
 
 /** Whether this run updates the extension of the database. */
-export function updates({ updateExtension }: Pick<Inputs, 'updateExtension'>, { extension }: ObservedDatabase): boolean {
+export function updates({ updateExtension }: Pick<Inputs, 'updateExtension'>, { extension }: ReadDatabase): boolean {
   const { installed, available } = extension
   return updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
 }

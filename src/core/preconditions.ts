@@ -5,7 +5,7 @@ import { bounded } from '../lib/bounded.ts'
 import { groupIn } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
-import { allowsAzureAi, type Observed, type ObservedDatabase } from './observed.ts'
+import { allowsAzureAi, isRead, type Observed, type ReadDatabase } from './observed.ts'
 import { settingLacked } from './offered.ts'
 import { desiredSettings, namedFamilies, updates } from './plan.ts'
 import { scopeOf } from './scope.ts'
@@ -22,7 +22,7 @@ export function preconditions(inputs: Inputs, observed: Observed, steps: readonl
     ...replicaProblems(inputs, observed),
     ...(observed.server.isReplica
       ? []
-      : observed.databases.flatMap((database) => databaseProblems(inputs, observed, database, steps))),
+      : observed.databases.filter(isRead).flatMap((database) => databaseProblems(inputs, observed, database, steps))),
   ]
 }
 
@@ -150,7 +150,7 @@ function endpointProblems({ authType }: Inputs, { name, authModes }: Service, re
 }
 
 /** Whether the database has, for this family, a configuration that may be answering users today. */
-export function isConfigured(database: ObservedDatabase, family: Family): boolean {
+export function isConfigured(database: ReadDatabase, family: Family): boolean {
   const byIdentity = database.settings.get(family.authType) === 'managed-identity'
   return family.members.some(
     ({ endpoint, key }) =>
@@ -163,13 +163,15 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
   const { writesSql, byIdentity } = scopeOf(inputs)
   if (!writesSql || !byIdentity || observed.server.isReplica) return []
   const wanted = desiredSettings(inputs, observed.resources)
-  const switched = observed.databases.some((database) =>
-    namedFamilies(inputs).some(
-      ({ family }) =>
-        isConfigured(database, family) &&
-        wanted.some((each) => each.setting === family.authType && database.settings.get(each.setting) !== each.value),
-    ),
-  )
+  const switched = observed.databases
+    .filter(isRead)
+    .some((database) =>
+      namedFamilies(inputs).some(
+        ({ family }) =>
+          isConfigured(database, family) &&
+          wanted.some((each) => each.setting === family.authType && database.settings.get(each.setting) !== each.value),
+      ),
+    )
   if (!switched) return []
   return observed.replicas.flatMap(({ server, missingRoles, restarted }) => {
     if (server.principalId !== undefined && missingRoles.length === 0 && restarted !== false) return []
@@ -194,8 +196,7 @@ function replicaProblems(inputs: Inputs, observed: Observed): Failure[] {
 
 type Report = (problem: FailureFacts) => void
 
-function databaseProblems(inputs: Inputs, observed: Observed, database: ObservedDatabase, steps: readonly Step[]): Failure[] {
-  if (database.failure !== undefined) return []
+function databaseProblems(inputs: Inputs, observed: Observed, database: ReadDatabase, steps: readonly Step[]): Failure[] {
   const problems: Failure[] = []
   const report: Report = (problem) => void problems.push(new Failure(problem))
   const { name } = database
@@ -228,7 +229,7 @@ function databaseProblems(inputs: Inputs, observed: Observed, database: Observed
 /** What the connecting role may not do although this run needs it. */
 function rightsProblems(
   inputs: Inputs,
-  database: ObservedDatabase,
+  database: ReadDatabase,
   { steps, report }: { readonly steps: readonly Step[]; readonly report: Report },
 ): void {
   const { name, extension, mayRead, maySet, mayCreateExtension } = database
@@ -270,7 +271,7 @@ function rightsProblems(
 function versionProblems(
   inputs: Inputs,
   { resources, allowList }: Observed,
-  { database, report }: { readonly database: ObservedDatabase; readonly report: Report },
+  { database, report }: { readonly database: ReadDatabase; readonly report: Report },
 ): void {
   const { name, unknownSettings, extension } = database
   const { installed, available } = extension
@@ -300,7 +301,7 @@ function versionProblems(
 }
 
 /** What would keep CREATE EXTENSION from working, or be taken over by it from another role. */
-function obstacles({ name, creation }: ObservedDatabase): Failure[] {
+function obstacles({ name, creation }: ReadDatabase): Failure[] {
   const problems: Failure[] = []
   if (creation.foreign.length > 0) problems.push(foreignObjects(name, creation.foreign))
   if (creation.needsSchema && !creation.hasPublic) {

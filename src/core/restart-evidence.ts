@@ -1,5 +1,5 @@
 /** What shows that the server has not been restarted since it has its identity, although azure_ai needs that. Pure. */
-import { formerIdentity, type Observed, type ObservedDatabase } from './observed.ts'
+import { formerIdentity, isRead, type Observed, type ObservedDatabase } from './observed.ts'
 
 export interface RestartEvidence {
   /** Ends a sentence. */
@@ -33,7 +33,7 @@ export function restartEvidence(
   if (running !== undefined) return { text: `the server still runs with identity ${running}`, certain: true }
   const other = so.refusedPrincipals.find((principal) => principal.toLowerCase() !== own)
   if (other !== undefined) return { text: `a service was called with the former identity ${other}`, certain: true }
-  const database = databases.find((each) => each.failure === undefined)
+  const database = databases.find(isRead)
   if (!so.noToken || database === undefined) return undefined
   const { runningIdentity, startedAt } = database
   if (runningIdentity === '') return { text: 'the server runs without an identity', certain: true }

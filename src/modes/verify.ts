@@ -2,7 +2,7 @@
 import { databaseFindings } from '../core/findings.ts'
 import { accountOfDeployments } from '../core/inputs.ts'
 import type { Journal, QueryResult } from '../core/journal.ts'
-import type { ObservedDatabase } from '../core/observed.ts'
+import { isRead, type ObservedDatabase } from '../core/observed.ts'
 import { isVerified } from '../core/report.ts'
 import type { Resource, ServiceName } from '../core/services.ts'
 import type { Deployment } from '../core/test-query.ts'
@@ -91,7 +91,7 @@ function withDeployments({ id, name }: { id: string; name: string }, deployments
 /** Where there is nothing to query, a verify must not succeed. */
 function withoutExtension(databases: readonly ObservedDatabase[]): Failure[] {
   return databases
-    .filter((database) => database.failure === undefined && database.extension.installed === undefined)
+    .filter((database) => isRead(database) && database.extension.installed === undefined)
     .map(
       ({ name }) =>
         new Failure({

@@ -1,6 +1,6 @@
 /** The azure_ai extension, as SQL sees it: what is installed, what is set, how its functions are called. */
 import { createHash, randomBytes } from 'node:crypto'
-import type { FunctionSignature, ObservedDatabase } from '../core/observed.ts'
+import type { FunctionSignature, ObservedDatabase, ReadDatabase } from '../core/observed.ts'
 import { foreignObjects } from '../core/preconditions.ts'
 import { allMembers, families, services } from '../core/services.ts'
 import type { Argument } from '../core/test-query.ts'
@@ -49,7 +49,7 @@ export async function observeDatabase(
     const installed = text(facts?.installed)
     const isInstalled = installed !== undefined
     const foreign = foreignRows.map((row) => `${row.kind} ${row.name}`)
-    if (isInstalled && foreign.length > 0) return unobserved(name, connection.user, foreignObjects(name, foreign))
+    if (isInstalled && foreign.length > 0) return { name, failure: foreignObjects(name, foreign) }
     const extensionSchemas = schemaRows.map((row) => String(row.name))
     const mayReadAll = isInstalled && facts?.may_read === true
     const mayRead = mayReadAll || (isInstalled && facts?.may_ask === true)
@@ -87,7 +87,7 @@ export async function observeDatabase(
       functions: isInstalled ? functionRows.map(signatureOf) : [],
     }
   } catch (error) {
-    return unobserved(name, connection.user, connector.failure(error, name, 'looking at the settings'))
+    return { name, failure: connector.failure(error, name, 'looking at the settings') }
   }
 }
 
@@ -148,7 +148,7 @@ export async function whyNoKeyIsKept(connection: Connection): Promise<string | u
 /** Creates or updates the extension. Both statements do nothing where that is done. */
 export async function changeExtension(
   connection: Connection,
-  { serverVersion, creation }: ObservedDatabase,
+  { serverVersion, creation }: ReadDatabase,
   { statement, beforeCommit }: { statement: 'create' | 'update'; beforeCommit: () => void },
 ): Promise<void> {
   await connection.write({ serverVersion }, async (transaction) => {
@@ -162,7 +162,7 @@ export async function changeExtension(
 const extensionTimeoutMs = 60_000
 
 /** The schema is stated only where the version leaves it open: the path of this action names none that objects could go to. */
-export function extensionSql({ needsSchema }: ObservedDatabase['creation'], statement: 'create' | 'update'): string {
+export function extensionSql({ needsSchema }: ReadDatabase['creation'], statement: 'create' | 'update'): string {
   if (statement === 'update') return 'ALTER EXTENSION azure_ai UPDATE'
   return `CREATE EXTENSION IF NOT EXISTS azure_ai${needsSchema ? ' SCHEMA public' : ''}`
 }
@@ -178,31 +178,6 @@ async function keepsSession(connection: Connection): Promise<boolean> {
     pids.add(String(row?.pid))
   }
   return pids.size === 1
-}
-
-export function unobserved(name: string, user: string, failure: ObservedDatabase['failure']): ObservedDatabase {
-  return {
-    name,
-    failure,
-    user,
-    serverVersion: 0,
-    isReadOnly: false,
-    extension: { installed: undefined, available: undefined },
-    creation: { needsSchema: false, hasPublic: true, foreign: [] },
-    extensionSchemas: [],
-    mayCreateExtension: false,
-    mayRead: false,
-    maySet: false,
-    logging: new Map(),
-    settings: new Map(),
-    keysSet: new Set(),
-    literalKeys: new Set(),
-    keyStates: new Map(),
-    startedAt: undefined,
-    runningIdentity: undefined,
-    unknownSettings: new Set(),
-    functions: [],
-  }
 }
 
 interface Readable {

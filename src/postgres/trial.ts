@@ -3,7 +3,7 @@
  * Readers see nothing of it before COMMIT; a second writer waits. Settings are written in the order of the list.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import type { ObservedDatabase } from '../core/observed.ts'
+import type { ReadDatabase } from '../core/observed.ts'
 import type { ServiceName } from '../core/services.ts'
 import type { QueryName } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
@@ -52,7 +52,7 @@ export type CallOutcome =
 export type CallOutcomes = ReadonlyMap<string, CallOutcome>
 
 /** What is known of the database that a transaction runs in. */
-type Ground = Pick<ObservedDatabase, 'serverVersion' | 'extensionSchemas'>
+type Ground = Pick<ReadDatabase, 'serverVersion' | 'extensionSchemas'>
 
 interface TrialRequest {
   readonly database: Ground

@@ -2,7 +2,7 @@
 import type { ResourceManager } from '../azure/resource-manager.ts'
 import { type Fleet, type FleetServer, type Inspected, type Inventory, inventoryOf } from '../core/inventory.ts'
 import type { FleetResource } from '../core/inventory-resources.ts'
-import { allowsAzureAi, givesRole, type ObservedDatabase, type RoleAssignment } from '../core/observed.ts'
+import { allowsAzureAi, givesRole, isRead, type ReadDatabase, type RoleAssignment } from '../core/observed.ts'
 import { memberOf, type Service, services } from '../core/services.ts'
 import { Failure, failuresOf } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
@@ -106,7 +106,7 @@ async function unlisted(
   servers: readonly Inspected[],
   { resources, withoutEndpoint }: Listed,
 ): Promise<readonly FleetResource[]> {
-  const databases = servers.flatMap((server) => server.databases)
+  const databases = servers.flatMap((server) => server.databases.filter(isRead))
   const found = inventoryOf({ servers, resources, assignments: new Map() })
   const isMissing = found.servers.some((server) =>
     server.databases.some(({ uses }) => uses.some(({ endpoint, resource }) => endpoint !== '' && resource === undefined)),
@@ -125,7 +125,7 @@ async function unlisted(
 }
 
 /** Whether a database has an endpoint of a family that lives on resources of this type. */
-function mayUse({ settings }: ObservedDatabase, type: string): boolean {
+function mayUse({ settings }: ReadDatabase, type: string): boolean {
   const livesOn = (service: Service): boolean => service.resourceTypes.some((each) => sameType(each, type))
   return services.filter(livesOn).some((service) => (settings.get(memberOf(service).endpoint) ?? '') !== '')
 }

@@ -1,11 +1,11 @@
 /** Reads the databases of a run, named or found: version, settings, and what the connecting role may do. */
-import type { ObservedDatabase } from '../core/observed.ts'
+import { isRead, type ObservedDatabase } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
 import { mapLimited, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { verdictOnSql } from '../postgres/again.ts'
-import { type KeyCandidates, listDatabases, observeDatabase, unobserved } from '../postgres/azure-ai.ts'
+import { type KeyCandidates, listDatabases, observeDatabase } from '../postgres/azure-ai.ts'
 import type { Connector } from '../postgres/connection.ts'
 import { maxConnections } from '../postgres/slots.ts'
 import type { Run } from './run.ts'
@@ -66,7 +66,7 @@ export function databasesAt(
 
 /** Finds the databases that have azure_ai, by way of the one that every server has; those that cannot be looked at are among them. */
 async function findDatabases(access: DatabaseAccess, run: Looking): Promise<readonly ObservedDatabase[]> {
-  const { connector, user } = access
+  const { connector } = access
   const { signal } = run
   const list = async (): Promise<readonly string[]> => {
     const connection = await connector.connect('postgres', signal)
@@ -88,9 +88,9 @@ async function findDatabases(access: DatabaseAccess, run: Looking): Promise<read
   const readable = names.filter((name) => !name.includes('\ufffd'))
   const databases = [
     ...(await readDatabases(readable, access, run)),
-    ...unreadable.map((name) => unobserved(name, user, notReadable(name))),
+    ...unreadable.map((name) => ({ name, failure: notReadable(name) })),
   ]
-  return databases.filter((each) => each.failure !== undefined || each.extension.installed !== undefined)
+  return databases.filter((each) => !isRead(each) || each.extension.installed !== undefined)
 }
 
 function notReadable(name: string): Failure {
@@ -109,7 +109,7 @@ function notReadable(name: string): Failure {
  */
 async function readDatabases(
   names: readonly string[],
-  { connector, user, keys }: DatabaseAccess,
+  { connector, keys }: DatabaseAccess,
   run: Looking,
 ): Promise<ObservedDatabase[]> {
   const { signal } = run
@@ -132,7 +132,7 @@ async function readDatabases(
   return mapLimited(names, maxConnections, async (name, index) => {
     try {
       const silence = index === 0 ? undefined : await firstSilence
-      if (silence !== undefined) return unobserved(name, user, silence)
+      if (silence !== undefined) return { name, failure: silence }
       return await retrying(() => look(name), {
         signal,
         verdict: (error) => verdictOnSql(error, 'look'),
@@ -142,7 +142,7 @@ async function readDatabases(
       if (signal.aborted) throw signal.reason
       const failure = connector.failure(error, name, 'connecting')
       tellFirst(failure.code === 'connection-timeout' ? failure : undefined)
-      return unobserved(name, user, failure)
+      return { name, failure }
     } finally {
       if (index === 0) tellFirst(undefined)
     }

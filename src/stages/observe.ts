@@ -1,5 +1,5 @@
 /** Reads the state of everything that the run is about: Resource Manager first, then, where SQL runs, the databases. */
-import type { Observed, ObservedServer } from '../core/observed.ts'
+import { isRead, type Observed, type ObservedServer } from '../core/observed.ts'
 import { Failures, failuresOf } from '../errors/failure.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import type { Connector } from '../postgres/connection.ts'
@@ -45,7 +45,7 @@ export async function observe(run: Run, session: Session): Promise<Found> {
   const databases = await observeDatabases(run, access)
   log.info(`Databases at ${host} as "${user}":`)
   for (const database of databases) {
-    const state = database.failure?.title ?? `azure_ai ${database.extension.installed ?? 'not installed'}`
+    const state = isRead(database) ? `azure_ai ${database.extension.installed ?? 'not installed'}` : database.failure.title
     log.info(onOneLine(`  "${database.name}": ${state}`))
   }
   return { observed: { ...surroundings, databases }, access }

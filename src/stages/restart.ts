@@ -2,7 +2,7 @@
 
 import type { Inputs } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
-import { formerIdentity, type ObservedDatabase } from '../core/observed.ts'
+import { formerIdentity, isRead, type ObservedDatabase } from '../core/observed.ts'
 import { type RestartEvidence, restartEvidence } from '../core/restart-evidence.ts'
 import type { StepKind } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
@@ -35,7 +35,7 @@ export async function applyRestart(run: WriteRun): Promise<void> {
 function restartWrite(run: WriteRun): Write {
   const { observed, azure, access, log, signal } = run
   const { server, replicas } = observed
-  const database = observed.databases.find((each) => each.failure === undefined)
+  const database = observed.databases.find(isRead)
   return {
     endsRun: true,
     write: async (sending) => {

@@ -1,6 +1,6 @@
 /** Writes what the plan lists before the settings: identity, roles, allow-list, extension. What is in sync is not touched. */
 
-import { allowsAzureAi, assignmentDescription, type ObservedDatabase } from '../core/observed.ts'
+import { allowsAzureAi, assignmentDescription, isRead, type ObservedDatabase, type ReadDatabase } from '../core/observed.ts'
 import type { ChangeOf, Step } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
@@ -81,8 +81,8 @@ export async function writeExtensions(run: WriteRun, access: DatabaseAccess): Pr
   const changes = new Map(due(run, 'extension').map((each) => [each.change.database, each]))
   return mapLimited(run.observed.databases, maxConnections, async (database) => {
     const found = changes.get(database.name)
-    if (found === undefined || database.failure !== undefined) return database
-    let after = database
+    if (found === undefined || !isRead(database)) return database
+    let after: ObservedDatabase = database
     await carryOut(run, found.step, extensionWrite(run, access, { database, change: found.change, seen: (now) => (after = now) }))
     return after
   })
@@ -92,7 +92,7 @@ export async function writeExtensions(run: WriteRun, access: DatabaseAccess): Pr
 const reasonOf = (error: unknown): string => (error instanceof Failure ? error.title : messageOf(error).text)
 
 interface ExtensionChange {
-  readonly database: ObservedDatabase
+  readonly database: ReadDatabase
   readonly change: ChangeOf<'extension'>
   /** Called with the database as it is afterwards. */
   readonly seen: (database: ObservedDatabase) => void

@@ -1,7 +1,7 @@
 /** The work of each family in each database, read from the plan. Pure: what cannot be done is returned with its reason. */
 import { type Inputs, titleOf } from '../core/inputs.ts'
 import type { Journal } from '../core/journal.ts'
-import type { ObservedDatabase } from '../core/observed.ts'
+import { isRead, type ObservedDatabase, type ReadDatabase } from '../core/observed.ts'
 import { lackedBy, settingLacked } from '../core/offered.ts'
 import { desiredSettings } from '../core/plan.ts'
 import { isConfigured } from '../core/preconditions.ts'
@@ -27,7 +27,7 @@ import type { Call, Setting } from '../postgres/trial.ts'
 
 /** The work of one family in one database. */
 export interface Job {
-  readonly database: ObservedDatabase
+  readonly database: ReadDatabase
   readonly family: Family
   /** Setting steps of this family that differ. */
   readonly steps: readonly Step[]
@@ -71,21 +71,21 @@ export interface Planned {
 
 const nothing: Planned = { job: undefined, skipped: [], left: [], failures: [], findings: [] }
 
-interface FamilyIn {
+interface FamilyIn<Database extends ObservedDatabase = ReadDatabase> {
   readonly family: Family
   readonly services: readonly Service[]
-  readonly database: ObservedDatabase
+  readonly database: Database
 }
 
 /** @param journal is only read: the steps as they are now */
-export function jobFor(options: JobOptions, journal: Pick<Journal, 'step' | 'stepsIn'>, of: FamilyIn): Planned {
+export function jobFor(options: JobOptions, journal: Pick<Journal, 'step' | 'stepsIn'>, of: FamilyIn<ObservedDatabase>): Planned {
   const { inputs } = options
   const { family, services, database } = of
   const skip = (of: readonly Service[], reason: string) =>
     of.flatMap((service) =>
       queriesOf(service, inputs).map(({ name }): QueryId & { reason: string } => ({ service: service.name, name, reason })),
     )
-  if (database.failure !== undefined) return { ...nothing, skipped: skip(services, database.failure.title) }
+  if (!isRead(database)) return { ...nothing, skipped: skip(services, database.failure.title) }
   const own = journal
     .stepsIn(database.name)
     .filter(({ change }) => (change?.kind === 'setting' || change?.kind === 'key') && change.family === family.name)
@@ -106,7 +106,7 @@ export function jobFor(options: JobOptions, journal: Pick<Journal, 'step' | 'ste
     step.kind === 'setting' && left.length > 0 && settingLacked(database, step.setting, names) !== undefined
   const planned = jobOf(
     options,
-    { ...of, services: ready },
+    { family, database, services: ready },
     own.filter((step) => !isLacked(step)),
   )
   const unset = new Set(left.flatMap((each) => each.unset ?? []))
@@ -219,7 +219,7 @@ function callsOf({ inputs, resources }: JobOptions, { services, database }: Fami
 function fallbackOf(
   of: Pick<Call, 'service' | 'name' | 'title' | 'endpoint'>,
   { fallback }: ServiceQuery,
-  { functions }: ObservedDatabase,
+  { functions }: ReadDatabase,
 ): Call | undefined {
   const call = fallback && fallbackCall(fallback, functions)
   if (fallback === undefined || call === undefined || 'skip' in call) return undefined
@@ -241,7 +241,7 @@ export const differing = (job: Job): boolean => job.settings.length > 0 || job.s
 export const worksToday = (job: Job): boolean => differing(job) && isConfigured(job.database, job.family)
 
 /** What the database shows a family to be used for although no named service, and so no test query, covers it. */
-function unnamedUses({ inputs, resources }: JobOptions, family: Family, { settings }: ObservedDatabase): string[] {
+function unnamedUses({ inputs, resources }: JobOptions, family: Family, { settings }: ReadDatabase): string[] {
   const has = (name: ServiceName): boolean => inputs.services.some((each) => each.service === name)
   const uses: string[] = []
   if (family.name === 'azure_cognitive' && !has('translator')) {

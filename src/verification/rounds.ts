@@ -73,8 +73,10 @@ function attemptsOf(options: VerifyOptions) {
   return (family: Family, services: readonly Service[], database: ObservedDatabase): Attempts | undefined => {
     const planned = jobFor(options, journal, { family, services, database })
     recorder.planned(planned, database.name)
-    const session = new DatabaseSession({ database, connector, log, signal, lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs) })
-    return planned.job === undefined ? undefined : new Attempts(attemptOptions, session, planned.job, versions)
+    if (planned.job === undefined) return undefined
+    const limits = { signal, lockLimitMs: lockLimitMs(inputs.verifyTimeoutMs) }
+    const session = new DatabaseSession({ database: planned.job.database, connector, log, ...limits })
+    return new Attempts(attemptOptions, session, planned.job, versions)
   }
 }
 

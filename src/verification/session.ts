@@ -1,5 +1,5 @@
 /** How a database is queried: on fresh connections, with its own errors retried, and without believing a COMMIT that got no response. */
-import type { ObservedDatabase } from '../core/observed.ts'
+import type { ReadDatabase } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
 import { later, retrying, type Verdict } from '../lib/retry.ts'
@@ -13,7 +13,7 @@ import { type Call, type CallOutcomes, hasStored, queryReadOnly, type Setting } 
 const graceMs = 4_000
 
 interface SessionOptions {
-  readonly database: ObservedDatabase
+  readonly database: ReadDatabase
   readonly connector: Pick<Connector, 'connect' | 'paired' | 'second' | 'failure'>
   readonly log: Log
   readonly signal: AbortSignal
@@ -31,7 +31,7 @@ export class DatabaseSession {
     this.#options = options
   }
 
-  get database(): ObservedDatabase {
+  get database(): ReadDatabase {
     return this.#options.database
   }
 
