@@ -89,7 +89,7 @@ export const findings: Readonly<
     severity: 'notice',
     means:
       'Key access of a resource cannot be turned off yet: the detail names a database that is not verified to work without a key, and why.',
-    todo: 'Give that database to a run, or see the reason.',
+    todo: 'Run this action with that database among `databases`, or see the reason.',
   },
   'key-not-comparable': {
     severity: 'warning',
@@ -186,7 +186,7 @@ export const findings: Readonly<
     severity: 'warning',
     means:
       'In `inventory`: an endpoint leads to no resource that the identity of the job sees: a gateway, the host of a region, or a resource that it may not read.',
-    todo: 'Give it Reader there, or set the endpoint of the resource itself.',
+    todo: 'Assign it Reader there, or set the endpoint of the resource itself.',
   },
   'restart-unknown': {
     severity: 'notice',
@@ -212,13 +212,13 @@ export const findings: Readonly<
   'roles-not-read': {
     severity: 'notice',
     means: 'In `inventory`: the role assignments on a resource could not be read, so it is not known whether a role is missing.',
-    todo: 'Give the identity of the job Reader on the resource.',
+    todo: 'Assign Reader on the resource to the identity of the job.',
   },
   'scope-empty': {
     severity: 'warning',
     means:
       'In `inventory`: every part of `scope` could be read, and none contains a flexible server that the identity of the job may read.',
-    todo: 'Give it Reader on the scope itself, or correct `scope`.',
+    todo: 'Assign it Reader on the scope itself, or correct `scope`.',
   },
   'second-key-stored': {
     severity: 'notice',
@@ -241,7 +241,7 @@ export const findings: Readonly<
   'statements-logged': {
     severity: 'notice',
     means:
-      'The server writes statements into its log, or Query Store keeps parameters: a key that was set by hand would stand there. This action sends none.',
+      'The server writes statements into its log, or Query Store keeps parameters: a key that was set by hand would be there. This action sends none.',
     todo: 'Log less, and rotate keys that were set by hand.',
   },
   'still-on-keys': {

@@ -1,6 +1,6 @@
 /** Turns a message of the outside into a failure with a reason, a cause and a fix. What no row knows is passed on word for word. */
 
-import { bounded, longestName } from '../lib/bounded.ts'
+import { bounded, cutTexts, longestName } from '../lib/bounded.ts'
 import { Failure } from './failure.ts'
 import { ai } from './known/ai.ts'
 import { azure } from './known/azure.ts'
@@ -24,9 +24,7 @@ export const known = [
 type Row = (typeof known)[number]
 
 /** The values with their texts cut: all of them may be written by others, what a token claims as well. */
-function withBoundedTexts<T extends object>(values: T): T {
-  return JSON.parse(JSON.stringify(values, (_, each: unknown) => (typeof each === 'string' ? bounded(each) : each))) as T
-}
+const withBoundedTexts = <T extends object>(values: T): T => JSON.parse(JSON.stringify(values, cutTexts)) as T
 
 /** What the table knows of a bounded message; undefined when it does not know it. */
 function lookUp({ origin, code, text }: Message): Row | undefined {

@@ -53,11 +53,14 @@ export function withoutCutSecret(text: string, secret: string): string {
   return found
 }
 
-/** JSON of a service as JSON with every text in it cut; what is no JSON stays as it is. Names of properties are not cut. */
+/** For JSON.parse and JSON.stringify: every text is cut, names of properties are not. */
+export const cutTexts = (_: string, value: unknown): unknown => (typeof value === 'string' ? bounded(value) : value)
+
+/** JSON of a service as JSON with every text in it cut; what is no JSON stays as it is. */
 export function boundedJson(json: string): string {
   if (json.length <= longestText) return json
   try {
-    return JSON.stringify(JSON.parse(json, (_, value: unknown) => (typeof value === 'string' ? bounded(value) : value)))
+    return JSON.stringify(JSON.parse(json, cutTexts))
   } catch {
     return json
   }
@@ -77,9 +80,9 @@ export function describe(error: unknown): string {
 function jsonOf(value: unknown): string | undefined {
   let left = mostValues
   try {
-    return JSON.stringify(value, (_, each: unknown) => {
+    return JSON.stringify(value, (name, each: unknown) => {
       if (left-- === 0) throw new Error('too many values')
-      return typeof each === 'string' ? bounded(each) : each
+      return cutTexts(name, each)
     })
   } catch {
     return undefined

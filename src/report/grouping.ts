@@ -48,11 +48,6 @@ export function alikeFindings(findings: readonly Finding[], databases: readonly 
   return groups.map(([{ finding }, ...others]) => ({ finding, others: others.map(({ database }) => database) }))
 }
 
-/** Findings in their order, those of the same cause together: one title, with the details of each place. */
-export function byCause(alike: readonly AlikeFindings[]): readonly (readonly [AlikeFindings, ...AlikeFindings[]])[] {
-  return grouped(alike, ({ finding: { severity, code, title } }) => JSON.stringify([severity, code, title]))
-}
-
 /** The first database that a text names in quotes; empty when it names none. */
 function databaseIn(text: string, databases: ReadonlySet<string>): string {
   for (const [, name = ''] of text.matchAll(/"([^"\n]+)"/g)) if (databases.has(name)) return name

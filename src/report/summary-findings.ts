@@ -1,13 +1,15 @@
 /** The findings of a summary: what has the same cause is shown once, with its fix to copy. Pure. */
 import type { AlikeFindings, Report } from '../core/report.ts'
 import { visible } from '../lib/unicode.ts'
-import { alikeFindings, byCause } from './grouping.ts'
+import { alikeFindings, grouped } from './grouping.ts'
 import { code, count, fence, findingIcons, longestFence, names, partLimit, prose, within } from './markdown.ts'
 import { databasesOf } from './summary-steps.ts'
 
 export function findingsPart(report: Report): string {
   if (report.findings.length === 0) return ''
-  const rows = byCause(alikeFindings(report.findings, databasesOf(report))).map((group) => {
+  const alike = alikeFindings(report.findings, databasesOf(report))
+  const causes = grouped(alike, ({ finding: { severity, code, title } }) => JSON.stringify([severity, code, title]))
+  const rows = causes.map((group) => {
     const [{ finding }] = group
     const title = `${findingIcons[finding.severity]} **${prose(finding.title)}** (${code(finding.code)})`
     const shown = fixesOf(group)

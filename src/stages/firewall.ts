@@ -7,6 +7,7 @@ import type { Inputs } from '../core/inputs.ts'
 import type { ObservedServer } from '../core/observed.ts'
 import type { Step } from '../core/steps.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
+import { addressIn } from '../errors/known/postgres.ts'
 import { notUnicast, numberOf, sharedAddress } from '../lib/ipv4.ts'
 import type { Log } from '../lib/log.ts'
 import { backoff, pause, retrying } from '../lib/retry.ts'
@@ -72,7 +73,7 @@ export async function openFirewall(options: FirewallOptions): Promise<Step> {
         fix: 'Run this job on a self-hosted runner (or a GitHub-hosted one with private networking) in a network that reaches the server, without `temporary-firewall-rule`.',
       })
     }
-    seen = addressIn(first.refusal)
+    seen = addressIn(messageOf(first.refusal.cause).text)
   }
   const address = addressOf(options, seen)
   await refuseWhenLocked(options, rules)
@@ -180,11 +181,6 @@ function covering(address: string, rules: readonly FirewallRule[]): readonly Fir
 
 const isFirewallRefusal = (error: unknown): error is Failure =>
   error instanceof Failure && (error.code === 'firewall' || error.code === 'connection-timeout')
-
-/** The address that the server's refusal names. */
-function addressIn(refusal: Failure): string | undefined {
-  return /no pg_hba\.conf entry for host "([^"]+)"/i.exec(messageOf(refusal.cause).text)?.[1]
-}
 
 /**
  * The address to open the server to: the one that the server itself sees, else `runner-ip`. No third party is involved. Whatever

@@ -20,7 +20,7 @@ export const postgres: readonly Known[] = [
     title: "The server's firewall blocks this runner",
     cause: ({ text }, at) => `${at.host}:${at.port} answered: ${text}`,
     fix: ({ text }, at) => {
-      const seen = /no pg_hba\.conf entry for host "([\d.]{7,15})"/i.exec(text)?.[1] ?? ''
+      const seen = addressIn(text) ?? ''
       // A rule for an address such as 0.0.0.0 would open the server to others.
       const address = notUnicast(seen) === undefined ? seen : 'RUNNER-IP'
       return `az postgres flexible-server firewall-rule create ${ofServer(at)} --name runner --start-ip-address ${address} --end-ip-address ${address}   # az 2.86 or newer${unlessSet(at, 'temporary-firewall-rule', '; or set `temporary-firewall-rule: true`')}`
@@ -226,3 +226,8 @@ export const postgres: readonly Known[] = [
     fix: 'Run this job again; when it comes back, look at pg_stat_activity while it runs.',
   },
 ]
+
+/** The address at which the server sees the runner, as the refusal of its firewall names it. */
+export function addressIn(text: string): string | undefined {
+  return /no pg_hba\.conf entry for host "([^"]+)"/i.exec(text)?.[1]
+}
