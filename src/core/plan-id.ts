@@ -19,7 +19,9 @@ function fingerprint({ id, change }: Step): readonly string[] {
       return [id, change.from ?? '', change.to]
     case 'key':
       return [id, change.action]
-    default:
+    case 'identity':
+    case 'restart':
+    case undefined:
       return [id]
   }
 }
