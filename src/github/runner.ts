@@ -103,9 +103,10 @@ export async function appendSummary(markdown: string, file: string | undefined):
   await core.summary.addRaw(markdown, true).write()
 }
 
-export function warn(text: string, title: string): void {
-  annotation(core.warning, text, title)
-}
+export const warn = (text: string, title: string): void => annotation(core.warning, text, title)
+
+/** An error that is no finding, such as drift that fails the step. */
+export const annotateError = (text: string, title: string): void => annotation(core.error, text, title)
 
 /** Ends the step as failed, with an annotation; for errors that come too late for the report. */
 export function fail(text: string): void {
@@ -123,11 +124,6 @@ export async function endProcess(): Promise<never> {
 function annotation(say: typeof core.error, text: string, title: string): void {
   const shown = (value: string): string => bounded(visible(bounded(hidden(value), longest.message)), longest.annotation)
   say(shown(text), title === '' ? {} : { title: shown(title) })
-}
-
-/** An error that is no finding, such as drift that fails the step. */
-export function annotateError(title: string, text: string): void {
-  annotation(core.error, text, title)
 }
 
 /** Shows errors and warnings as annotations; notices, and what there is no room for, stand in the summary. */

@@ -7,6 +7,7 @@ import type { Finding } from '../errors/failure.ts'
 import { type ConversationOptions, connect, type GitHub, isThrottled, type Json, type Place, statusOf } from '../github/rest.ts'
 import { commentFinding, issueFinding, lockedIssue, lockedPullRequest } from './conversation-findings.ts'
 import {
+  asKept,
   changedComment,
   type Drift,
   type DriftState,
@@ -31,7 +32,7 @@ const driftLabel = 'azure-ai-drift'
 const pages = { issues: 10, comments: 30 }
 
 /** What the work on the drift issue needs. */
-interface Talk {
+interface IssueWork {
   readonly gitHub: GitHub
   readonly report: Report
   readonly coverage: Coverage
@@ -66,8 +67,8 @@ export async function keepDriftIssue(
     const drift = driftOf(report, steps)
     const differs = drift.differing.length + drift.unseen.length > 0
     if (open.length === 0 && !differs) return undefined
-    const talk: Talk = { gitHub, report, coverage, mark, locked, writing: await howToWrite(gitHub, place) }
-    const done = !differs ? await closeAll(talk, open) : await showDrift(talk, drift, found)
+    const work: IssueWork = { gitHub, report, coverage, mark, locked, writing: await howToWrite(gitHub, place) }
+    const done = !differs ? await closeAll(work, open) : await showDrift(work, drift, found)
     options.log.info(`Drift issue: ${done}`)
     const [first] = locked
     return first === undefined ? undefined : lockedIssue(first, place)
@@ -115,26 +116,23 @@ export async function keepPullRequestComment(
 async function keepComment(gitHub: GitHub, pullRequest: number, coverage: Coverage, body: string): Promise<string> {
   const path = `/issues/${pullRequest}/comments`
   const mark = markOf(coverage)
-  const find = async (isOurs: (mark: Mark) => boolean): Promise<Comment[]> => {
+  const find = async (fits: (own: Mark, other: Mark) => boolean): Promise<Comment[]> => {
     const all = await gitHub.listOwn(`${path}?per_page=100`, pages.comments, commentOf)
-    const markOfBody = (comment: Comment): Mark | undefined => planMark(comment.body, coverage.server)
-    return all
-      .filter((comment) => {
-        const found = markOfBody(comment)
-        return found !== undefined && isOurs(found)
-      })
-      .sort((a, b) => a.id - b.id)
+    const found = all.filter((comment) => {
+      const other = planMark(comment.body, coverage.server)
+      return other !== undefined && fits(mark, other)
+    })
+    return found.sort((a, b) => a.id - b.id)
   }
-  const isSameRun = (other: Mark): boolean => isSame(mark, other)
-  const [first, ...others] = await find((other) => covers(mark, other))
+  const [first, ...others] = await find(covers)
   let kept = first
   if (kept === undefined) {
-    const created = await gitHub.create(path, { body }, commentOf, async () => (await find(isSameRun))[0])
+    const created = await gitHub.create(path, { body }, commentOf, async () => (await find(isSame))[0])
     // Another run may have created one at the same time: the older comment stays.
-    kept = (await find(isSameRun))[0] ?? created
+    kept = (await find(isSame))[0] ?? created
     if (kept.id !== created.id) others.push(created)
   }
-  if (!same(kept.body, body)) await gitHub.send('PATCH', `/issues/comments/${kept.id}`, { body })
+  if (asKept(kept.body) !== asKept(body)) await gitHub.send('PATCH', `/issues/comments/${kept.id}`, { body })
   for (const other of others) await gitHub.send('DELETE', `/issues/comments/${other.id}`)
   return kept.url
 }
@@ -182,12 +180,6 @@ function commentOf(raw: Json): Comment {
   return { id: Number(raw.id), body: String(raw.body ?? ''), url: String(raw.html_url ?? '') }
 }
 
-/** GitHub may convert line ends and cut blanks at the ends. */
-function same(a: string, b: string): boolean {
-  const even = (text: string): string => text.replaceAll('\r\n', '\n').trim()
-  return even(a) === even(b)
-}
-
 /** The server's issues by their marker, lowest number first. Not by the search API: that lags behind. */
 async function driftIssues(gitHub: GitHub, coverage: Coverage, state: 'open' | 'all'): Promise<DriftIssue[]> {
   const marker = driftMarker(coverage.server)
@@ -207,79 +199,79 @@ async function driftIssues(gitHub: GitHub, coverage: Coverage, state: 'open' | '
 }
 
 /** Open issues of what the run covers become one, with the lowest number. */
-async function showDrift(talk: Talk, drift: Drift, found: readonly DriftIssue[]): Promise<string> {
-  const { mark } = talk
+async function showDrift(work: IssueWork, drift: Drift, found: readonly DriftIssue[]): Promise<string> {
+  const { mark } = work
   const [kept, ...others] = found.filter((issue) => isOpen(issue) && covers(mark, issue.remembered.mark))
   if (kept !== undefined) {
-    for (const other of others) await closeDuplicate(talk, other, kept.number)
-    return editIssue(talk, kept, drift)
+    for (const other of others) await closeDuplicate(work, other, kept.number)
+    return editIssue(work, kept, drift)
   }
   const closed = found.find((issue) => isSame(mark, issue.remembered.mark))
-  if (closed === undefined) return openIssue(talk, drift)
+  if (closed === undefined) return openIssue(work, drift)
   // A run that covers more closed this one in favour of its own. If this run opened it again, the two would undo each other each time.
   const wider = found.find((issue) => isOpen(issue) && covers(issue.remembered.mark, mark) && showsAll(issue.remembered, drift))
   if (wider !== undefined && closed.stateReason !== 'completed') return `${wider.url} shows it already`
-  return reopenIssue(talk, closed, drift)
+  return reopenIssue(work, closed, drift)
 }
 
-async function openIssue(talk: Talk, drift: Drift): Promise<string> {
-  const { gitHub, coverage, mark } = talk
-  const { title, body } = driftIssue(talk.report, coverage, drift, talk.writing)
+async function openIssue(work: IssueWork, drift: Drift): Promise<string> {
+  const { gitHub, coverage, mark } = work
+  const { title, body } = driftIssue(work.report, coverage, drift, work.writing)
   const find = async (): Promise<DriftIssue | undefined> =>
     (await driftIssues(gitHub, coverage, 'open')).find((issue) => isOpen(issue) && isSame(mark, issue.remembered.mark))
   const created = await gitHub.create<Issue>('/issues', { title, body, labels: [driftLabel] }, issueOf, find)
   // Another run may have opened one at the same time. Both runs see both issues now, and keep the lower number.
   const first = await find()
   if (first === undefined || first.number >= created.number) return `opened ${created.url}`
-  await closeDuplicate(talk, created, first.number)
-  return editIssue(talk, first, drift)
+  await closeDuplicate(work, created, first.number)
+  return editIssue(work, first, drift)
 }
 
 /** GitHub understands the wording of the comment. */
-async function closeDuplicate(talk: Talk, issue: Issue, of: number): Promise<void> {
-  await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'not_planned' })
-  await comment(talk, issue, `Duplicate of #${of}`)
+async function closeDuplicate(work: IssueWork, issue: Issue, of: number): Promise<void> {
+  await work.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'not_planned' })
+  await comment(work, issue, `Duplicate of #${of}`)
 }
 
-async function editIssue(talk: Talk, issue: DriftIssue, drift: Drift): Promise<string> {
-  const { title, body, state } = driftIssue(talk.report, talk.coverage, drift, talk.writing)
+async function editIssue(work: IssueWork, issue: DriftIssue, drift: Drift): Promise<string> {
+  const { title, body, state } = driftIssue(work.report, work.coverage, drift, work.writing)
   // All that readers see is compared: an edit by hand can change the text and leave the marker as it is.
-  if (issue.title === title && readsSame(issue.body, body, talk.writing)) return `unchanged ${issue.url}`
-  await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { title, body })
+  if (issue.title === title && readsSame(issue.body, body, work.writing)) return `unchanged ${issue.url}`
+  await work.gitHub.send('PATCH', `/issues/${issue.number}`, { title, body })
   const isSameDrift = issue.remembered.steps.join() === state.steps.join()
-  if (!isSameDrift) await comment(talk, issue, changedComment(drift, issue.remembered, talk.writing))
+  if (!isSameDrift) await comment(work, issue, changedComment(drift, issue.remembered, work.writing))
   return `edited ${issue.url}`
 }
 
-async function reopenIssue(talk: Talk, issue: Issue, drift: Drift): Promise<string> {
-  const { title, body } = driftIssue(talk.report, talk.coverage, drift, talk.writing)
-  await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'open', state_reason: 'reopened', title, body })
-  await comment(talk, issue, returnedComment(drift, talk.writing))
+async function reopenIssue(work: IssueWork, issue: Issue, drift: Drift): Promise<string> {
+  const { title, body } = driftIssue(work.report, work.coverage, drift, work.writing)
+  await work.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'open', state_reason: 'reopened', title, body })
+  await comment(work, issue, returnedComment(drift, work.writing))
   return `reopened ${issue.url}`
 }
 
 /** Each issue remembers what it covered, so that a run that covers no more than that opens it again. */
-async function closeAll(talk: Talk, issues: readonly DriftIssue[]): Promise<string> {
+async function closeAll(work: IssueWork, issues: readonly DriftIssue[]): Promise<string> {
   for (const issue of issues) {
-    const body = driftGone(talk.report, issue.remembered.mark, talk.coverage, talk.writing)
-    await talk.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'completed', body })
-    await comment(talk, issue, goneComment(talk.report, talk.writing))
+    const body = driftGone(work.report, issue.remembered.mark, work.coverage, work.writing)
+    await work.gitHub.send('PATCH', `/issues/${issue.number}`, { state: 'closed', state_reason: 'completed', body })
+    await comment(work, issue, goneComment(work.report, work.writing))
   }
   return `closed ${issues.map((issue) => issue.url).join(', ')}`
 }
 
 /** On a locked issue GitHub may refuse comments, though not edits. */
-async function comment(talk: Talk, issue: Issue, body: string): Promise<void> {
+async function comment(work: IssueWork, issue: Issue, body: string): Promise<void> {
   const path = `/issues/${issue.number}/comments`
   const since = issue.updatedAt === '' ? '' : `&since=${encodeURIComponent(issue.updatedAt)}`
   try {
-    await talk.gitHub.create(path, { body }, commentOf, async () => {
-      const recent = await talk.gitHub.listOwn(`${path}?per_page=100${since}`, pages.comments, commentOf)
-      return recent.find((each) => same(each.body, body))
+    await work.gitHub.create(path, { body }, commentOf, async () => {
+      const recent = await work.gitHub.listOwn(`${path}?per_page=100${since}`, pages.comments, commentOf)
+      return recent.find((each) => asKept(each.body) === asKept(body))
     })
   } catch (error) {
     if (!issue.isLocked || statusOf(error) !== 403 || isThrottled(error)) throw error
-    talk.locked.push(issue)
+    work.locked.push(issue)
   }
 }
 

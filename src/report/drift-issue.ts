@@ -169,13 +169,15 @@ function mark(report: Report, state: DriftState): string {
   return `${driftMarker(report.server.id)} ${markText(state.mark)} differs=${state.steps.join('.')} -->`
 }
 
+/** A text as GitHub keeps it: it may convert line ends and cut blanks at the ends. */
+export const asKept = (text: string): string => text.replaceAll('\r\n', '\n').trim()
+
 /** Whether readers see the same: everything but the number of the run that a link leads to. */
 export function readsSame(a: string, b: string, writing: Writing): boolean {
   const before = /^(.*\/)\d+$/.exec(addressOf(writing) ?? '')?.[1]
   const even = (text: string): string => {
-    const trimmed = text.replaceAll('\r\n', '\n').trim()
-    if (before === undefined) return trimmed
-    const [first, ...others] = trimmed.split(`[this run](${before}`)
+    if (before === undefined) return asKept(text)
+    const [first, ...others] = asKept(text).split(`[this run](${before}`)
     return [first, ...others.map((each) => each.replace(/^\d{1,20}\)/, '0)'))].join(`[this run](${before}`)
   }
   return even(a) === even(b)

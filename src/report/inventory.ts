@@ -76,13 +76,13 @@ function nextPart(entries: number): string {
 }
 
 /** Title and text of the annotation for drift. */
-export function driftAnnotation({ counts, items }: InventoryResult): readonly [title: string, text: string] {
+export function driftAnnotation({ counts, items }: InventoryResult): { title: string; text: string } {
   const open = items.filter(({ current, desired }) => current !== desired).map(({ id, current }) => `${id} (${current})`)
   const keys = counts.storedKeys === null ? 'an unknown number of keys' : count(counts.storedKeys, 'key')
-  return [
-    `${keys} stored on ${count(counts.servers, 'server')}`,
-    `Left to do: ${firstOf(open)}.\nFix: Run this action with \`mode: apply\` for each entry of the output \`matrix\`; what could not be inspected has a finding.`,
-  ]
+  return {
+    title: `${keys} stored on ${count(counts.servers, 'server')}`,
+    text: `Left to do: ${firstOf(open)}.\nFix: Run this action with \`mode: apply\` for each entry of the output \`matrix\`; what could not be inspected has a finding.`,
+  }
 }
 
 /** The report as the drift issue reads it: what is left to do as steps, and the scope instead of a server. */

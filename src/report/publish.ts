@@ -84,11 +84,14 @@ export async function publish(final: Report, { setOutput, summaryFile, log, fail
 }
 
 async function annotateDrift({ server, steps, setUp, toDo, inventory }: Report): Promise<void> {
-  if (inventory !== undefined) return annotateError(...(await import('./inventory.ts')).driftAnnotation(inventory))
+  if (inventory !== undefined) {
+    const { text, title } = (await import('./inventory.ts')).driftAnnotation(inventory)
+    return annotateError(text, title)
+  }
   const differing = steps.filter(differs).map(({ id, status }) => `${id} (${status})`)
   annotateError(
-    setUp ? `${server.name} has drifted from its workflow` : `${server.name} is not set up yet`,
     `${toDo} of ${steps.length} steps are to do: ${firstOf(differing)}.\nFix: Run this action with \`mode: apply\`.`,
+    setUp ? `${server.name} has drifted from its workflow` : `${server.name} is not set up yet`,
   )
 }
 
