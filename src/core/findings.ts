@@ -26,32 +26,27 @@ import { isWritten } from './steps.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
-  return unrepeated([
+  return [
     ...roleFindings(inputs, observed),
     ...observed.replicas.flatMap((replica) => (inputs.mode === 'check' ? [] : replicaFinding(inputs, replica))),
     ...databaseFindings(inputs, observed.databases, journal),
     ...keyLoginFindings(inputs, observed, journal),
     ...rotationFindings(inputs, observed, journal),
     ...takenAwayFindings(inputs, observed),
-  ])
+  ]
 }
 
 /** What the databases alone show, for runs that do not call Resource Manager. */
 export function databaseFindings(inputs: Inputs, databases: readonly ObservedDatabase[], journal: Journal): readonly Finding[] {
   const seen = databases.filter(isRead)
-  return unrepeated([
+  return [
     ...seen.flatMap((database) => findingsOf(inputs, database, journal)),
     ...unnamedKeyFindings(inputs, seen),
     ...seen.flatMap((database) => endpointFindings(inputs, database)),
     ...seen.flatMap(literalKeyFindings),
     ...loggingFindings(inputs, seen),
     ...seen.flatMap((database) => lackedFindings(inputs, database)),
-  ])
-}
-
-function unrepeated(all: readonly Finding[]): Finding[] {
-  const first = new Map(all.toReversed().map((finding) => [JSON.stringify([finding.code, finding.detail]), finding]))
-  return all.filter((finding) => first.get(JSON.stringify([finding.code, finding.detail])) === finding)
+  ]
 }
 
 /** Roles of the identity beyond the one that is needed, and what a former identity of the server left behind. */

@@ -3,7 +3,7 @@
 import { allowsAzureAi, assignmentDescription, isRead, type ObservedDatabase, type ReadDatabase } from '../core/observed.ts'
 import type { ChangeOf, Step } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
-import { nameIn } from '../lib/resource-id.ts'
+import { canonicalId, nameIn } from '../lib/resource-id.ts'
 import { mapLimited, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { notAllowListed, verdictOnSql } from '../postgres/again.ts'
@@ -60,7 +60,7 @@ function roleAssigner({ observed, azure }: WriteRun, principalId: string) {
   const assigned = new Map<string, Promise<boolean>>()
   // Two services on one account may want the same role: it is assigned once.
   const assignOnce = (scope: string, roleId: string): Promise<boolean> => {
-    const key = `${scope} ${roleId}`.toLowerCase()
+    const key = `${canonicalId(scope)} ${roleId}`
     const assigning =
       assigned.get(key) ??
       azure.assignRole({ scope, roleId, principalId, description: assignmentDescription(observed.server.id) })
