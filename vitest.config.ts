@@ -16,7 +16,7 @@ const longest = [
   'apply',
   'restart',
   'credentials',
-  'way-back',
+  'rollback-to-keys',
   'verify',
   'preconditions',
   'retries',

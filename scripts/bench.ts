@@ -42,7 +42,7 @@ process.exit()
 async function main(): Promise<void> {
   const named = args.filter((each) => !each.startsWith('--'))
   const unknown = named.filter((each) => !Object.hasOwn(parts, each))
-  if (unknown.length > 0) throw new Error(`No such part: ${unknown.join(', ')}. There are ${Object.keys(parts).join(', ')}.`)
+  if (unknown.length > 0) throw new Error(`Unknown part: ${unknown.join(', ')}. There are ${Object.keys(parts).join(', ')}.`)
   for (const [name, body] of Object.entries(parts)) {
     if (named.length > 0 && !named.includes(name)) continue
     process.stderr.write(`… ${name}\n`)
@@ -67,7 +67,7 @@ async function start(): Promise<void> {
   const address = server.address()
   const port = typeof address === 'object' && address !== null ? address.port : 0
   const folder = mkdtempSync(join(tmpdir(), 'aipg-bench-'))
-  const asked = Object.fromEntries(
+  const inputVariables = Object.fromEntries(
     Object.entries(await inputsForStart()).map(([name, value]) => [`INPUT_${name.toUpperCase()}`, value]),
   )
   const env = { RUNNER_TEMP: folder, ACTIONS_ID_TOKEN_REQUEST_TOKEN: 'token' }
@@ -76,7 +76,7 @@ async function start(): Promise<void> {
       const began = performance.now()
       const child = node([join(dist, 'index.js')], {
         ...env,
-        ...asked,
+        ...inputVariables,
         ACTIONS_ID_TOKEN_REQUEST_URL: `https://127.0.0.1:${port}/oidc?v=1`,
       })
       child.on('error', reject)
@@ -185,7 +185,7 @@ async function chain(): Promise<void> {
   })
 }
 
-/** Runs the action once and gives the round trips of the run, and what each of them was; '' for one that nobody waits for. */
+/** Runs the action once and returns the round trips of the run, with a label for each; '' for one that nothing waits for. */
 async function traced(
   emulator: Emulator,
   inputs: Record<string, string>,
@@ -196,12 +196,12 @@ async function traced(
   const result = await run(emulator, inputs)
   const trips = [...lines.http.trips(), ...lines.postgres.trips()]
   const exchanges = Map.groupBy(emulator.world.exchanges, ({ port }) => port)
-  // The client's last message of the handshake is answered with tickets, and its goodbye with another: nobody waits for these.
+  // The client's last message of the handshake is answered with tickets, and its closing message with another: nothing waits for these.
   const isIdle = (trip: Trip): boolean =>
     trip.line === 'PostgreSQL'
       ? (trip.index === 3 && trip.sent < 100) || (trip.index > 3 && trip.sent < 60)
       : trip.index === 2 && trip.sent < 100
-  /** How many round trips of its connection that somebody waited for lie between the last of the handshake and this one. */
+  /** How many round trips of its connection that the run waited for lie between the last of the handshake and this one. */
   const before = (trip: Trip, handshake: number): number =>
     trips.filter(
       (each) =>
@@ -333,7 +333,7 @@ async function byHand(): Promise<void> {
     return
   }
   if (spawnSync('az', ['version'], { stdio: 'ignore' }).status !== 0)
-    notes.push('By hand with az: skipped: no az. What stands in the table is curl, which starts faster than az.')
+    notes.push('By hand with az: skipped: no az. The table has the figures of curl, which starts faster than az.')
   const delays = { operation: 2_000, identityPropagation: 3_000, principalReplication: 2_000, rolePropagation: 5_000 }
   const measure = async (body: (emulator: Emulator) => Promise<number[]>): Promise<number[]> => {
     let took: number[] = []
@@ -397,17 +397,17 @@ function shell(script: string, emulator: Emulator): Promise<number> {
   return new Promise((resolve, reject) => {
     const began = performance.now()
     const child = spawn('bash', [script], { env, stdio: ['ignore', 'pipe', 'pipe'] })
-    let said = ''
+    let output = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      said += text
+      output += text
     })
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      said += text
+      output += text
     })
     child.on('error', reject)
     child.on('close', (code) => {
       if (code === 0) resolve(performance.now() - began)
-      else reject(new Error(`The script ended with ${code}:\n${said}`))
+      else reject(new Error(`The script ended with ${code}:\n${output}`))
     })
   })
 }
@@ -445,7 +445,7 @@ async function withEmulator(options: EmulatorOptions, body: (emulator: Emulator)
   }
 }
 
-/** Everything as asked for, so that a check finds nothing. */
+/** Everything as the inputs require, so that a check finds no drift. */
 async function setUp(emulator: Emulator): Promise<void> {
   expectResult(await run(emulator, {}), 'changed')
 }
@@ -462,15 +462,15 @@ function setRoundTrip(emulator: Emulator, ms: number): void {
 }
 
 async function run(emulator: Emulator, inputs: Record<string, string>): Promise<JobResult> {
-  // The process says at its end how much memory it had at most, in kilobytes.
-  const tell = `process.on('exit', () => require('node:fs').writeSync(2, 'peak memory ' + process.resourceUsage().maxRSS + '\\n'))`
+  // The process prints at its end how much memory it had at most, in kilobytes.
+  const printPeakMemory = `process.on('exit', () => require('node:fs').writeSync(2, 'peak memory ' + process.resourceUsage().maxRSS + '\\n'))`
   const env = {
     ...emulator.env,
     ...emulator.fleet?.env,
     ...(inputs['databases'] === undefined
       ? {}
       : {
-          NODE_OPTIONS: `${emulator.fleet?.env['NODE_OPTIONS'] ?? ''} --import=data:text/javascript,${encodeURIComponent(`import{createRequire}from'node:module';const require=createRequire('/');${tell}`)}`,
+          NODE_OPTIONS: `${emulator.fleet?.env['NODE_OPTIONS'] ?? ''} --import=data:text/javascript,${encodeURIComponent(`import{createRequire}from'node:module';const require=createRequire('/');${printPeakMemory}`)}`,
         }),
   }
   const result = await runJob({ inputs: { ...emulator.inputs, 'allow-restart': 'true', ...inputs }, env })

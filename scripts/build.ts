@@ -35,8 +35,8 @@ const substitutes = {
   // Opens a browser for an interactive login, which no runner has.
   open: `export default () => Promise.reject(new Error('There is no browser on a runner'))
 `,
-  // A third of the start-up time: @actions/http-client imports it for a proxy class that only Octokit asks for. Loaded when
-  // there is a proxy; without one Node's own fetch, which is the same code, does.
+  // A third of the start-up time: @actions/http-client imports it for a proxy class that only Octokit requests. It is loaded when
+  // there is a proxy; without one Node's own fetch, which is the same code, is used.
   undici: `import { createRequire } from 'node:module'
 const load = (name) => createRequire(import.meta.url)(name)
 export class ProxyAgent {
@@ -50,7 +50,7 @@ export const fetch = (url, options) =>
   // jsonwebtoken compares the version of Node with those before 17.
   semver: `export const satisfies = () => true
 `,
-  // pg makes a class of the first when it is loaded, and asks the second for a password when there is none.
+  // pg extends the first when it is loaded, and calls the second for a password when there is none.
   'pg-pool': `module.exports = class {}
 `,
   pgpass: `module.exports = () => undefined
@@ -99,14 +99,14 @@ export async function bundle(root: string): Promise<Bundle> {
   }
 }
 
-/** Throws when the bundle holds a package whose licence is not among those. `told` is what ncc wrote: a name, a licence, a text. */
-function expectAll(packages: readonly Licensed[], told: string): void {
+/** Throws when the bundle contains a package whose licence is not among those. `listed` is what ncc wrote: a name, a licence, a text. */
+function expectAll(packages: readonly Licensed[], listed: string): void {
   const known = new Set(packages.map(({ name }) => name))
   const names =
-    told.match(/^(@[a-z][\w.-]*\/)?[a-z][\w.-]*$(?=\n(MIT|ISC|Apache-2\.0|BSD|0BSD|MPL|CC|Unlicense|\(|UNKNOWN))/gm) ?? []
+    listed.match(/^(@[a-z][\w.-]*\/)?[a-z][\w.-]*$(?=\n(MIT|ISC|Apache-2\.0|BSD|0BSD|MPL|CC|Unlicense|\(|UNKNOWN))/gm) ?? []
   const missing = names.filter((name) => !known.has(name) && name !== 'azure-ai-postgres-identity')
   if (names.length === 0 || missing.length > 0)
-    throw new Error(`The bundle holds packages without a licence text: ${missing.join(', ')}`)
+    throw new Error(`The bundle contains packages without a licence text: ${missing.join(', ')}`)
 }
 
 /** Replaces the contents of a folder by the bundle. */
@@ -125,7 +125,7 @@ async function compile(root: string, folder: string): Promise<void> {
 }
 
 async function ncc(entry: string, filename: string, options: Record<string, unknown> = {}): Promise<Bundle> {
-  // ncc itself uses a deprecated call of Node's; nobody reading a build's output can do anything about it.
+  // ncc itself uses a deprecated call of Node's; a reader of the build's output cannot change that.
   process.noDeprecation = true
   const build = require('@vercel/ncc') as Ncc
   const { code, assets } = await build(entry, {

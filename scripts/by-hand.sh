@@ -25,7 +25,7 @@ token() {
 arm() {
   curl -sS --fail-with-body -X "$1" -H "Authorization: Bearer $arm_token" -H 'Content-Type: application/json' ${3:+-d "$3"} "$ENVIRONMENT$2"
 }
-# Writes, and asks until the operation has ended.
+# Writes, and polls until the operation has ended.
 operation() {
   local headers url status
   headers=$(curl -sS --fail-with-body -o /dev/null -D - -X "$1" -H "Authorization: Bearer $arm_token" -H 'Content-Type: application/json' -d "${3:-}" "$ENVIRONMENT$2" | tr -d '\r')

@@ -160,7 +160,7 @@ interface Application {
   readonly repeated: number
 }
 
-/** An application that queries one database after the other until it is told to stop, and reconnects as a pool does. */
+/** An application that queries one database after the other until it is stopped, and reconnects as a pool does. */
 function startApplication(on: Emulator): { readonly counts: Application; stop(): Promise<void> } {
   const counts = { queries: 0, failed: 0, repeated: 0 }
   let isOver = false
@@ -248,8 +248,8 @@ function inventoryInputs({ inputs, world, fleet }: Emulator): Record<string, str
 async function perform(act: Act, on: Emulator): Promise<{ readonly result: JobResult; readonly problems: readonly string[] }> {
   const [reads, writes] = [on.reads().length, on.writes().length]
   say(`\n${paint('bold', `── ${act.title} ${'─'.repeat(Math.max(0, 90 - act.title.length))}`)}`)
-  const given = act.inputs.mode === 'inventory' ? inventoryInputs(on) : on.inputs
-  const result = await run({ ...given, ...act.inputs, 'verify-timeout-minutes': '2' }, on)
+  const base = act.inputs.mode === 'inventory' ? inventoryInputs(on) : on.inputs
+  const result = await run({ ...base, ...act.inputs, 'verify-timeout-minutes': '2' }, on)
   const written = on.writes().slice(writes)
   const refused = written.filter((each) => each.status >= 400).length
   const early = refused === 0 ? '' : ` (${refused} more came too early and were repeated)`

@@ -12,7 +12,7 @@ interface Manifest {
   optionalDependencies?: Record<string, string>
 }
 
-/** One package, as it stands in dist/licenses.txt. */
+/** One package, as dist/licenses.txt lists it. */
 export interface Licensed {
   readonly name: string
   readonly version: string
@@ -73,15 +73,15 @@ function installed(from: string, name: string): string | undefined {
   }
 }
 
-/** The licence file, or else what the README says of it; '' when there is neither. */
+/** The licence file, or else the licence section of the README; '' when there is neither. */
 async function textOf(folder: string): Promise<string> {
   const files = (await readdir(folder)).sort()
   const own = files.filter((file) => /^(licen[cs]e|copying|notice|thirdpartynotice)/i.test(file))
   const texts = await Promise.all(own.map((file) => readFile(join(folder, file), 'utf8')))
   if (texts.length > 0) return texts.map(even).join('\n\n')
   const readme = files.find((file) => /^readme/i.test(file))
-  const said = readme === undefined ? '' : await readFile(join(folder, readme), 'utf8')
-  return even(/^#+ *licen[cs]e.*\n([\s\S]*)/im.exec(said)?.[1] ?? '')
+  const content = readme === undefined ? '' : await readFile(join(folder, readme), 'utf8')
+  return even(/^#+ *licen[cs]e.*\n([\s\S]*)/im.exec(content)?.[1] ?? '')
 }
 
 const even = (text: string): string => text.replaceAll('\r\n', '\n').trim()

@@ -1,6 +1,6 @@
 /**
- * The last step of the live workflow: what the steps before it came to, against what they should have come to. Reads STEPS, the workflow's
- * `toJSON(steps)`, writes a table to the job summary and exits with 1 when something is not as expected. Needs Node alone.
+ * The last step of the live workflow: compares the results of the steps before it with the expected ones. Reads STEPS, the workflow's
+ * `toJSON(steps)`, writes a table to the job summary and exits with 1 when a result differs. Needs Node alone.
  */
 import { appendFileSync, existsSync, readFileSync } from 'node:fs'
 
@@ -25,7 +25,7 @@ interface Report {
   findings: { severity: string; code: string }[]
 }
 
-/** Outputs of each step of the workflow, by its id: one of the values. */
+/** The allowed values of each step's outputs, by the step's id. */
 const expected: Record<string, Record<string, string[]>> = {
   before: { result: ['drift', 'in-sync'], changed: ['false'] },
   apply: { result: ['changed', 'in-sync'], verified: ['true'] },
@@ -69,8 +69,8 @@ for (const [id, wanted] of Object.entries(expected)) {
 
 const verdict =
   problems.length === 0
-    ? 'Apply, check, verify and the way back did what they should, against a real server.'
-    : ['Not as it should be:', '', ...problems.map((problem) => `- ${problem}`)].join('\n')
+    ? 'Apply, check, verify and the rollback to keys ended as expected, against a real server.'
+    : ['Not as expected:', '', ...problems.map((problem) => `- ${problem}`)].join('\n')
 const text = `## Live\n\n${verdict}\n\n${rows.join('\n')}\n`
 process.stdout.write(text)
 const summary = process.env['GITHUB_STEP_SUMMARY'] ?? ''

@@ -136,7 +136,7 @@ export function retriesSection(): string {
       ]),
     ),
     '### HTTP',
-    'The first row that fits decides (`src/lib/http-retries.ts`).\n"POST too": sent again even when doing it twice would be wrong (the restart is the only such request; what is made on GitHub is looked for before the next try).\nAnything in no row is a final answer, and is reported as it is.\nThe SDK queries the metadata service of a runner in Azure, which has its own pace for it.',
+    'The first row that fits decides (`src/lib/http-retries.ts`).\n"POST too": sent again although doing it twice would be wrong.\nOnly the restart needs that; before it creates something on GitHub again, the action looks whether the first try created it.\nAnything in no row is a final answer, and is reported as it is.\nThe SDK queries the metadata service of a runner in Azure, which has its own pace for it.',
     table(['seen', 'from', 'pace', 'POST too', 'why'], httpRows.map(httpRow)),
     '### SQL',
     `Each try is a transaction of its own on a fresh connection (\`src/postgres/again.ts\`).\nAt the first look at a database nothing is waited for longer than ${span(unreachable.budgetMs)}.\nWhen the response to COMMIT is lost, a fresh connection checks whether it took effect: if not, the work is done again; if so, it is verified or put back; what cannot be read counts as written.`,

@@ -106,7 +106,7 @@ function installNeeded() {
 /** @param {{ os?: string[], cpu?: string[], libc?: string[] }} entry */
 function isForThisMachine({ os, cpu, libc }) {
   if (!os && !cpu) return false
-  // Which C library a machine has is npm's to find out; a wrong guess here would install anew on every run.
+  // npm detects which C library a machine has; a wrong guess here would install again on every run.
   if (libc) return false
   return (!os || os.includes(process.platform)) && (!cpu || cpu.includes(process.arch))
 }

@@ -1,11 +1,11 @@
 /**
- * The fault sweep and the kill sweep as a command: `npm run sweep`. Ends with 1 when a claim does not hold anywhere.
+ * The fault sweep and the kill sweep as a command: `npm run sweep`. Exits with 1 when a claim fails anywhere.
  *
  *   --only http|sql|kill   one kind alone
  *   --sample N             N cases of all, chosen by --seed
  *   --seed S               a number; made up and printed when absent
  *   --stays N|all          how many of the cases whose fault stays for the whole run: they take minutes (one in ten when absent)
- *   --case ID              this case, with its logs; may be given several times
+ *   --case ID              this case, with its logs; may be repeated
  *   --workers N            runs at once that need the processor (twice the processors when absent)
  *   --minutes N            begins no case after so many minutes; Ctrl-C does the same at once. The figures are those of the cases that ran
  *   --list                 the cases, without running them
@@ -105,7 +105,7 @@ function table(outcomes: readonly Outcome[]): string {
     const name = `${kind} ${fault}${stays ? ' (stays)' : ''}`
     rows.set(name, [...(rows.get(name) ?? []), outcome])
   }
-  const count = (list: readonly Outcome[], such: (outcome: Outcome) => boolean): string => String(list.filter(such).length)
+  const count = (list: readonly Outcome[], counts: (outcome: Outcome) => boolean): string => String(list.filter(counts).length)
   const lines = [...rows, ['all', outcomes] as const].map(([name, list]) => [
     name,
     count(list, ({ ended }) => ended !== 'unmet'),

@@ -30,7 +30,7 @@ param languageName string
 
 param location string = resourceGroup().location
 
-@description('Lets in every address within Azure, GitHub\'s hosted runners among them. Who connects still needs a token of a role of the server.')
+@description('Allows every address within Azure, including GitHub\'s hosted runners. A connection still needs a token of a role of the server.')
 param allowAzure bool = true
 
 // Roles are named by id: their display names change.
