@@ -16,7 +16,7 @@ export function inventoryFindings(inventory: Inventory, matrix: Matrix): readonl
   ]
 }
 
-const list = (names: readonly string[]): string => firstOf([...new Set(names)], 20)
+const list = (names: readonly string[]): string => firstOf([...new Set(names)], { most: 20 })
 
 /** One finding for each cause, however many servers it keeps from being seen. */
 function notInspected({ servers }: Inventory): readonly Finding[] {

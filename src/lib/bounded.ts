@@ -11,9 +11,9 @@ export const longestName = 512
 const mostValues = 1_000
 
 /** Names for a sentence: the first of them, and how many more there are. */
-export function firstOf(names: readonly string[], most: number = 10): string {
+export function firstOf(names: readonly string[], { most = 10, separator = ', ' } = {}): string {
   const left = names.length - most
-  return left > 0 ? `${names.slice(0, most).join(', ')} and ${left} more` : names.join(', ')
+  return left > 0 ? `${names.slice(0, most).join(separator)} and ${left} more` : names.join(separator)
 }
 
 /** What stands at the end of a text that was cut. */

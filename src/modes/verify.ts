@@ -7,6 +7,7 @@ import { isVerified } from '../core/report.ts'
 import type { Resource, ServiceName } from '../core/services.ts'
 import type { Deployment } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
+import { firstOf } from '../lib/bounded.ts'
 import { admitRunner } from '../stages/observe.ts'
 import { observeDatabases } from '../stages/observe-databases.ts'
 import type { Run } from '../stages/run.ts'
@@ -34,19 +35,15 @@ export async function verify(run: Run): Promise<void> {
 function notVerified({ queries }: Journal): Failure {
   const open = queries.filter(({ status, proof }) => status !== 'passed' || proof === 'key-present')
   const why = ({ status, error }: QueryResult): string => (status === 'passed' ? 'it passed with a stored key in reach' : error)
-  const shown = open.slice(0, mostNamed).map((query) => `${query.service} in "${query.database}": ${why(query)}`)
-  const more = open.length > mostNamed ? `; and ${open.length - mostNamed} more` : ''
+  const named = open.map((query) => `${query.service} in "${query.database}": ${why(query)}`)
   return new Failure({
     reason: 'verification',
     code: 'not-verified',
     title: 'Not every test query is verified',
-    detail: `${shown.join('; ')}${more}.`,
+    detail: `${firstOf(named, { separator: '; ' })}.`,
     fix: 'Clear stored keys with `mode: apply` and `clear-keys: true`, and set the input that a skipped query needs, or leave its service out.',
   })
 }
-
-/** Most queries that the failure names. */
-const mostNamed = 10
 
 /** As whom to connect, the deployments of the OpenAI account, and the server itself for a firewall rule: each only where it is needed. */
 async function observeLittle({ inputs, log, reportFacts }: Run, session: Session) {

@@ -80,6 +80,10 @@ interface CommitOptions {
   readonly committed: () => void
 }
 
+/**
+ * The recorder hears of a COMMIT, a setting that was put back or a key that wins when it happens rather than with the outcome: a cancel
+ * or an error may end the attempt before it has one, and the report has to be true then as well.
+ */
 class SwitchAttempt {
   readonly #options: AttemptOptions
   readonly #session: DatabaseSession
