@@ -513,7 +513,7 @@ async function authenticateServerless(
   const isKey = Object.values(endpoint.keys).includes(bearer(request) ?? '')
   if (isKey && endpoint.authMode !== 'AAD') return undefined
   if (endpoint.authMode === 'Key') throw denied()
-  // Which action the service asks for is not documented: the role that is documented for it has all of them.
+  // The action that the service requires is not documented; the role that is documented for it has all of them.
   const action = 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints/invoke/action'
   return byToken(world, entra, request, { endpoint: endpoint.id, action, denied })
 }
@@ -534,20 +534,25 @@ async function authenticateEndpoint(
     if (!Object.values(endpoint.keys).includes(bearer(request) ?? '')) throw denied()
     return undefined
   }
-  // Tokens of the endpoint's own (AMLToken) are not issued here, so nobody has one.
+  // The emulator issues no tokens of the endpoint's own (AMLToken).
   if (endpoint.authMode === 'AMLToken') throw denied()
   const action = 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action'
   return byToken(world, entra, request, { endpoint: endpoint.id, action, denied })
 }
 
-interface Asked {
+interface RequiredAction {
   readonly endpoint: string
   readonly action: string
   readonly denied: () => HttpError
 }
 
 /** The object id of a caller whose token and role let it act at an endpoint of Machine Learning. */
-async function byToken(world: World, entra: Entra, request: Request, { endpoint, action, denied }: Asked): Promise<string> {
+async function byToken(
+  world: World,
+  entra: Entra,
+  request: Request,
+  { endpoint, action, denied }: RequiredAction,
+): Promise<string> {
   let objectId: string
   try {
     objectId = (await entra.verify(bearer(request), [machineLearningAudience])).oid
@@ -566,8 +571,8 @@ function rowsOf(body: unknown): number[][] | undefined {
     const good = rows.length > 0 && rows.every((row) => Array.isArray(row) && row.every((value) => Number.isFinite(value)))
     return good ? (rows as number[][]) : undefined
   }
-  const given = objectOf(body)
-  for (const name of ['input_data', 'data', 'inputs']) if (name in given) return rowsOf(given[name])
+  const fields = objectOf(body)
+  for (const name of ['input_data', 'data', 'inputs']) if (name in fields) return rowsOf(fields[name])
   return undefined
 }
 

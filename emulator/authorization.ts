@@ -21,14 +21,14 @@ export function deniedBy(world: World, action: string, scope: string): DenyAssig
   return world.denyAssignments.find((each) => covers(each.actions, action) && isAtOrBelow(scope, each.scope))
 }
 
-/** The same for data actions, which the AI services ask. They learn of an assignment `delays.rolePropagation` after it was made. */
+/** The same for data actions, which the AI services check. They learn of an assignment `delays.rolePropagation` after it was created. */
 export function mayUseData(world: World, objectId: string, action: string, scope: string): boolean {
   return propagatedRolesOf(world, objectId, scope).some(
     ([, role]) => covers(role.dataActions, action) && !covers(role.notDataActions, action),
   )
 }
 
-/** For services whose data plane asks for an action of the control plane (Machine Learning). */
+/** For services whose data plane requires an action of the control plane (Machine Learning). */
 export function mayActAtService(world: World, objectId: string, action: string, scope: string): boolean {
   return propagatedRolesOf(world, objectId, scope).some(
     ([, role]) => covers(role.actions, action) && !covers(role.notActions, action),

@@ -17,9 +17,9 @@ export interface CallsOptions {
   identitySecret: string
   /** PEM of the authority. */
   ca: string
-  /** Whether anybody is connected, and so may ask. */
+  /** Whether a client is connected, so that calls may come. */
   isBusy(): boolean
-  /** What becomes of a request to a host under `.invalid`. */
+  /** The result of a request to a host under `.invalid`. */
   deadHost(): Switches['deadHost']
   /** Makes a file that the server's account can read. */
   write(file: string, content: string): void
@@ -86,7 +86,7 @@ export function serveCalls(options: CallsOptions): () => void {
         options.write(join(answers, `${id}.new`), JSON.stringify(answer))
         renameSync(join(answers, `${id}.new`), join(answers, id))
       })
-      // The folder is gone with its server: nobody waits.
+      // The folder was deleted with its server, so nothing waits for the response.
       .catch(() => undefined)
       .finally(() => {
         clearInterval(watching)

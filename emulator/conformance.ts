@@ -31,11 +31,11 @@ const ownFiles = fileURLToPath(new URL('openapi', import.meta.url))
 const outside = [/\/providers\/[^/]+\/locations\/[^/]+\/(azureAsyncOperation|operationResults)\//i, /^\/+metadata\/endpoints/i]
 
 /**
- * Validates requests and answers of the Resource Manager plane with oav. Answers that a fault made are left out.
- * The record holds `(hidden)` for secrets, which are strings as well.
+ * Validates requests and answers of the Resource Manager plane with oav. Answers that `world.fault` produced are left out.
+ * The record contains `(hidden)` for secrets, which is a valid string.
  */
 export async function checkConformance(exchanges: Exchange[], folder?: string): Promise<Conformance> {
-  // Some operations stand in files of both kinds, and oav takes no operation twice: a validator for each kind, and all must agree.
+  // Some operations are in files of both kinds, and oav accepts no operation twice: each kind has a validator, and all must agree.
   const roots = folder === undefined ? [] : ['specification', 'generated'].map((kind) => join(folder, kind))
   const all = await Promise.all([ownFiles, ...roots].map(validatorOf))
   const operations: Record<string, number> = {}

@@ -1,6 +1,6 @@
 /**
  * A forward proxy for HTTPS as companies have one, in a process of its own: CONNECT only, every name leads to this machine.
- * The first line it prints is its port; then one line for each CONNECT: the host and port that were asked for.
+ * The first line it prints is its port; then one line for each CONNECT: the requested host and port.
  * With an argument it refuses every CONNECT with this status (401, 403, 407 or another), and a page of its own.
  */
 import { createServer, STATUS_CODES } from 'node:http'
@@ -28,7 +28,7 @@ server.on('connect', (request, outside, head) => {
   outside.on('close', () => inside.destroy())
 })
 server.listen(0, '127.0.0.1', () => process.stdout.write(`${(server.address() as AddressInfo).port}\n`))
-// Whoever started it holds its input: it ends when they do.
+// Its parent process keeps its input open; when the parent ends, so does the proxy.
 process.stdin.resume().once('end', () => process.exit(0))
 
 /** The whole answer, with the page that a person would see in a browser. */

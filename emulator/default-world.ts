@@ -32,7 +32,7 @@ export function defaultWorld(): World {
   const reader = '0a7c2f9e-58d3-4e16-b6b0-93d1e4a7f5c2'
   const hex = (bytes: number): string => randomBytes(bytes).toString('hex')
 
-  const account = (name: string, kind: Account['kind'], given: Partial<Account> = {}): Account => ({
+  const account = (name: string, kind: Account['kind'], changes: Partial<Account> = {}): Account => ({
     id: `${group}/providers/Microsoft.CognitiveServices/accounts/${name}`,
     name,
     kind,
@@ -43,7 +43,7 @@ export function defaultWorld(): World {
     provisioningState: 'Succeeded',
     keys: { key1: hex(42), key2: hex(42) },
     deployments: [],
-    ...given,
+    ...changes,
   })
 
   const assignment = (principalId: string, role: string): RoleAssignment => {
@@ -225,14 +225,14 @@ function defaultSwitches(): Switches {
 
 /** Built-in roles as Azure publishes them, without what concerns resources that the emulator does not have. */
 function roleDefinitions(): RoleDefinition[] {
-  const role = (name: string, roleName: string, given: Partial<RoleDefinition>): RoleDefinition => ({
+  const role = (name: string, roleName: string, changes: Partial<RoleDefinition>): RoleDefinition => ({
     name,
     roleName,
     actions: [],
     notActions: [],
     dataActions: [],
     notDataActions: [],
-    ...given,
+    ...changes,
   })
   const openai = 'Microsoft.CognitiveServices/accounts/OpenAI'
   const workspaces = 'Microsoft.MachineLearningServices/workspaces'

@@ -1,4 +1,4 @@
-/** Microsoft Entra ID: sign-in of applications, tokens, and the identity endpoint that the database server asks. */
+/** Microsoft Entra ID: sign-in of applications, tokens, and the identity endpoint that the database server calls. */
 import { randomBytes, randomUUID, X509Certificate } from 'node:crypto'
 import { type CryptoKey, decodeJwt, decodeProtectedHeader, exportJWK, type JWTPayload, jwtVerify, SignJWT } from 'jose'
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
@@ -48,7 +48,7 @@ export async function createEntra(options: {
   url: string
   resourceManagerAudiences: string[]
   gitHubKey: CryptoKey
-  /** The server whose PostgreSQL was given this secret for the identity endpoint. */
+  /** The server whose PostgreSQL has this secret for the identity endpoint. */
   serverWith: (secret: string) => Server | undefined
   /** Called before a token for PostgreSQL is answered: it is the password of the principal's role. */
   acceptToken: (objectId: string, token: string, expiresAt: Date) => Promise<void>

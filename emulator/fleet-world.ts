@@ -72,19 +72,19 @@ export function giveRole(world: World, principalId: string, role: string, scope:
 const inSubscription = (id: string, subscription: string | undefined): string =>
   subscription === undefined ? id : id.replace(/^(\/subscriptions\/)[^/]+/, `$1${subscription}`)
 
-function anotherServer(like: Server, name: string, given: Partial<Server>, subscription?: string): Server {
+function anotherServer(like: Server, name: string, changes: Partial<Server>, subscription?: string): Server {
   return {
     ...structuredClone(like),
     name,
     id: inSubscription(like.id.replace(/[^/]+$/, name), subscription),
     fullyQualifiedDomainName: like.fullyQualifiedDomainName.replace(/^[^.]+/, name),
     identity: { type: 'None' },
-    ...given,
+    ...changes,
   }
 }
 
-function anotherAccount({ accounts }: World, name: string, given: Partial<Account>, subscription: string): Account {
+function anotherAccount({ accounts }: World, name: string, changes: Partial<Account>, subscription: string): Account {
   const like = accounts.find(({ kind }) => kind === 'OpenAI')
   if (like === undefined) throw new Error('the world has no OpenAI account')
-  return { ...structuredClone(like), name, id: inSubscription(like.id.replace(/[^/]+$/, name), subscription), ...given }
+  return { ...structuredClone(like), name, id: inSubscription(like.id.replace(/[^/]+$/, name), subscription), ...changes }
 }

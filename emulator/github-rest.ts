@@ -19,8 +19,8 @@ export function createGitHubRest(world: World, url: string): Handler {
   const now = (): string => new Date().toISOString().replace(/\.\d+Z$/, 'Z')
   const actor = (): GitHubAuthor => github.actor ?? bot
   const may = (what: 'issues' | 'pullRequests', level: 'read' | 'write'): boolean => {
-    const given = github.permissions?.[what] ?? 'write'
-    return given === 'write' || (level === 'read' && (given === 'read' || github.visibility === 'public'))
+    const granted = github.permissions?.[what] ?? 'write'
+    return granted === 'write' || (level === 'read' && (granted === 'read' || github.visibility === 'public'))
   }
   /** Comments on a pull request are open to either permission. */
   const require = (level: 'read' | 'write', issue?: GitHubIssue): void => {
@@ -295,7 +295,7 @@ export function createGitHubRest(world: World, url: string): Handler {
     if (tokenKind() !== 'personal') throw refusal(403, 'Resource not accessible by integration')
     return { status: 200, headers: limits(), body: showUser(actor()) }
   }
-  /** Answers the one query that asks for the viewer, whatever it selects of it. */
+  /** Answers the one query for the viewer, whichever fields it selects. */
   const graphql = (request: Request): Reply => {
     const query = String(fields(request)['query'] ?? '')
     const [, selected] = /^\s*(?:query\s*)?\{\s*viewer\s*\{([\w\s,]+)\}\s*\}\s*$/.exec(query) ?? []

@@ -1,6 +1,6 @@
 /**
  * A small process that outlives the one it belongs to, just long enough to clean up after it.
- * It holds the reading end of a pipe: whatever ends its parent, SIGKILL included, closes the pipe.
+ * It reads from a pipe: whatever ends its parent, SIGKILL included, closes the pipe.
  */
 import { spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'

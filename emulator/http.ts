@@ -1,4 +1,4 @@
-/** The one HTTPS server of the emulator: TLS, delays, faults and the record of what was asked. */
+/** The one HTTPS server of the emulator: TLS, delays, faults and the record of all requests. */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'

@@ -14,7 +14,7 @@ import { createGitHub } from './github.ts'
 import { createGitHubRest } from './github-rest.ts'
 import { guard } from './guardian.ts'
 import { type Handler, type HttpServer, listen } from './http.ts'
-import { type Line, openLine } from './line.ts'
+import { type LatencyProxy, openLatencyProxy } from './latency-proxy.ts'
 import { type Postgres, startPostgres } from './postgres.ts'
 import { createResourceManager, resourceManagerAudiences } from './resource-manager.ts'
 import { serverRoutes } from './servers.ts'
@@ -25,11 +25,11 @@ export interface EmulatorOptions {
   switches?: Partial<Switches>
   /** Databases of the primary server; `app` and `sales 2026` when absent. */
   databases?: string[]
-  /** The name by which Resource Manager, Entra and GitHub are reached; `localhost` when absent. Another one leads here only by way of a proxy. */
+  /** The name by which Resource Manager, Entra and GitHub are reached; `localhost` when absent. Another name leads here only through a proxy. */
   host?: string
-  /** Puts lines of adjustable length before HTTPS and PostgreSQL: what the action is given leads over them. */
+  /** Puts proxies with adjustable latency before HTTPS and PostgreSQL; the inputs and variables of the action lead through them. */
   far?: boolean
-  /** `false`: no PostgreSQL, for machines that it does not run on (Windows). Its address leads nowhere then; everything else is there. */
+  /** `false`: no PostgreSQL, for machines that it does not run on (Windows). Its address leads nowhere then; everything else works. */
   postgres?: boolean
   /** Reaches every server at its own name, each with the PostgreSQL that the world gives it. */
   fleet?: boolean
@@ -47,8 +47,8 @@ export interface Emulator {
   postgres: Postgres
   /** With `fleet`: the servers at their names. */
   fleet: Fleet | undefined
-  /** With `far`: the lines, of no length at first. */
-  lines: { http: Line; postgres: Line } | undefined
+  /** With `far`: the proxies, without latency at first. */
+  latencyProxies: { http: LatencyProxy; postgres: LatencyProxy } | undefined
   /** Environment for a job on this machine, as the runner would give it. */
   env: Record<string, string>
   /** Inputs of the action for this world. */
@@ -74,7 +74,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   Object.assign(world.delays, options.delays)
   Object.assign(world.switches, options.switches)
   options.shape?.(world)
-  // A line has one end, and `localhost` may be two addresses.
+  // A proxy listens on one address, and `localhost` may be two.
   const host = options.host ?? (options.far === true ? '127.0.0.1' : 'localhost')
   const databases = options.databases ?? ['app', 'sales 2026']
   const primary = world.servers[0]
@@ -82,15 +82,15 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const administrator = world.principals.find(({ clientId }) => clientId !== undefined)
   settle(world)
 
-  // The real path, as PostgreSQL and its certificates are told it and may not follow links of another user.
+  // The real path, because PostgreSQL gets it and may not follow another user's links.
   const folder = await mkdtemp(join(realpathSync(tmpdir()), 'azure-'))
   const guardian = guard(folder)
   let http: HttpServer | undefined
   let postgres: Postgres | undefined
   let fleet: Fleet | undefined
-  const lines: Line[] = []
+  const proxies: LatencyProxy[] = []
   const stop = async (): Promise<void> => {
-    await Promise.all([fleet?.stop(), postgres?.stop(), http?.stop(), ...lines.map((line) => line.close())])
+    await Promise.all([fleet?.stop(), postgres?.stop(), http?.stop(), ...proxies.map((proxy) => proxy.close())])
     await guardian.release()
   }
 
@@ -111,14 +111,14 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       planeOf,
       handlers,
     })
-    const far = async (name: string, port: number): Promise<Line | undefined> => {
+    const far = async (name: string, port: number): Promise<LatencyProxy | undefined> => {
       if (options.far !== true) return undefined
-      const line = await openLine(name, port)
-      lines.push(line)
-      return line
+      const proxy = await openLatencyProxy(name, port)
+      proxies.push(proxy)
+      return proxy
     }
-    const httpLine = await far('HTTPS', http.port)
-    const url = `https://${host}:${httpLine?.port ?? http.port}`
+    const httpProxy = await far('HTTPS', http.port)
+    const url = `https://${host}:${httpProxy?.port ?? http.port}`
     const behind = (server: Server): Postgres | undefined => {
       if (!postgres) throw new Error('PostgreSQL is not running.')
       return server === primary ? postgres : fleet?.postgres(server)
@@ -158,7 +158,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     const queries = ({ method, url }: Exchange): boolean =>
       method === 'POST' && /\/providers\/Microsoft\.ResourceGraph\/resources\?/i.test(url)
     const started = postgres
-    const postgresLine = await far('PostgreSQL', started.port)
+    const postgresProxy = await far('PostgreSQL', started.port)
     return {
       world,
       url,
@@ -166,7 +166,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       caFile: authority.caFile,
       postgres: started,
       fleet,
-      lines: httpLine === undefined || postgresLine === undefined ? undefined : { http: httpLine, postgres: postgresLine },
+      latencyProxies:
+        httpProxy === undefined || postgresProxy === undefined ? undefined : { http: httpProxy, postgres: postgresProxy },
       env: {
         NODE_EXTRA_CA_CERTS: authority.caFile,
         // A client secret or a certificate is used in this cloud only when the job names the cloud's sign-in host.
@@ -186,7 +187,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
         ...(administrator?.clientId === undefined ? {} : { 'client-id': administrator.clientId }),
         audience: oidcAudience,
         'database-host': started.host,
-        'database-port': String(postgresLine?.port ?? started.port),
+        'database-port': String(postgresProxy?.port ?? started.port),
       },
       writes: () => requests((exchange) => exchange.method !== 'GET' && !asksForKeys(exchange) && !queries(exchange)),
       reads: () => requests((exchange) => exchange.method === 'GET' || asksForKeys(exchange) || queries(exchange)),
@@ -217,7 +218,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
 /** What Resource Manager does to a server is done to the world alone. */
 const noPostgres: Postgres = {
   host: '127.0.0.1',
-  // tcpmux, which nobody has.
+  // The port of tcpmux, which no machine uses.
   port: 1,
   logFile: '',
   restart: async () => {},
@@ -277,7 +278,7 @@ function resourceInputs(world: World): Record<string, string> {
   return Object.fromEntries(Object.entries(found).filter((entry): entry is [string, string] => entry[1] !== undefined))
 }
 
-/** Starts it, says how to use it, and stays until it is told to end. */
+/** Starts the emulator, prints how to use it, and runs until a signal ends it. */
 async function main(): Promise<void> {
   const emulator = await startEmulator()
   const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`

@@ -12,8 +12,8 @@ export const lockRoutes: Route[] = [
     type: 'locks',
     action: 'Microsoft.Authorization/locks/read',
     scope: ([scope = '']) => scope || '/',
-    handle({ world, parameters: [given = ''] }) {
-      const scope = given || '/'
+    handle({ world, parameters: [path = ''] }) {
+      const scope = path || '/'
       // As Azure does: what is inherited from above, and the locks of what lies below.
       const found = world.locks.filter((lock) => isAtOrBelow(scope, lock.scope) || isAtOrBelow(lock.scope, scope))
       return { status: 200, body: { value: found.map(shown) } }

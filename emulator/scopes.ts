@@ -1,4 +1,4 @@
-/** Subscriptions, resource groups and management groups: what a list of resources is asked for. */
+/** Subscriptions, resource groups and management groups: the scopes for which resources are listed. */
 import { failure } from './http.ts'
 import { type Route, resourceGroupPath, sameId } from './provider.ts'
 import type { ManagementGroup, World } from './world.ts'

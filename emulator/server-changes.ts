@@ -1,4 +1,4 @@
-/** What a PATCH of a flexible server asks for, and what it does to the server's identity. */
+/** Reads the PATCH of a flexible server, and applies it to the server's identity. */
 import { randomUUID } from 'node:crypto'
 import { failure } from './http.ts'
 import { propertiesOf, sameId } from './provider.ts'
@@ -17,12 +17,12 @@ interface Patch {
   network: Partial<Server['network']>
 }
 
-/** What a PATCH of a server asks for. What the emulator cannot do is refused, not ignored. */
+/** Reads the PATCH of a server. The emulator refuses what it cannot do instead of ignoring it. */
 export function readPatch(body: unknown, server: Server): Patch {
-  const given = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
+  const patched = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
   const properties = propertiesOf(body)
   const unknown = [
-    ...Object.keys(given).filter((name) => !['identity', 'properties'].includes(name)),
+    ...Object.keys(patched).filter((name) => !['identity', 'properties'].includes(name)),
     ...Object.keys(properties).filter((name) => !['authConfig', 'network'].includes(name)),
   ]
   if (unknown.length > 0) {
@@ -32,7 +32,7 @@ export function readPatch(body: unknown, server: Server): Patch {
     authConfig: pick(properties.authConfig, ['activeDirectoryAuth', 'passwordAuth']),
     network: pick(properties.network, ['publicNetworkAccess']),
   }
-  if (given.identity !== undefined && given.identity !== null) {
+  if (patched.identity !== undefined && patched.identity !== null) {
     if ((server.clusterSize ?? 0) > 0) {
       throw failure(
         400,
@@ -40,7 +40,7 @@ export function readPatch(body: unknown, server: Server): Patch {
         `The identity of the elastic cluster '${server.name}' cannot be changed.`,
       )
     }
-    patch.identity = readIdentity(given.identity as Record<string, unknown>, server)
+    patch.identity = readIdentity(patched.identity as Record<string, unknown>, server)
   }
   return patch
 }
@@ -118,10 +118,10 @@ export function changeIdentity(world: World, server: Server, patch: IdentityPatc
 }
 
 function pick<Name extends string>(from: unknown, names: Name[]): Partial<Record<Name, 'Enabled' | 'Disabled'>> {
-  const given = (typeof from === 'object' && from !== null ? from : {}) as Record<string, unknown>
+  const values = (typeof from === 'object' && from !== null ? from : {}) as Record<string, unknown>
   const picked: Partial<Record<Name, 'Enabled' | 'Disabled'>> = {}
   for (const name of names) {
-    const value = given[name]
+    const value = values[name]
     if (value === 'Enabled' || value === 'Disabled') picked[name] = value
   }
   return picked

@@ -1,7 +1,7 @@
 /**
- * The door to PostgreSQL while somebody wants to meddle with statements: TLS ends here and begins anew towards the server, so
- * that each statement of a connection can be seen, counted, kept from the server, replaced, or its answer held back. What the
- * server does and says stays its own; only the refusal of a login is written here.
+ * A proxy before PostgreSQL that intercepts statements for `world.sqlFault`. TLS ends here and begins again towards the server,
+ * so that each statement of a connection can be read, counted, dropped or replaced, or its response delayed. All other responses
+ * are the server's; only the refusal of a login is written here.
  */
 import type { Socket } from 'node:net'
 import { connect } from 'node:net'
@@ -9,7 +9,7 @@ import { type SecureContext, connect as secure, TLSSocket } from 'node:tls'
 import { reset } from './sockets.ts'
 import type { SqlFault, Statement } from './world.ts'
 
-export interface MeddlingOptions {
+export interface InterceptOptions {
   outside: Socket
   /** Where the server listens, on 127.0.0.1. */
   port: number
@@ -18,7 +18,7 @@ export interface MeddlingOptions {
   /** PEM of the authority, and the name in the server's certificate. */
   ca: string
   serverName: string
-  /** Asked for each statement before the server sees it. */
+  /** Called for each statement before the server sees it. */
   fault: (statement: Omit<Statement, 'number'>) => SqlFault | undefined
   /** Ends a backend as an administrator does. */
   terminate: (pid: number) => Promise<void>
@@ -26,19 +26,19 @@ export interface MeddlingOptions {
 
 const sslRequest = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 const [query, parse, sync, copyDone, copyFail, startupType] = ['Q', 'P', 'S', 'c', 'f', ''] as const
-/** What stands for the text of a statement when a connection begins. */
+/** The text of the statement that represents the beginning of a connection. */
 const connecting = '(connect)'
 /** Messages of one statement in the extended protocol, before its Sync. */
 const parts = new Set(['P', 'B', 'D', 'E', 'C', 'H'])
 
-/** A statement that the server has: what is done when its answer is complete. */
+/** A statement that the server is executing, and what happens when its response is complete. */
 interface Pending {
   readonly fault: SqlFault | undefined
   readonly held: Buffer[]
 }
 
-/** Takes over an accepted connection. Gives the sockets that it opens to `opened`, so that they can be closed with the door. */
-export function meddle(options: MeddlingOptions, opened: (socket: Socket) => void): void {
+/** Takes over an accepted connection. Passes the sockets that it opens to `opened`, so that the caller can close them. */
+export function interceptStatements(options: InterceptOptions, opened: (socket: Socket) => void): void {
   const { outside } = options
   const inside = connect({ host: '127.0.0.1', port: options.port, noDelay: true })
   opened(inside)
@@ -52,7 +52,7 @@ export function meddle(options: MeddlingOptions, opened: (socket: Socket) => voi
   outside.once('data', (first: Buffer) => {
     outside.pause()
     if (!first.equals(sslRequest)) {
-      // Not encrypted, or a request to cancel: that is between the two.
+      // Without TLS, or a request to cancel: the bytes pass unchanged.
       inside.write(first)
       outside.pipe(inside)
       inside.pipe(outside)
@@ -73,7 +73,7 @@ export function meddle(options: MeddlingOptions, opened: (socket: Socket) => voi
   })
 }
 
-function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket, lose: () => void): void {
+function converse(options: InterceptOptions, client: TLSSocket, server: TLSSocket, lose: () => void): void {
   let database = ''
   let user = ''
   let pid = 0
@@ -94,7 +94,7 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
         lose()
         return
       case 'shutdown':
-        // Its last words, a FATAL 57P01, are delivered as they come.
+        // The server's final error, FATAL 57P01, reaches the client unchanged.
         options.terminate(pid).catch(lose)
         return
       case 'error': {
@@ -107,7 +107,7 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
           send(message(copyFail, `${fault.message}\0`))
           return
         }
-        const raise = `DO $meddle$ BEGIN RAISE EXCEPTION USING ERRCODE = '${fault.code}', MESSAGE = '${fault.message.replaceAll("'", "''")}'; END $meddle$`
+        const raise = `DO $fault$ BEGIN RAISE EXCEPTION USING ERRCODE = '${fault.code}', MESSAGE = '${fault.message.replaceAll("'", "''")}'; END $fault$`
         send(message(query, `${raise}\0`))
         return
       }
@@ -147,7 +147,7 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
     }
   })
 
-  // What is held back holds back what comes after it.
+  // A delayed message delays all messages after it, so that their order stays.
   let turn: Promise<unknown> = Promise.resolve()
   const inTurn = (work: () => unknown): void => {
     turn = turn.then(work).catch(lose)
@@ -163,11 +163,11 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
       late = late.subarray(size)
       const type = String.fromCharCode(whole[0] ?? 0)
       if (type === 'K') pid = whole.readInt32BE(5)
-      // While it signs in, the server waits for answers to what it says.
+      // During the login the server waits for the client's responses, so these messages are not delayed.
       const [first] = pending
       if (first?.fault === undefined || (type === 'R' && whole.readInt32BE(5) !== 0)) inTurn(() => client.write(whole))
       else first.held.push(whole)
-      // ReadyForQuery, or CopyInResponse: the statement is done, and the client is to hear of it.
+      // ReadyForQuery, or CopyInResponse: the statement is complete, and the client may see its response.
       if (type === 'Z' || type === 'G') {
         pending.shift()
         if (first?.fault !== undefined) answered(first)
@@ -175,10 +175,10 @@ function converse(options: MeddlingOptions, client: TLSSocket, server: TLSSocket
     }
   })
 
-  // A server that refuses or ends the connection says so and is gone: that is the answer then.
+  // A server that refuses or ends the connection sends an error and closes: that error is the response.
   server.on('end', () => {
-    const struck = pending.find(({ fault }) => fault !== undefined)
-    if (struck !== undefined) answered(struck)
+    const affected = pending.find(({ fault }) => fault !== undefined)
+    if (affected !== undefined) answered(affected)
     inTurn(() => client.end())
   })
 

@@ -3,7 +3,7 @@
  * Ids are Resource Manager ids; every look-up by id ignores case.
  */
 
-/** Someone who can sign in, or be given a role. */
+/** A user, group or service principal that can sign in or get a role. */
 export interface Principal {
   objectId: string
   displayName: string
@@ -11,7 +11,7 @@ export interface Principal {
   /** Application id, for service principals that sign in. */
   clientId?: string
   clientSecret?: string
-  /** The secret is the right one, and its time is over. */
+  /** The secret is correct but expired. */
   clientSecretExpired?: boolean
   /** Registered certificates, PEM: an assertion signed by the key of one of them signs it in. */
   certificates?: string[]
@@ -65,25 +65,25 @@ export interface Server {
   restarts: number
   /**
    * The PostgreSQL behind it: its own, or that of the first server. Absent: the first server has its own, any other server none, and
-   * nobody answers at its name. Others than the first server's are reached in a fleet only.
+   * nothing answers at its name. Servers other than the first are reachable only in a fleet.
    */
   postgres?: 'own' | 'shared'
   /** Of a server with a PostgreSQL of its own: its databases. */
   databases?: string[]
-  /** So many reads of the server from now on do not show the `principalId` of its identity yet. */
+  /** How many reads of the server from now on do not show the `principalId` of its identity yet. */
   readsWithoutPrincipal?: number
 }
 
-/** A write that Resource Manager refuses, though nothing is wrong with it. */
+/** A valid write that Resource Manager refuses. */
 export interface Refusal {
   write: 'server' | 'configuration' | 'firewallRule' | 'firewallRuleDelete' | 'restart' | 'roleAssignment'
-  /** For instance `ServerBusy`. Status and text follow from the codes that the emulator knows. */
+  /** For instance `ServerBusy`. The emulator derives status and text from the codes that it knows. */
   code: string
   status?: number
   message?: string
   /** The answer to the request (when absent), or an operation that is accepted and ends `Failed`. Roles are not written by operations. */
   as?: 'answer' | 'operation'
-  /** How many writes of this kind it meets; one when absent. */
+  /** How many writes of this kind it refuses; one when absent. */
   times?: number
 }
 
@@ -126,7 +126,7 @@ export interface OnlineEndpoint {
   keys: { primaryKey: string; secondaryKey: string }
 }
 
-/** A model behind an address of its own, with no compute to look after: here a reranker. */
+/** A model with an address of its own and without compute to manage: here a reranker. */
 export interface ServerlessEndpoint {
   id: string
   name: string
@@ -176,12 +176,12 @@ export interface RoleAssignment {
    * as soon as it would have to be evaluated.
    */
   condition?: string
-  /** ms since epoch; lists show it `delays.roleReplication` later, services obey it `delays.rolePropagation` later. */
+  /** ms since epoch; lists show it `delays.roleReplication` later, services apply it `delays.rolePropagation` later. */
   createdAt: number
   createdBy: string
 }
 
-/** A management lock. It applies at its scope and below, to everybody: `CanNotDelete` to deletions, `ReadOnly` to every change. */
+/** A management lock. It applies at its scope and below, to every caller: `CanNotDelete` to deletions, `ReadOnly` to every change. */
 export interface Lock {
   name: string
   /** Of a subscription, a resource group or a resource. */
@@ -205,19 +205,19 @@ export interface Delays {
   latency: number
   /** How long a 202 operation (identity, allow-list, firewall rule) takes. */
   operation: number
-  /** How long after a restart the identity gives tokens. */
+  /** How long after a restart the identity can get tokens. */
   identityPropagation: number
   /** How long a new principal is unknown to role assignments. */
   principalReplication: number
   /** How long a new role assignment is missing from lists. */
   roleReplication: number
-  /** How long a new role assignment is not obeyed by the AI services. `Infinity`: never. */
+  /** How long the AI services ignore a new role assignment. `Infinity`: for ever. */
   rolePropagation: number
   /** How long CREATE EXTENSION is still refused after the allow-list operation succeeded. */
   allowListPropagation: number
   /** How long the service answers 404 for a deployment that Resource Manager lists already. */
   deploymentPropagation: number
-  /** How long after a firewall change the server obeys it. */
+  /** How long after a firewall change the server applies it. */
   firewallPropagation: number
   /** How long an HTTPS connection may be open before its first request; then it is answered with 408 and closed. `Infinity`: for ever. */
   unusedConnection: number
@@ -225,7 +225,7 @@ export interface Delays {
   inference: number
 }
 
-/** What is not documented of the real thing, each as a switch: the action has to cope with either side. */
+/** Behaviour of Azure that is not documented, one switch each: the action has to work with every position. */
 export interface Switches {
   /** What get_setting answers for a key that is not set; `raises`: an error. */
   unset: 'null' | 'empty' | 'raises'
@@ -233,21 +233,21 @@ export interface Switches {
   unknownSetting: 'not-valid-key' | 'invalid-name'
   /** Settings that the installed version does not have, whichever version it is. */
   lackedSettings: string[]
-  /** Functions, with their schemas, that CREATE or ALTER EXTENSION does not make while they are listed. */
+  /** Functions, with their schemas, that CREATE or ALTER EXTENSION does not create while they are listed. */
   lackedFunctions: string[]
   /** set_setting takes any value for auth_type; one that is not `managed-identity` means the key. */
   anyAuthType: boolean
   /** Without a stored key the identity is used, whatever auth_type says. */
   keylessByIdentity: boolean
-  /** The default of `throw_on_error` in functions that CREATE or ALTER EXTENSION makes while the switch is set. */
+  /** The default of `throw_on_error` in functions that CREATE or ALTER EXTENSION creates while the switch is set. */
   throwOnErrorDefault: boolean
   /**
-   * How azure_ai words the failure of a request: in a sentence of the emulator's own; as `SCHEMA.FUNCTION: STATUS: MESSAGE`, as it was
-   * seen once, with the service's error code before the message or without; or in unfamiliar words with misleading numbers.
+   * How azure_ai words the failure of a request: in a sentence of the emulator's own; as `SCHEMA.FUNCTION: STATUS: MESSAGE`, which a
+   * user reported, with the service's error code before the message or without; or in unfamiliar words with misleading numbers.
    */
   wording: 'own' | 'wrapped' | 'wrapped-with-codes' | 'unfamiliar-numbers'
   /**
-   * What becomes of a request to a host under `.invalid`: the name is not resolved; a proxy answers 502; a wildcard in the DNS leads to
+   * The result of a request to a host under `.invalid`: the name is not resolved; a proxy answers 502; a wildcard in the DNS leads to
    * the services, which answer 404; nothing comes until the timeout; or an error in unfamiliar words with a number.
    */
   deadHost: 'dns' | 'proxy' | 'wildcard' | 'silence' | 'unfamiliar'
@@ -272,9 +272,9 @@ export interface Switches {
   sqlIdentity: 'running' | 'current' | 'empty' | 'unknown'
   /** What Resource Manager shows as that parameter: the identity that the running server was started with, nothing, or 404. */
   armIdentity: 'running' | 'empty' | 'unknown'
-  /** After an operation has made an identity, so many reads of the server do not show its `principalId`. */
+  /** How many reads of the server do not show its `principalId` after an operation has created an identity. */
   latePrincipalReads: number
-  /** What a server that is Stopped or Starting answers to reads of its configurations: as ever, 400 `ServerStoppedError`, or 500. */
+  /** How a server that is Stopped or Starting answers reads of its configurations: as usual, with 400 `ServerStoppedError`, or with 500. */
   stoppedReads: 'answered' | 'refused' | 'failed'
   /** `translate` works only when azure_cognitive.endpoint is the Translator's own. */
   translateOwnEndpoint: boolean
@@ -284,19 +284,19 @@ export interface Switches {
   refuseReadOnly: boolean
   /** The firewall drops silently instead of letting the server refuse. */
   silentFirewall: boolean
-  /** Error texts of the extension and the services that nobody has seen before. */
+  /** Error texts of the extension and the services in words that the action does not know. */
   unfamiliarTexts: boolean
-  /** The functions of the extension look names up by the search path of whoever calls them. */
+  /** The functions of the extension look names up by the search path of their caller. */
   namesByPath: boolean
-  /** The extension's control file names no schema: whoever creates the extension has to. */
+  /** The extension's control file names no schema, so CREATE EXTENSION has to. */
   schemaOpen: boolean
 }
 
-/** What a fault does to one request: answer this instead, or break the connection before or after acting. */
+/** What a fault does to one request: send this answer instead, or break the connection before or after acting. */
 export type Fault =
   /** A body of bytes is sent as it is, for instance packed. */
   | { kind: 'answer'; status: number; headers?: Record<string, string>; body?: string | Buffer }
-  /** The request is handled, and its good answer is changed on the way: a function of the parsed body. */
+  /** The request is handled, and a function of the parsed body changes its good answer. */
   | { kind: 'rewrite'; change: (body: unknown) => unknown }
   | { kind: 'reset-before' }
   | { kind: 'reset-after' }
@@ -306,7 +306,7 @@ export type Fault =
   | { kind: 'trickle' }
   | Watched
 
-/** No fault: told when the server has acted (the answer waits for it), and when the answer is out. */
+/** Nothing fails: called when the server has acted (the answer waits for it), and when the answer was sent. */
 export interface Watched {
   kind: 'watched'
   acted?: () => void | Promise<void>
@@ -315,7 +315,7 @@ export interface Watched {
 
 /** One statement of a connection that came over the network. */
 export interface Statement {
-  /** Counted from 1 over the life of the emulator, from when somebody began to look. */
+  /** Counted from 1 over the life of the emulator, from the moment `sqlFault` was set. */
   number: number
   database: string
   user: string
@@ -325,7 +325,7 @@ export interface Statement {
 
 /**
  * What happens to one statement: the connection is lost before the server sees it or after it was executed, an administrator
- * ends the backend instead (57P01), or the server is given a statement that fails with this SQLSTATE in its place, which
+ * ends the backend instead (57P01), or the server gets another statement that fails with this SQLSTATE, which
  * leaves the transaction as the real error does.
  */
 export type SqlFault =
@@ -335,7 +335,7 @@ export type SqlFault =
   | { kind: 'error'; code: string; message: string }
   | Watched
 
-/** One HTTP exchange as the emulator saw it. Secrets and tokens are kept out of it. */
+/** One HTTP exchange as the emulator saw it. It contains no secrets and no tokens. */
 export interface Exchange {
   /** Counted from 1 over the life of the emulator. */
   number: number
@@ -394,17 +394,17 @@ export interface World {
   denyAssignments: DenyAssignment[]
   delays: Delays
   switches: Switches
-  /** Writes that Resource Manager refuses although nothing is wrong with them; each entry meets the next write of its kind. */
+  /** Valid writes that Resource Manager refuses; each entry refuses the next write of its kind. */
   refusals?: Refusal[]
-  /** Asked for each request (number counted over all planes) before it is handled. */
+  /** Called for each request before it is handled; `number` counts over all planes. */
   fault?: (request: { number: number; plane: Exchange['plane']; method: string; url: string }) => Fault | undefined
-  /** Asked for each statement of a connection that is opened over the network while this is there, before the server sees it. */
+  /** Called for each statement before the server sees it, on network connections that are opened while this is set. */
   sqlFault?: (statement: Statement) => SqlFault | undefined
-  /** What was asked, in order. */
+  /** All requests, in order. */
   exchanges: Exchange[]
   /** How long Entra's tokens live (ms); an hour when absent. */
   tokenLifetime?: number
-  /** GitHub: the claims of the OIDC token that the next request for one is given, and the repository behind the REST API. */
+  /** GitHub: the claims of the OIDC token that the next request gets, and the repository behind the REST API. */
   github: GitHubWorld
 }
 
@@ -465,7 +465,7 @@ export interface GitHubWorld {
   /** Absent: true. */
   issuesEnabled?: boolean
   archived?: boolean
-  /** Labels of new issues are dropped without a word, as for those who may not push. */
+  /** Labels of new issues are dropped silently, as GitHub does for callers who may not push. */
   dropsLabels?: boolean
   /** Issues and pull requests in the order of their numbers. */
   issues?: GitHubIssue[]

@@ -11,7 +11,7 @@ import { gzipSync } from 'node:zlib'
 import { postgresAudience } from '../emulator/entra.ts'
 import { largeFleet } from '../emulator/fleet-world.ts'
 import { type Emulator, type EmulatorOptions, startEmulator } from '../emulator/index.ts'
-import { chainOf, type Link, type Trip } from '../emulator/line.ts'
+import { chainOf, type Link, type Trip } from '../emulator/latency-proxy.ts'
 import { type JobResult, runJob } from '../emulator/runner.ts'
 
 const root = join(import.meta.dirname, '..')
@@ -140,7 +140,7 @@ function toExit(command: readonly string[], env: Record<string, string>, expecte
 
 // ---- the chain of round trips
 
-/** A check that finds nothing, over lines with a round trip of 50 ms, against its longest chain of dependent round trips. */
+/** A check that finds no drift, with a round-trip time of 50 ms, compared with its longest chain of dependent round trips. */
 async function chain(): Promise<void> {
   await withEmulator({ databases: ['app'], far: true }, async (emulator) => {
     await setUp(emulator)
@@ -177,7 +177,7 @@ async function chain(): Promise<void> {
     let at = 0
     const lines = shown.map((link, index) => {
       at += link.before + link.far + roundTripMs
-      return `| ${index + 1} | ${link.line} | ${ms(link.before)} | ${ms(link.far)} | ${ms(at)} |`
+      return `| ${index + 1} | ${link.proxy} | ${ms(link.before)} | ${ms(link.far)} | ${ms(at)} |`
     })
     notes.push(
       `The chain of the median run. Own time in all: ${ms(own)}.\n\n| | round trip | own time before it | answered in | at |\n|---|---|---|---|---|\n${lines.join('\n')}`,
@@ -190,31 +190,31 @@ async function traced(
   emulator: Emulator,
   inputs: Record<string, string>,
 ): Promise<{ result: JobResult; trips: Trip[]; label: (trip: Trip) => string }> {
-  const lines = linesOf(emulator)
-  for (const line of [lines.http, lines.postgres]) line.clear()
+  const proxies = proxiesOf(emulator)
+  for (const proxy of [proxies.http, proxies.postgres]) proxy.clear()
   emulator.world.exchanges.length = 0
   const result = await run(emulator, inputs)
-  const trips = [...lines.http.trips(), ...lines.postgres.trips()]
+  const trips = [...proxies.http.trips(), ...proxies.postgres.trips()]
   const exchanges = Map.groupBy(emulator.world.exchanges, ({ port }) => port)
   // The client's last message of the handshake is answered with tickets, and its closing message with another: nothing waits for these.
   const isIdle = (trip: Trip): boolean =>
-    trip.line === 'PostgreSQL'
+    trip.proxy === 'PostgreSQL'
       ? (trip.index === 3 && trip.sent < 100) || (trip.index > 3 && trip.sent < 60)
       : trip.index === 2 && trip.sent < 100
   /** How many round trips of its connection that the run waited for lie between the last of the handshake and this one. */
   const before = (trip: Trip, handshake: number): number =>
     trips.filter(
       (each) =>
-        each.line === trip.line &&
+        each.proxy === trip.proxy &&
         each.connection === trip.connection &&
         each.index > handshake &&
         each.index < trip.index &&
         !isIdle(each),
     ).length
   const label = (trip: Trip): string => {
-    const where = `${trip.line} ${trip.connection}`
+    const where = `${trip.proxy} ${trip.connection}`
     if (trip.index === 0) return `${where}: TCP`
-    if (trip.line === 'PostgreSQL') {
+    if (trip.proxy === 'PostgreSQL') {
       if (trip.index === 1) return `${where}: SSLRequest`
       if (trip.index === 2) return `${where}: TLS`
       if (isIdle(trip)) return ''
@@ -324,7 +324,7 @@ async function fleet(): Promise<void> {
 
 // ---- by hand
 
-/** The same job as people write it down today, with curl and psql, on the same emulator and over the same lines. */
+/** The same work with curl and psql, as documentation describes it, on the same emulator and through the same proxies. */
 async function byHand(): Promise<void> {
   const script = join(root, 'scripts', 'by-hand.sh')
   const missing = ['bash', 'curl', 'psql'].filter((tool) => spawnSync(tool, ['--version'], { stdio: 'ignore' }).status !== 0)
@@ -450,15 +450,15 @@ async function setUp(emulator: Emulator): Promise<void> {
   expectResult(await run(emulator, {}), 'changed')
 }
 
-function linesOf(emulator: Emulator) {
-  if (emulator.lines === undefined) throw new Error('start the emulator with `far`')
-  return emulator.lines
+function proxiesOf(emulator: Emulator) {
+  if (emulator.latencyProxies === undefined) throw new Error('start the emulator with `far`')
+  return emulator.latencyProxies
 }
 
 function setRoundTrip(emulator: Emulator, ms: number): void {
-  const lines = linesOf(emulator)
-  lines.http.roundTripMs = ms
-  lines.postgres.roundTripMs = ms
+  const proxies = proxiesOf(emulator)
+  proxies.http.roundTripMs = ms
+  proxies.postgres.roundTripMs = ms
 }
 
 async function run(emulator: Emulator, inputs: Record<string, string>): Promise<JobResult> {

@@ -1,4 +1,4 @@
-/** The live workflow, its steps in their order: here against the emulated Azure, as they will run against a real one. */
+/** Runs the steps of the live workflow in their order against the emulated Azure, as they will run against a real one. */
 import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { appendFile, mkdtemp, readFile, rm } from 'node:fs/promises'
@@ -36,11 +36,11 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 
-async function judge(came: Record<string, unknown>): Promise<{ code: number; stdout: string; summary: string }> {
+async function compare(outcomes: Record<string, unknown>): Promise<{ code: number; stdout: string; summary: string }> {
   const file = join(folder, 'summary.md')
   await appendFile(file, '')
   const before = (await readFile(file, 'utf8')).length
-  const env = { PATH: process.env['PATH'] ?? '', STEPS: JSON.stringify(came), GITHUB_STEP_SUMMARY: file }
+  const env = { PATH: process.env['PATH'] ?? '', STEPS: JSON.stringify(outcomes), GITHUB_STEP_SUMMARY: file }
   const ended = await promisify(execFile)(process.execPath, [join(root, 'scripts', 'live.ts')], { env }).then(
     ({ stdout }) => ({ code: 0, stdout }),
     (error: { code: number; stdout: string }) => ({ code: error.code, stdout: error.stdout }),
@@ -48,7 +48,7 @@ async function judge(came: Record<string, unknown>): Promise<{ code: number; std
   return { ...ended, summary: (await readFile(file, 'utf8')).slice(before) }
 }
 
-test('it goes from keys to the identity, back, and forth again, and its last step tells', async () => {
+test('the steps switch to the identity, roll back to keys and switch again, and the last step reports success or what differs', async () => {
   const { inputs } = emulator
   const variables: Record<string, string> = {
     LIVE_TENANT_ID: inputs['tenant-id'] ?? '',
@@ -70,18 +70,18 @@ test('it goes from keys to the identity, back, and forth again, and its last ste
       if (found === undefined) throw new Error(`docs/live.md and this test know no ${name}`)
       return found
     })
-  // What a real subscription needs no input for.
+  // Inputs that a real subscription does not need.
   const here = Object.fromEntries(
     ['environment', 'audience', 'database-host', 'database-port'].map((name) => [name, inputs[name] ?? '']),
   )
 
-  const came: Record<string, { outcome: string; outputs: Record<string, string> }> = {}
+  const outcomes: Record<string, { outcome: string; outputs: Record<string, string> }> = {}
   const results: JobResult[] = []
   for (const step of steps) {
-    const given = Object.fromEntries(Object.entries(step.with ?? {}).map(([name, value]) => [name, filled(value)]))
-    const result = await runJob({ inputs: { ...here, ...given }, env: emulator.env })
+    const inputs = Object.fromEntries(Object.entries(step.with ?? {}).map(([name, value]) => [name, filled(value)]))
+    const result = await runJob({ inputs: { ...here, ...inputs }, env: emulator.env })
     results.push(result)
-    came[step.id ?? ''] = { outcome: result.code === 0 ? 'success' : 'failure', outputs: { ...result.outputs } }
+    outcomes[step.id ?? ''] = { outcome: result.code === 0 ? 'success' : 'failure', outputs: { ...result.outputs } }
     expect((await result.post()).code).toBe(0)
     if (step.id === 'back') {
       const [database = ''] = databasesOf(emulator)
@@ -95,17 +95,20 @@ test('it goes from keys to the identity, back, and forth again, and its last ste
     expect(settings['azure_openai.subscription_key'] ?? '').toBe('')
   }
 
-  const good = await judge(came)
-  expect(good.stdout, JSON.stringify(came, undefined, 2)).toContain('did what they should')
+  const good = await compare(outcomes)
+  expect(good.stdout, JSON.stringify(outcomes, undefined, 2)).toContain('ended as expected')
   expect(good.code).toBe(0)
   expect(good.summary).toBe(good.stdout)
   expect(good.stdout).toMatch(/app\/openai: passed \(keyless\), \d+ attempts/)
 
   const [{ id = '' } = {}] = steps
-  const { [id]: _, ...others } = came
-  expect(await judge(others)).toMatchObject({ code: 1, stdout: expect.stringContaining(`- ${id}: did not run`) })
-  const unproven = { ...came, verify: { outcome: 'success', outputs: { ...came['verify']?.outputs, verified: 'false' } } }
-  expect(await judge(unproven)).toMatchObject({ code: 1, stdout: expect.stringContaining('verify: verified is false') })
+  const { [id]: _, ...others } = outcomes
+  expect(await compare(others)).toMatchObject({ code: 1, stdout: expect.stringContaining(`- ${id}: did not run`) })
+  const unverified = {
+    ...outcomes,
+    verify: { outcome: 'success', outputs: { ...outcomes['verify']?.outputs, verified: 'false' } },
+  }
+  expect(await compare(unverified)).toMatchObject({ code: 1, stdout: expect.stringContaining('verify: verified is false') })
 
   const page = await readFile(join(root, 'docs', 'live.md'), 'utf8')
   for (const name of used) expect(page).toContain(`\`${name}\``)

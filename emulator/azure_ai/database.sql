@@ -2,7 +2,7 @@
 CREATE SCHEMA azure;
 GRANT USAGE ON SCHEMA azure TO PUBLIC;
 
--- Answers from the emulator's own file: the parameter azure.extensions that SHOW tells could be SET by anyone.
+-- Reads the emulator's own file, because anyone could SET the parameter azure.extensions that SHOW returns.
 CREATE FUNCTION azure.is_allow_listed(extension text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

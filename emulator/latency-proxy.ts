@@ -1,29 +1,30 @@
 /**
- * The way from a runner to a service that is far away: passes bytes on unchanged, each as late as on a line with this round
- * trip, and keeps a record of the round trips. Opening a connection takes one round trip, as with TCP.
+ * A TCP proxy with latency: passes bytes on unchanged, each as late as over a network with this round-trip time, and records
+ * the round trips. Opening a connection takes one round trip, as with TCP.
  */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { reset } from './sockets.ts'
 
 /** A request and its answer on one connection, whatever they are made of. Times by `performance.now()` of this process, at the near end. */
 export interface Trip {
-  readonly line: string
-  /** Counted from 1 on each line. */
+  /** The name of the proxy. */
+  readonly proxy: string
+  /** Counted from 1 for each proxy. */
   readonly connection: number
-  /** Counted from 0 on each connection; the first is the opening of the connection. */
+  /** Counted from 0 for each connection; the first is the opening of the connection. */
   readonly index: number
   /** When the last byte of the request was sent. */
   readonly sentAt: number
   /** When the last byte of the answer came. */
   readonly answeredAt: number
-  /** Bytes, as they stood on the line. */
+  /** Bytes on the network, so encrypted where TLS is used. */
   readonly sent: number
   readonly received: number
   /** The port at the far end by which the service knows this connection. */
   readonly port: number
 }
 
-export interface Line {
+export interface LatencyProxy {
   /** Where the near end listens, on 127.0.0.1. */
   readonly port: number
   /** Milliseconds; may be changed at any time, for the bytes that come after. */
@@ -34,8 +35,8 @@ export interface Line {
   close(): Promise<void>
 }
 
-/** Opens a line to a port on 127.0.0.1. */
-export async function openLine(name: string, farPort: number, roundTripMs = 0): Promise<Line> {
+/** Opens a proxy to a port on 127.0.0.1. */
+export async function openLatencyProxy(name: string, farPort: number, roundTripMs = 0): Promise<LatencyProxy> {
   type Open = { -readonly [key in keyof Trip]: Trip[key] }
   let trips: Open[] = []
   let connections = 0
@@ -44,8 +45,8 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
   const listener = createServer({ noDelay: true, allowHalfOpen: true }, (near) => {
     const connection = ++connections
     const openedAt = performance.now()
-    // What the client sends before its connection would stand has to wait for that.
-    const standsAt = openedAt + line.roundTripMs
+    // What the client sends before its connection would be open waits for that moment.
+    const usableAt = openedAt + proxy.roundTripMs
     const far = connect({ host: '127.0.0.1', port: farPort, noDelay: true, allowHalfOpen: true })
     for (const socket of [near, far]) {
       sockets.add(socket)
@@ -53,12 +54,12 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
     }
     let index = 0
     const begin = (sentAt: number, sent: number): Open => {
-      const trip = { line: name, connection, index: index++, sentAt, answeredAt: 0, sent, received: 0, port: 0 }
+      const trip = { proxy: name, connection, index: index++, sentAt, answeredAt: 0, sent, received: 0, port: 0 }
       trips.push(trip)
       return trip
     }
     let trip = begin(openedAt, 0)
-    trip.answeredAt = standsAt
+    trip.answeredAt = usableAt
     trip.received = 1
     far.once('connect', () => {
       trip.port = far.localPort ?? 0
@@ -74,14 +75,14 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
       let free = 0
       const later = (body: () => void): void => {
         const now = performance.now()
-        const sentAt = from === near ? Math.max(now, standsAt) : now
-        free = Math.max(free, sentAt + line.roundTripMs / 2)
+        const sentAt = from === near ? Math.max(now, usableAt) : now
+        free = Math.max(free, sentAt + proxy.roundTripMs / 2)
         const wait = free - now
         if (wait <= 0) body()
         else setTimeout(body, wait)
       }
       from.on('data', (chunk) => {
-        onSent(chunk.length, from === near ? Math.max(performance.now(), standsAt) : performance.now())
+        onSent(chunk.length, from === near ? Math.max(performance.now(), usableAt) : performance.now())
         later(() => {
           if (to.destroyed) return
           onArrived(chunk.length)
@@ -96,7 +97,7 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
       near,
       far,
       (bytes, at) => {
-        // After an answer comes the next question.
+        // Bytes after a response begin the next request.
         if (trip.received > 0) {
           const { port } = trip
           trip = begin(at, 0)
@@ -123,7 +124,7 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
     listener.once('error', reject)
     listener.listen(0, '127.0.0.1', resolve)
   })
-  const line: Line = {
+  const proxy: LatencyProxy = {
     port: (listener.address() as AddressInfo).port,
     roundTripMs,
     trips: () => trips.filter(({ received }) => received > 0),
@@ -137,20 +138,20 @@ export async function openLine(name: string, farPort: number, roundTripMs = 0): 
       await closed
     },
   }
-  return line
+  return proxy
 }
 
 /** A round trip of a chain. */
 export interface Link extends Trip {
-  /** From the answer that it had to wait for, or the beginning, to its being sent: what the client did in between. Milliseconds. */
+  /** Milliseconds that the client spent between the response it waited for, or the beginning, and sending this request. */
   readonly before: number
-  /** What the far side took of the time, milliseconds. */
+  /** Milliseconds that the far side spent on it. */
   readonly far: number
 }
 
 /**
- * The longest chain of dependent round trips, worked backwards from the last answer: each was sent after the answer that came
- * last before it. Trips that answer nobody (the tickets of TLS) are left out by `matters`.
+ * The longest chain of dependent round trips, from the last response backwards: each was sent after the response that came
+ * last before it. `matters` leaves out trips that nothing waits for (the tickets of TLS).
  */
 export function chainOf(trips: readonly Trip[], roundTripMs: number, beganAt: number, matters: (trip: Trip) => boolean): Link[] {
   const wanted = trips.filter(matters)
@@ -161,7 +162,7 @@ export function chainOf(trips: readonly Trip[], roundTripMs: number, beganAt: nu
     // On its own connection a trip always waits for the one before.
     const cause = latest(wanted, trip.sentAt)
     const own = wanted.find(
-      (each) => each.line === trip.line && each.connection === trip.connection && each.index === trip.index - 1,
+      (each) => each.proxy === trip.proxy && each.connection === trip.connection && each.index === trip.index - 1,
     )
     const before = cause ?? own
     chain.unshift({
@@ -174,7 +175,7 @@ export function chainOf(trips: readonly Trip[], roundTripMs: number, beganAt: nu
   return chain
 }
 
-/** The trip whose answer came last, at this time or before. A millisecond is left for the clock. */
+/** The trip whose answer came last, at this time or before. Half a millisecond is left for the clock. */
 function latest(trips: readonly Trip[], at: number): Trip | undefined {
   let found: Trip | undefined
   for (const trip of trips) {
