@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { explain, outlook } from '../../src/errors/explain.ts'
 import { Failure, Failures, failuresOf } from '../../src/errors/failure.ts'
 import type { AdvisedInput, Circumstances, Message } from '../../src/errors/message.ts'
-import { describe as told } from '../../src/lib/bounded.ts'
+import { describe as describeThrown } from '../../src/lib/bounded.ts'
 
 const at: Circumstances = {
   doing: 'testing',
@@ -18,7 +18,7 @@ const at: Circumstances = {
 const message = (origin: Message['origin'], text: string, code = ''): Message => ({ origin, code, text })
 
 describe('documented texts lead to their row', () => {
-  // As azure_ai is likely to pass them on: with something of its own around.
+  // azure_ai is likely to pass these texts on with words of its own around them.
   const wrapped = (text: string, status: number): Message =>
     message('ai', `azure_ai: request failed with status ${status}: ${text}`, 'XX000')
   test.each<[text: string, code: string, prospect: string, status?: number]>([
@@ -117,8 +117,8 @@ describe('documented texts lead to their row', () => {
   })
 })
 
-describe('what a failure says', () => {
-  test('a missing permission names the action, the scope and the least role that has it', () => {
+describe('the text of a failure', () => {
+  test('for a missing permission it names the action, the scope and the least role that has it', () => {
     const text = (action: string): string =>
       `The client 'a' with object id '11111111-2222-4333-8444-555555555555' does not have authorization to perform action '${action}' over scope '/subscriptions/s/resourceGroups/rg' or the scope is invalid.`
     const roleFor = (action: string): string => {
@@ -138,19 +138,19 @@ describe('what a failure says', () => {
     expect(roleFor('Microsoft.MachineLearningServices/workspaces/onlineEndpoints/read')).toBe('Reader')
   })
 
-  test('an ABAC condition is named as a possible cause', () => {
+  test('it names an ABAC condition as a possible cause', () => {
     const text = `The client 'a' with object id 'b' does not have authorization or an ABAC condition not fulfilled to perform action 'Microsoft.Authorization/roleAssignments/write' over scope '/s'`
     expect(explain(message('azure', text, 'AuthorizationFailed'), at).detail).toContain('condition on its own role assignment')
   })
 
-  test('the refusal of a firewall gives the address that the server itself named', () => {
+  test('for a refusal by the firewall it contains the address that the server named', () => {
     const text = 'no pg_hba.conf entry for host "203.0.113.7", user "u", database "d", SSL encryption'
     const { fix } = explain(message('postgres', text, '28000'), at)
     expect(fix).toContain('--start-ip-address 203.0.113.7 --end-ip-address 203.0.113.7')
     expect(fix).toContain('--resource-group rg --server-name pg-one --name runner')
   })
 
-  test('what nobody has seen before stays word for word, with code and request id, and nothing is guessed', () => {
+  test('an unknown text stays verbatim, with code and request id, and gets no guessed cause', () => {
     for (const origin of ['azure', 'entra', 'postgres', 'ai'] as const) {
       const failure = explain({ origin, code: 'E7760', status: 418, text: 'turned away (ref 9c2e)', requestId: 'r-1' }, at)
       expect(failure.code).toBe(`${origin}-error`)
@@ -167,14 +167,14 @@ describe('what a failure says', () => {
     )
   })
 
-  test('whatever is thrown becomes failures: expected ones as they are, the rest internal', () => {
+  test('a thrown value becomes a failure: an expected one as it is, any other as internal', () => {
     const failure = explain(message('ai', '429'), at)
     expect(failuresOf(failure)).toEqual([failure])
     expect(failuresOf(new Failures([failure, failure]))).toEqual([failure, failure])
     for (const thrown of [new Error('boom'), 'boom', { boom: 1 }, undefined, null, 4]) {
       const [only] = failuresOf(thrown)
       expect(only).toBeInstanceOf(Failure)
-      expect(only).toMatchObject({ reason: 'internal', detail: told(thrown) })
+      expect(only).toMatchObject({ reason: 'internal', detail: describeThrown(thrown) })
       expect(only?.detail).not.toBe('')
     }
   })
@@ -183,7 +183,7 @@ describe('what a failure says', () => {
 test.each([
   ['azure_openai.create_embeddings: 429: You exceeded your current quota, please check your plan.', 'throttled'],
   ['azure_openai.create_embeddings: 403: You exceeded your current quota after 429 calls.', 'ai-error'],
-])('the status behind the name of the function decides, and no other number: %s', (text, code) => {
+])('only the status behind the name of the function decides: %s', (text, code) => {
   expect(explain({ origin: 'ai', code: 'XX000', text }, at).code).toBe(code)
 })
 
@@ -214,7 +214,7 @@ test.each<[origin: Message['origin'], code: string, text: string, input: Advised
   ['postgres', '28000', 'no pg_hba.conf entry for host "203.0.113.7", user "u", database "d"', 'temporary-firewall-rule'],
   ['postgres', '22023', '"azure_openai.auth_type" is not a valid configuration key', 'update-extension'],
   ['postgres', 'ENOTFOUND', 'getaddrinfo ENOTFOUND pg-one', 'database-host'],
-])('no fix asks for an input that is set: %s %s %s', (origin, code, text, input) => {
+])('no fix suggests an input that is set: %s %s %s', (origin, code, text, input) => {
   const none = {
     'allow-restart': false,
     'clear-keys': false,

@@ -1,4 +1,4 @@
-/** The rules of src/: which folder may import which, no circle, and what stands in the two entries alone. */
+/** The rules of src/: which folder may import which, no circles, and which code only the two entries may contain. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -84,15 +84,15 @@ function circles(graph: Graph): string[][] {
 
 const graph = graphOf(files)
 
-test('every folder imports only what lies below it, and adapters do not know each other', () => {
+test('every folder imports only the layers below it, and no adapter imports another', () => {
   expect(brokenRules(graph)).toEqual([])
 })
 
-test('no file imports itself on a detour, types and dynamic imports included', () => {
+test('no file imports itself through others, including types and dynamic imports', () => {
   expect(circles(graph)).toEqual([])
 })
 
-test('the environment is read in the two entries alone', () => {
+test('only the two entries read the environment', () => {
   const readers = [...files].filter(([, text]) => text.includes('process.env')).map(([file]) => file)
   expect(readers).toEqual(['post.ts'])
 })
@@ -100,7 +100,7 @@ test('the environment is read in the two entries alone', () => {
 describe('the checker itself', () => {
   const made = (sources: Record<string, string>): Graph => graphOf(new Map(Object.entries(sources)))
 
-  test('sees an import upwards, of a type, a dynamic one, of another adapter and of an SDK', () => {
+  test('it reports an upward import, one of a type, a dynamic one, one of another adapter and one of an SDK', () => {
     const found = brokenRules(
       made({
         'lib/a.ts': "import type { B } from '../errors/b.ts'",
@@ -121,7 +121,7 @@ describe('the checker itself', () => {
     ])
   })
 
-  test('sees a circle of three files, and none where there is none', () => {
+  test('it reports a circle of three files, and none where there is none', () => {
     const three = { 'core/a.ts': "from './b.ts'", 'core/b.ts': "from './c.ts'", 'core/c.ts': "import('./a.ts')" }
     expect(circles(made(three))).toEqual([['core/a.ts', 'core/b.ts', 'core/c.ts']])
     expect(circles(made({ ...three, 'core/c.ts': '' }))).toEqual([])

@@ -6,10 +6,10 @@ import { Failure } from '../../src/errors/failure.ts'
 import { parseResourceId } from '../../src/lib/resource-id.ts'
 import { apply, emulate, ids, parsed, rawInputs, removeJobs, settingsOf } from '../support/support.ts'
 
-/** The problems told of these inputs, one line each; empty when they are accepted. */
-function problems(given: Partial<Record<InputName, string>>): string[] {
+/** The problems reported for these inputs, one line each; empty when they are accepted. */
+function problems(inputs: Partial<Record<InputName, string>>): string[] {
   try {
-    parseInputs(rawInputs(given))
+    parseInputs(rawInputs(inputs))
     return []
   } catch (error) {
     if (!(error instanceof Failure)) throw error
@@ -19,12 +19,12 @@ function problems(given: Partial<Record<InputName, string>>): string[] {
 }
 
 describe('resource ids', () => {
-  test('of HorizonDB are refused as those of another product', () => {
+  test('an id of HorizonDB is refused as one of another product', () => {
     const server = '/subscriptions/3c0b9a52-6d1f-4f7e-a1f4-8e5d70b6c219/resourceGroups/g/providers/Microsoft.HorizonDB/clusters/c'
     expect(problems({ server }).join()).toContain('HorizonDB is another product')
   })
 
-  test('are taken apart without case and with a trailing slash', () => {
+  test('an id is parsed regardless of case and trailing slash', () => {
     expect(parseResourceId(`${ids.server.toUpperCase()}/`)).toMatchObject({
       resourceGroup: 'RG',
       type: 'MICROSOFT.DBFORPOSTGRESQL/FLEXIBLESERVERS',
@@ -38,7 +38,7 @@ describe('resource ids', () => {
     expect(parsed({ server: `${ids.server.toLowerCase()}//` }).server.name).toBe('pg-one')
   })
 
-  test('what is none is not taken for one', () => {
+  test('a text that is not a resource id is refused', () => {
     for (const text of [
       '',
       '/',
@@ -57,7 +57,7 @@ describe('resource ids', () => {
   })
 })
 
-describe('each kind of bad input names the input and what was expected', () => {
+describe('the message for a bad input names the input and what is expected', () => {
   const cases: [string, Partial<Record<InputName, string>>, RegExp][] = [
     [
       'an unknown mode',
@@ -107,18 +107,18 @@ describe('each kind of bad input names the input and what was expected', () => {
     ['a client id that is a name', { 'tenant-id': 'contoso.com', 'client-id': 'deployer' }, /^`client-id`: .*GUID/],
     ['a port out of range', { 'database-port': '65536' }, /^`database-port`: .*1 to 65535/],
     ['a host that is a URL', { 'database-host': 'postgres://localhost' }, /^`database-host`: .*host name/],
-    ['a line break where none can be', { 'database-user': 'one\ntwo' }, /^`database-user`: contains a line break/],
+    ['a line break where none is allowed', { 'database-user': 'one\ntwo' }, /^`database-user`: contains a line break/],
     [
       'more text than anything needs',
       { 'machine-learning-input': JSON.stringify('x'.repeat(70_000)) },
       /^`machine-learning-input`: .*65,536/,
     ],
   ]
-  test.each(cases)('%s', (_, given, expected) => {
-    const told = problems(given)
-    expect(told).toEqual([expect.stringMatching(expected)])
-    // A message must not end the code span that it stands in, nor the line.
-    expect(told.join('\n').match(/`/g)?.length).toSatisfy((count: number) => count % 2 === 0)
+  test.each(cases)('%s', (_, inputs, expected) => {
+    const found = problems(inputs)
+    expect(found).toEqual([expect.stringMatching(expected)])
+    // A message must not end its code span or its line.
+    expect(found.join('\n').match(/`/g)?.length).toSatisfy((count: number) => count % 2 === 0)
   })
 
   test.each([
@@ -133,7 +133,7 @@ describe('each kind of bad input names the input and what was expected', () => {
             new RegExp(`^\`${service}-role\`: is the id of ${role}, a role that can assign roles: .* without this input`),
           ),
         ])
-        // A role without its service has no effect, and is refused all the same: the service may be added later.
+        // A role without its service has no effect, but is refused: the service may be added later.
         expect(problems({ [service]: '', [`${service}-role`]: spelling })).toHaveLength(1)
       }
     }
@@ -170,7 +170,7 @@ describe('each kind of bad input names the input and what was expected', () => {
   })
 
   test('all problems are reported together', () => {
-    const told = problems({
+    const found = problems({
       mode: 'x',
       server: ids.openai,
       databases: '',
@@ -178,7 +178,7 @@ describe('each kind of bad input names the input and what was expected', () => {
       'allow-restart': 'no',
       environment: 'moon',
     })
-    expect(told.map((line) => /^`([^`]+)`/.exec(line)?.[1]).sort()).toEqual(
+    expect(found.map((line) => /^`([^`]+)`/.exec(line)?.[1]).sort()).toEqual(
       ['allow-restart', 'database-port', 'databases', 'environment', 'mode', 'server'].sort(),
     )
   })
@@ -190,7 +190,7 @@ describe('each kind of bad input names the input and what was expected', () => {
 })
 
 describe('what is accepted', () => {
-  test('databases by line and comma, each once, in the order given; any name that PostgreSQL takes', () => {
+  test('databases separated by lines or commas, each once, in their order; any name that PostgreSQL accepts', () => {
     expect(parsed({ databases: 'b, a\n\n b,sales 2026\n%s::set-output name=a::b\nträume' }).databases).toEqual([
       'b',
       'a',
@@ -242,7 +242,7 @@ describe('what is accepted', () => {
     },
   )
 
-  test('a role of one’s own replaces the built-in one, in lower case', () => {
+  test('a custom role replaces the built-in one, in lower case', () => {
     const own = 'ABCDEF01-2222-4333-8444-555555555555'
     const { services } = parsed({ 'openai-role': own })
     expect(services.find(({ service }) => service === 'openai')?.roleId).toBe(own.toLowerCase())
@@ -293,8 +293,8 @@ describe('a run with bad inputs', () => {
     expect(await settingsOf(emulator, 'app')).toEqual({})
   })
 
-  test('a key among the inputs is masked before anything is said, also when the run is refused', async () => {
-    const key = 'k3y-of-somebody-0123456789'
+  test('a key among the inputs is masked before anything else is logged, also when the inputs are refused', async () => {
+    const key = 'k3y-of-an-account-0123456789'
     const result = await apply(emulator, { 'openai-key': key, 'database-password': 'line one\nline two', databases: '*,app' })
     expect(result.masked).toEqual(expect.arrayContaining([key, 'line one', 'line two']))
     expect(result.raw.indexOf(`::add-mask::${key}`)).toBeLessThan(result.raw.indexOf('::error'))

@@ -12,8 +12,8 @@ const group = (subscription: string): string =>
   `/subscriptions/${subscription}0000000-0000-4000-8000-000000000000/resourceGroups/rg/providers`
 const principalId = '11111111-2222-4333-8444-555555555555'
 
-function account(name: string, kind: string, given: Partial<FleetResource> & { subscription?: string } = {}): FleetResource {
-  const { subscription = '1', ...rest } = given
+function account(name: string, kind: string, options: Partial<FleetResource> & { subscription?: string } = {}): FleetResource {
+  const { subscription = '1', ...rest } = options
   const id = `${group(subscription)}/Microsoft.CognitiveServices/accounts/${name}`
   return {
     ...{ id, settingsId: id, name, kind, type: 'Microsoft.CognitiveServices/accounts', location: 'westeurope' },
@@ -23,10 +23,10 @@ function account(name: string, kind: string, given: Partial<FleetResource> & { s
   }
 }
 
-function server(name: string, databases: readonly ObservedDatabase[], given: Partial<Inspected['server']> = {}): Inspected {
+function server(name: string, databases: readonly ObservedDatabase[], changes: Partial<Inspected['server']> = {}): Inspected {
   const id = `${group('1')}/Microsoft.DBforPostgreSQL/flexibleServers/${name}`
   const shown = observedServer({ id, name, principalId, identityType: 'SystemAssigned' })
-  return { server: { ...shown, primary: undefined, ...given }, failure: undefined, databases, isAllowed: true }
+  return { server: { ...shown, primary: undefined, ...changes }, failure: undefined, databases, isAllowed: true }
 }
 
 const database = (name: string, settings: Record<string, string>, keys: readonly string[] = []): ObservedDatabase =>
@@ -66,7 +66,7 @@ const brief = (matrix: Matrix): string[] =>
 const codes = ({ inventory, matrix }: ReturnType<typeof fleet>): string[] =>
   inventoryFindings(inventory, matrix).map(({ code }) => code)
 
-describe('which resource an endpoint leads to', () => {
+describe('the resource behind an endpoint', () => {
   const found = (host: string, resources: readonly FleetResource[]): string | undefined =>
     fleet([server('pg', [database('app', onOpenAi('subscription-key', host))])], resources).rows[0]?.resource
 
@@ -89,7 +89,7 @@ describe('which resource an endpoint leads to', () => {
     ['an account that is not visible', 'elsewhere.openai.azure.com'],
     ['a host that only begins like an account', 'shop-openai.example.com'],
     ['a host that is no domain of Azure', 'shop-openai.openai.azure.com.example.com'],
-  ])('%s leads to none', (_, host) => {
+  ])('%s belongs to no resource', (_, host) => {
     const regional = account('regional', 'OpenAI', {
       customSubdomain: undefined,
       endpoints: ['https://westeurope.api.cognitive.microsoft.com/'],
@@ -101,11 +101,11 @@ describe('which resource an endpoint leads to', () => {
     expect(result.matrix.include).toEqual([])
   })
 
-  test('an account of the wrong kind is none: a Language account serves no azure_openai', () => {
+  test('an account of the wrong kind does not count: a Language account cannot serve azure_openai', () => {
     expect(found('shop-language.openai.azure.com', [language])).toBe('')
   })
 
-  test('an online endpoint by the host of its scoring URI', () => {
+  test('an online endpoint is found by the host of its scoring URI', () => {
     const endpoint = account('churn', 'OnlineEndpoint', {
       id: `${group('1')}/Microsoft.MachineLearningServices/workspaces/ml/onlineEndpoints/churn`,
       type: 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints',
@@ -117,7 +117,7 @@ describe('which resource an endpoint leads to', () => {
     expect(matrix.include[0]?.['machine-learning']).toBe(endpoint.id)
   })
 
-  test('a serverless endpoint by its host gives ranking, whatever the path, and its key counts', () => {
+  test('a serverless endpoint is found by its host, whatever the path: it fills the input ranking, and its key counts', () => {
     const reranker = account('rerank', 'ServerlessEndpoint', {
       id: `${group('1')}/Microsoft.MachineLearningServices/workspaces/ml/serverlessEndpoints/rerank`,
       type: 'Microsoft.MachineLearningServices/workspaces/serverlessEndpoints',
@@ -135,27 +135,30 @@ describe('which resource an endpoint leads to', () => {
     expect(counts.storedKeys).toBe(1)
   })
 
-  test('a Translator account gives translator, any other cognitive one gives cognitive, a resource id gives translator', () => {
+  test('a Translator account or resource id fills the input translator, any other cognitive account the input cognitive', () => {
     const translator = account('shop-translator', 'TextTranslation')
-    const given = (settings: Record<string, string>) =>
+    const entryFor = (settings: Record<string, string>) =>
       fleet([server('pg', [database('app', settings, ['azure_cognitive.subscription_key'])])], [language, translator]).matrix
         .include[0]
     const endpoint = (name: string) => ({ 'azure_cognitive.endpoint': `https://${name}.cognitiveservices.azure.com` })
-    expect(given(endpoint('shop-translator'))).toMatchObject({ cognitive: '', translator: translator.id })
-    expect(given(endpoint('shop-language'))).toMatchObject({ cognitive: language.id, translator: '' })
+    expect(entryFor(endpoint('shop-translator'))).toMatchObject({ cognitive: '', translator: translator.id })
+    expect(entryFor(endpoint('shop-language'))).toMatchObject({ cognitive: language.id, translator: '' })
     const byId = {
       'azure_cognitive.translator_resource_id': translator.id.toUpperCase().replace('/SUBSCRIPTIONS', '/subscriptions'),
     }
-    expect(given({ ...endpoint('shop-language'), ...byId })).toMatchObject({ cognitive: language.id, translator: translator.id })
-    // An apply for the Translator alone would be refused: the endpoint is that of an account that nobody sees.
-    expect(given({ ...endpoint('not-visible'), ...byId })).toBeUndefined()
+    expect(entryFor({ ...endpoint('shop-language'), ...byId })).toMatchObject({
+      cognitive: language.id,
+      translator: translator.id,
+    })
+    // An apply for the Translator alone would be refused: the endpoint belongs to an account that is not visible.
+    expect(entryFor({ ...endpoint('not-visible'), ...byId })).toBeUndefined()
     const global = { 'azure_cognitive.endpoint': 'https://api.cognitive.microsofttranslator.com' }
-    expect(given({ ...global, ...byId })).toMatchObject({ cognitive: '', translator: translator.id })
+    expect(entryFor({ ...global, ...byId })).toMatchObject({ cognitive: '', translator: translator.id })
   })
 })
 
 describe('rows and counts', () => {
-  test('one row for each family in use, with keys as true or false', () => {
+  test('there is one row for each family in use, with keyStored true or false', () => {
     const app = database(
       'app',
       {
@@ -183,7 +186,7 @@ describe('rows and counts', () => {
     expect(fleet([server('pg', [database('app', settings, keys)])]).counts).toMatchObject({ storedKeys: 2, uses: 2 })
   })
 
-  test('a key without an endpoint is a use as well; a database with neither is one row without family', () => {
+  test('a key without an endpoint counts as use; a database with neither is one row without a family', () => {
     const { rows, counts } = fleet([
       server('pg', [database('a', {}, [openAiKey]), database('b', { 'azure_openai.auth_type': 'managed-identity' })]),
     ])
@@ -194,7 +197,7 @@ describe('rows and counts', () => {
     expect(counts.storedKeys).toBe(1)
   })
 
-  test('what could not be inspected is a row with its reason, is drift, and hides no other', () => {
+  test('a server that could not be inspected is a row with its reason, counts as drift, and hides no other server', () => {
     const failure = new Failure({
       reason: 'network',
       code: 'connection-timeout',
@@ -221,13 +224,13 @@ describe('rows and counts', () => {
     expect(codes(result)).toEqual(['not-inspected', 'not-inspected'])
   })
 
-  test('nothing could be read at all: how many keys are stored is unknown, not none', () => {
-    const failure = new Failure({ reason: 'network', code: 'dns', title: 'No such name', detail: '', fix: '' })
+  test('when nothing could be read, the number of stored keys is unknown, not 0', () => {
+    const failure = new Failure({ reason: 'network', code: 'dns', title: 'Unknown name', detail: '', fix: '' })
     expect(fleet([{ ...server('closed', []), failure }]).counts.storedKeys).toBeNull()
     expect(fleet([]).counts).toMatchObject({ storedKeys: 0, servers: 0 })
   })
 
-  test('all on the identity and no key: no drift, no finding, nothing to do', () => {
+  test('with every family on the identity and no key stored there is no drift, no finding and no entry', () => {
     const result = fleet([server('pg', [database('app', onOpenAi('managed-identity'))])])
     expect(hasDrift(result.counts)).toBe(false)
     expect(codes(result)).toEqual([])
@@ -236,7 +239,7 @@ describe('rows and counts', () => {
 })
 
 describe('the matrix', () => {
-  test('databases that use the same resources share an entry, others have their own with a name of its own', () => {
+  test('databases that use the same resources share an entry; others have their own, with a unique name', () => {
     const both = {
       ...onOpenAi('subscription-key'),
       'azure_cognitive.endpoint': 'https://shop-language.cognitiveservices.azure.com',
@@ -267,7 +270,7 @@ describe('the matrix', () => {
     expect(new Set(names.map((name) => name?.toLowerCase())).size).toBe(3)
   })
 
-  test('256 entries at most, those that store keys first, and a finding says how many are left out', () => {
+  test('it has at most 256 entries, those with stored keys first, and a finding names how many are left out', () => {
     const servers = Array.from({ length: 300 }, (_, index) => {
       const name = `pg-${String(index).padStart(3, '0')}`
       return server(name, [database('a', onOpenAi('subscription-key'), index >= 290 ? [openAiKey] : [])])
@@ -298,7 +301,7 @@ describe('the matrix', () => {
     expect(result.matrix.left).toBeGreaterThan(0)
   })
 
-  test('a server with too many databases for one entry has several, and keeps no other from its own', () => {
+  test('a server with too many databases for one entry has several entries, and the other servers keep theirs', () => {
     const names = Array.from({ length: 20_000 }, (_, index) => `${'d'.repeat(57)}${index}`)
     const many = names.map((name) => database(name, onOpenAi('subscription-key'), [openAiKey]))
     const { matrix } = fleet([server('pg', many), server('pg-small', [database('a', onOpenAi('subscription-key'), [openAiKey])])])
@@ -310,8 +313,8 @@ describe('the matrix', () => {
 
   test('a replica whose primary is not part of the inventory has no entry for keys, which only the primary can clear', () => {
     const keys = database('a', onOpenAi('subscription-key'), [openAiKey])
-    const alone = (given: Partial<Inspected['server']>) =>
-      fleet([server('pg-replica', [keys], { isReplica: true, primary: `${group('2')}/x/y/pg`, ...given })])
+    const alone = (changes: Partial<Inspected['server']>) =>
+      fleet([server('pg-replica', [keys], { isReplica: true, primary: `${group('2')}/x/y/pg`, ...changes })])
     expect(alone({}).matrix.include).toEqual([])
     expect(alone({}).counts.storedKeys).toBe(1)
     expect(brief(alone({ principalId: undefined, identityType: 'None' }).matrix)).toEqual(['pg-replica: a'])
@@ -319,8 +322,8 @@ describe('the matrix', () => {
 
   test('a primary waits for a replica that lacks an identity or a role; the replica has the entry', () => {
     const primary = server('pg', [database('a', onOpenAi('subscription-key'), [openAiKey])])
-    const replica = (given: Partial<Inspected['server']>) =>
-      server('pg-replica', [], { isReplica: true, primary: primary.server.id, ...given })
+    const replica = (changes: Partial<Inspected['server']>) =>
+      server('pg-replica', [], { isReplica: true, primary: primary.server.id, ...changes })
     const lacking = fleet([primary, replica({ principalId: undefined, identityType: 'None' })])
     expect(brief(lacking.matrix)).toEqual(['pg-replica: a'])
     expect(codes(lacking)).toEqual(['identity-missing', 'replica-first'])
@@ -328,11 +331,11 @@ describe('the matrix', () => {
     expect(brief(withoutRole.matrix)).toEqual(['pg-replica: a'])
     expect(codes(withoutRole)).toEqual(['role-missing', 'replica-first'])
     expect(brief(fleet([primary, replica({})]).matrix)).toEqual(['pg: a'])
-    // One that is stopped cannot be set up, and its primary waits all the same.
+    // A stopped replica cannot be set up; its primary waits nevertheless.
     expect(brief(fleet([primary, replica({ principalId: undefined, state: 'Stopped' })]).matrix)).toEqual([])
   })
 
-  test("a replica's keys are not counted again, and its row says whose settings it has", () => {
+  test("a replica's keys are not counted again, and its row names the primary whose settings it has", () => {
     const primary = server('pg', [database('a', onOpenAi('subscription-key'), [openAiKey])])
     const replica = server('a-replica', [], {
       isReplica: true,
@@ -346,7 +349,7 @@ describe('the matrix', () => {
     ])
   })
 
-  test('no identity, a missing role or a lost allow-list entry is something to do as well, and no drift', () => {
+  test('a missing identity, role or allow-list entry makes an entry, but no drift', () => {
     const app = database('a', onOpenAi('managed-identity'))
     const without = fleet([server('pg', [app], { principalId: undefined })])
     expect(brief(without.matrix)).toEqual(['pg: a'])
@@ -364,7 +367,7 @@ describe('the matrix', () => {
     expect(inventoryFindings(unread, matrixOf(unread)).map(({ code }) => code)).toEqual(['roles-not-read'])
   })
 
-  test.each(['a,b', 'a\nb', ' a', '*'])('a database called %j cannot be named by an entry, and a finding says so', (name) => {
+  test.each(['a,b', 'a\nb', ' a', '*'])('a database called %j gets no entry, and a finding explains why', (name) => {
     const result = fleet([
       server('pg', [database(name, onOpenAi('subscription-key')), database('b', onOpenAi('subscription-key'))]),
     ])
@@ -372,7 +375,7 @@ describe('the matrix', () => {
     expect(codes(result)).toEqual(['not-in-matrix'])
   })
 
-  test('a key that no visible resource explains has no entry: running one would change nothing', () => {
+  test('a key that belongs to no visible resource gets no entry, because a run would change nothing', () => {
     const settings = { ...onOpenAi('managed-identity'), 'azure_cognitive.endpoint': 'https://contoso.azure-api.net' }
     const result = fleet([server('pg', [database('a', settings, ['azure_cognitive.subscription_key'])])])
     expect(result.matrix.include).toEqual([])

@@ -1,4 +1,4 @@
-/** What holds of every plan, over random inputs and random states of Azure and the databases. */
+/** Properties of every plan, over random inputs and random states of Azure and the databases. */
 import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -51,7 +51,7 @@ const someInputs = fc
     every: fc.boolean(),
   })
   .map((drawn) => {
-    const given: Record<string, string> = {}
+    const raw: Record<string, string> = {}
     const byKey = drawn.authType === 'subscription-key'
     const one = drawn.oneAccount || byKey
     for (const service of serviceNames) {
@@ -61,12 +61,12 @@ const someInputs = fc
           : service === 'machine-learning' && drawn.workspace
             ? ids[service].replace(/\/onlineEndpoints\/.*/, '')
             : ids[service]
-      given[service] = drawn.services.includes(service) ? id : ''
-      if (drawn.customRoles.includes(service) && drawn.services.includes(service)) given[`${service}-role`] = customRole
+      raw[service] = drawn.services.includes(service) ? id : ''
+      if (drawn.customRoles.includes(service) && drawn.services.includes(service)) raw[`${service}-role`] = customRole
     }
-    if (byKey && drawn.services.includes('openai')) given['openai-key'] = keyText
+    if (byKey && drawn.services.includes('openai')) raw['openai-key'] = keyText
     return parsed({
-      ...given,
+      ...raw,
       mode: drawn.mode,
       part: drawn.part,
       'auth-type': drawn.authType,
@@ -102,7 +102,7 @@ function wanted(inputs: Inputs, resources: ReadonlyMap<ServiceName, Resource>): 
   if (language !== undefined || translator !== undefined) values.set('azure_cognitive.auth_type', inputs.authType)
   if (language !== undefined) values.set('azure_cognitive.endpoint', account(language, 'cognitiveservices'))
   if (translator !== undefined) {
-    // Left to the language account when that is given, whether or not it could be read.
+    // The language account sets the endpoint when `cognitive` is set, whether or not that account could be read.
     if (!inputs.services.some(({ service }) => service === 'cognitive'))
       values.set('azure_cognitive.endpoint', account(translator, 'cognitiveservices'))
     values.set('azure_cognitive.region', translator.location.toLowerCase().replaceAll(' ', ''))
@@ -277,9 +277,9 @@ function replicaOf({ principalId, missing, restarted }: Drawn['replicas'][number
   }
 }
 
-/** A state as observing would give it for these inputs. */
+/** A state as a run with these inputs would observe it. */
 function stateOf(inputs: Inputs, drawn: Drawn): Observed {
-  // Only a check goes on without what could not be read.
+  // Only a check continues when a resource could not be read.
   const resources = inputs.mode === 'check' ? drawn.resources : new Map([...observed().resources, ...drawn.resources])
   const sees = inputs.part !== 'azure' && !drawn.isReplica && drawn.state === 'Ready'
   const values = wanted(inputs, resources)
@@ -300,7 +300,7 @@ function stateOf(inputs: Inputs, drawn: Drawn): Observed {
         if (inputs.mode === 'check' && drawn.unreadRoles.includes(service)) return []
         const scope = resource.id
         const list = (drawn.assignments[index] ?? []).map((each, serial) => assignment(each, scope, roleId, 10 * index + serial))
-        // Azure gives nobody the same role twice at one scope.
+        // Azure refuses a second assignment of the same role to the same principal at the same scope.
         const alike = (a: RoleAssignment, b: RoleAssignment): boolean =>
           [a.scope, a.roleId, a.principalId].join().toLowerCase() === [b.scope, b.roleId, b.principalId].join().toLowerCase()
         return [[service, list.filter((each, at) => list.findIndex((other) => alike(each, other)) === at)] as const]
@@ -315,7 +315,7 @@ function stateOf(inputs: Inputs, drawn: Drawn): Observed {
 
 const somewhere = fc.tuple(someInputs, someDrawn).map(([inputs, drawn]) => ({ inputs, state: stateOf(inputs, drawn) }))
 
-/** The same state with everything in it that is asked for. */
+/** The same state with everything in it that the inputs require. */
 function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, value: string) => string): Observed {
   const principalId = state.server.principalId ?? own
   const resources = new Map([...observed().resources, ...state.resources])
@@ -343,9 +343,11 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
         ? []
         : (inputs.databases === '*' ? databasePool : inputs.databases).map((name) => {
             const { keysSet } = state.databases.filter(isRead).find((each) => each.name === name) ?? observedDatabase(name)
-            const given = namedFamilies(inputs).flatMap(({ family }) => keysOf(family))
+            const ownKeys = namedFamilies(inputs).flatMap(({ family }) => keysOf(family))
             const stored = new Set(
-              byKey ? [...keysSet, ...given] : [...keysSet].filter((key) => !inputs.clearKeys || !given.includes(key as never)),
+              byKey
+                ? [...keysSet, ...ownKeys]
+                : [...keysSet].filter((key) => !inputs.clearKeys || !ownKeys.includes(key as never)),
             )
             return observedDatabase(name, {
               extension: { installed: '2.0.0', available: '2.0.0' },
@@ -357,7 +359,7 @@ function perfected(inputs: Inputs, state: Observed, spelling: (setting: string, 
   }
 }
 
-// ---- what apply makes of a state, as data
+// ---- the state after apply, as data
 
 /** The state after one change of a plan, as the services and the database would show it. */
 function after(inputs: Inputs, state: Observed, change: Change): Observed {
@@ -374,11 +376,11 @@ function after(inputs: Inputs, state: Observed, change: Change): Observed {
       return { ...state, allowList: change.entries }
     case 'role': {
       const { principalId } = state.server
-      // Nobody to give it to: apply waits for the identity.
+      // Without an identity there is no principal for the role, so apply waits for it.
       if (principalId === undefined) return state
       const drawn = { who: 'own', where: 'resource', role: 'wanted', described: true } as const
       const made = { ...assignment(drawn, change.scope, change.roleId, 88), principalId }
-      // It is seen at every named resource that it reaches.
+      // The assignment appears at every named resource below its scope.
       return {
         ...state,
         roleAssignments: new Map(
@@ -445,7 +447,7 @@ describe('the plan does not depend on order', () => {
       fc.property(somewhere, order, ({ inputs, state }, numbers) => {
         const one = plan(inputs, state)
         const two = plan(inputs, relisted(state, numbers))
-        // With `*` the databases, and always the replicas, stand in the order in which they were found.
+        // The databases of `*`, and replicas always, are in the order in which they were listed.
         expect(byId(two)).toEqual(byId(one))
         if (inputs.databases !== '*' && state.replicas.length < 2) expect(two).toEqual(one)
         expect(planId(two)).toBe(planId(one))
@@ -482,7 +484,7 @@ describe('the plan does not depend on order', () => {
     )
   })
 
-  test('of the allow-list: which entries there are is all that the plan id holds', () => {
+  test('of the allow-list: the plan id depends only on its entries', () => {
     fc.assert(
       fc.property(somewhere, order, ({ inputs, state }, numbers) => {
         fc.pre(state.allowList !== undefined)
@@ -496,15 +498,15 @@ describe('the plan does not depend on order', () => {
     )
   })
 
-  test('nor do the findings, but for their own order', () => {
+  test('and neither do the findings, apart from their own order', () => {
     fc.assert(
       fc.property(somewhere, order, ({ inputs, state }, numbers) => {
-        const told = (found: Observed) => {
+        const findingsOf = (found: Observed) => {
           const journal = createJournal(() => undefined)
           journal.plan(plan(inputs, found), '')
           return new Set(findings(inputs, found, journal).map(({ code, detail, fix }) => `${code} ${detail} ${fix}`))
         }
-        expect(told(relisted(state, numbers))).toEqual(told(state))
+        expect(findingsOf(relisted(state, numbers))).toEqual(findingsOf(state))
       }),
       cheap,
     )
@@ -512,7 +514,7 @@ describe('the plan does not depend on order', () => {
 })
 
 describe('each step', () => {
-  test('has an id of its own, and what differs has something that writes it or a reason', () => {
+  test('has a unique id, and one that differs has a change or a reason', () => {
     fc.assert(
       fc.property(somewhere, ({ inputs, state }) => {
         const steps = plan(inputs, state)
@@ -539,18 +541,18 @@ describe('each step', () => {
     )
   })
 
-  test('changes only what it was given to change', () => {
+  test('changes only what the inputs name', () => {
     fc.assert(
       fc.property(somewhere, ({ inputs, state }) => {
         const steps = plan(inputs, state)
         const names = databaseNames(inputs, state)
-        const given = new Set(namedFamilies(inputs).map(({ family }) => family.name))
+        const named = new Set(namedFamilies(inputs).map(({ family }) => family.name))
         for (const change of changesOf(steps)) {
           if ('database' in change) {
             expect(inputs.part).not.toBe('azure')
             expect(state.server.isReplica).toBe(false)
             expect(names).toContain(change.database)
-            // What could not be looked at is not written.
+            // A database that could not be inspected is not written.
             expect(state.databases.find(({ name }) => name === change.database)?.failure).toBeUndefined()
           } else expect(inputs.part).not.toBe('database')
           switch (change.kind) {
@@ -570,13 +572,13 @@ describe('each step', () => {
               if (change.statement === 'update') expect(inputs.updateExtension).toBe(true)
               break
             case 'setting':
-              expect(given).toContain(change.family)
+              expect(named).toContain(change.family)
               expect(change.setting.startsWith(`${change.family}.`)).toBe(true)
               expect(change.setting).not.toMatch(/_key$/)
               expect(wanted(inputs, state.resources).get(change.setting)).toBe(change.to)
               break
             case 'key':
-              expect(given).toContain(change.family)
+              expect(named).toContain(change.family)
               expect(change.action === 'store').toBe(inputs.authType === 'subscription-key')
               if (change.action === 'blank') expect(inputs.clearKeys).toBe(true)
           }
@@ -587,13 +589,13 @@ describe('each step', () => {
     )
   })
 
-  test('that waits names a step of the plan, and at the end of the chain is one that differs', () => {
+  test('that waits names a step of the plan, and the chain ends at one that differs', () => {
     fc.assert(
       fc.property(somewhere, ({ inputs, state }) => {
         const steps = plan(inputs, state)
         const shown = withWaits(steps)
         expect(shown.map(({ id }) => id)).toEqual(steps.map(({ id }) => id))
-        // Told once, and never lost.
+        // Whether anything differs stays the same.
         expect(shown.some(differs)).toBe(steps.some(differs))
         for (const [index, step] of shown.entries()) {
           if (differs(step)) expect(step).toEqual(steps[index])
@@ -610,7 +612,7 @@ describe('each step', () => {
     )
   })
 
-  test('is right about what a setting is and what it is to be', () => {
+  test('has the right current and desired value of a setting', () => {
     fc.assert(
       fc.property(somewhere, ({ inputs, state }) => {
         const values = wanted(inputs, state.resources)
@@ -635,8 +637,8 @@ describe('each step', () => {
   })
 })
 
-describe('where a plan leads', () => {
-  test('a state in which everything that is asked for holds has nothing to do, however it is spelt', () => {
+describe('the state after a plan', () => {
+  test('a state that meets the inputs has nothing to do, however its values are spelt', () => {
     fc.assert(
       fc.property(somewhere, fc.boolean(), ({ inputs, state }, otherwise) => {
         const there = perfected(inputs, state, otherwise ? respelt : (_, value) => value)
@@ -652,14 +654,14 @@ describe('where a plan leads', () => {
     )
   })
 
-  test('a state with what the plan changes has nothing to change, and differs only where nothing could be done', () => {
+  test('after all changes of the plan nothing is left to change, and only steps without a change differ', () => {
     fc.assert(
       fc.property(somewhere, ({ inputs, state }) => {
         const steps = plan(inputs, state)
         const then = plan(inputs, afterAll(inputs, state, changesOf(steps)))
         expect(changesOf(then)).toEqual([])
         const hopeless = new Set(steps.filter((step) => differs(step) && step.change === undefined).map(({ id }) => id))
-        // Where nothing can be read, it cannot be seen that it is there.
+        // Assignments that could not be read cannot be found in sync.
         for (const { service } of inputs.services) if (!state.roleAssignments.has(service)) hopeless.add(`role/${service}`)
         expect(then.filter(differs).filter(({ id }) => !hopeless.has(id))).toEqual([])
       }),
@@ -667,7 +669,7 @@ describe('where a plan leads', () => {
     )
   })
 
-  test('what is left after some of the changes, in whatever order, is what was planned and not done', () => {
+  test('after some of the changes, in any order, the plan has exactly the others left', () => {
     fc.assert(
       fc.property(somewhere, order, fc.nat(12), ({ inputs, state }, numbers, count) => {
         const steps = plan(inputs, state)
@@ -678,10 +680,10 @@ describe('where a plan leads', () => {
         const left = plan(inputs, afterAll(inputs, state, changesOf(done)))
         const planned = new Map(steps.map(({ id, change }) => [id, change]))
         for (const { id, change } of left) {
-          // A setting that was set before its extension was there counts as set here: no server does that.
+          // Here a setting can be set before its extension exists, which no server allows.
           if (change !== undefined && !isDeepStrictEqual(change, planned.get(id))) expect(change, id).toEqual(planned.get(id))
         }
-        // And doing that comes to the same end.
+        // Applying the rest completes the plan.
         const end = plan(inputs, afterAll(inputs, afterAll(inputs, state, changesOf(done)), changesOf(left)))
         expect(changesOf(end)).toEqual([])
       }),
@@ -691,7 +693,7 @@ describe('where a plan leads', () => {
 })
 
 describe('the plan id', () => {
-  test('is the same for the same changes, and another for others; what changed is named', () => {
+  test('is the same for the same changes and another for others, and the changes since are named', () => {
     fc.assert(
       fc.property(somewhere, fc.option(someDrawn), fc.boolean(), ({ inputs, state }, drawn, otherRoles) => {
         const others = inputs.services.map((each) => ({ ...each, roleId: otherRoles ? otherRole : each.roleId }))
@@ -717,8 +719,8 @@ describe('the plan id', () => {
         const changes = sinceThen(planId(one), two)
         const before = new Map(due(one).map(([id, change]) => [id, JSON.stringify(change)]))
         const isPart = due(two).every(([id, change]) => before.has(id) && before.get(id) === JSON.stringify(change))
-        const cannotBeTold = two.some((step) => step.status === 'failed' && before.has(step.id))
-        expect(changes === undefined).toBe(same || (isPart && !cannotBeTold))
+        const isUnknown = two.some((step) => step.status === 'failed' && before.has(step.id))
+        expect(changes === undefined).toBe(same || (isPart && !isUnknown))
         if (changes !== undefined) expect(changes.length).toBeGreaterThan(0)
       }),
       cheap,
@@ -726,7 +728,7 @@ describe('the plan id', () => {
   })
 })
 
-test('whatever stands in the way is told with what to do about it', () => {
+test('every failed precondition has a title, a detail and a fix', () => {
   fc.assert(
     fc.property(somewhere, ({ inputs, state }) => {
       for (const problem of preconditions(inputs, state, plan(inputs, state))) {
@@ -739,7 +741,7 @@ test('whatever stands in the way is told with what to do about it', () => {
   )
 })
 
-test('no fix asks for an input that is set', () => {
+test('no fix suggests an input that is set', () => {
   fc.assert(
     fc.property(somewhere, ({ inputs, state }) => {
       const journal = createJournal(() => undefined)

@@ -18,7 +18,7 @@ const roles = {
   'machine-learning': 'f6c7c914-8db3-469d-8ca1-694a8f32e121',
   owner: '8e3af657-a8ff-443c-a75c-2fe8c4bcb635',
 }
-const assigned = (scope: string, roleId: string, given: Partial<RoleAssignment> = {}): RoleAssignment => ({
+const assigned = (scope: string, roleId: string, changes: Partial<RoleAssignment> = {}): RoleAssignment => ({
   id: `${scope}/providers/Microsoft.Authorization/roleAssignments/x`,
   scope,
   principalId,
@@ -26,7 +26,7 @@ const assigned = (scope: string, roleId: string, given: Partial<RoleAssignment> 
   roleId,
   description: undefined,
   createdOn: undefined,
-  ...given,
+  ...changes,
 })
 const withIdentity = observedServer({ principalId, identityType: 'SystemAssigned' })
 const ofId = (steps: readonly Step[], id: string): Step => {
@@ -36,7 +36,7 @@ const ofId = (steps: readonly Step[], id: string): Step => {
 }
 
 describe('the plan', () => {
-  test('from nothing: identity, roles, allow-list, extension, restart, then settings in the order of their names', () => {
+  test('from nothing it has identity, roles, allow-list, extension, restart, then settings by name', () => {
     const steps = plan(parsed({ 'allow-restart': 'true' }), observed())
     expect(steps.map((step) => step.id)).toEqual([
       'identity',
@@ -81,7 +81,7 @@ describe('the plan', () => {
     expect(plan(inputs, two)).toEqual(plan(inputs, one))
   })
 
-  test('what is set already is in sync, whatever slash or case it is written with', () => {
+  test('a value that is set already is in sync, whatever its case and trailing slash', () => {
     const settings = new Map([
       ['azure_openai.auth_type', 'managed-identity'],
       ['azure_openai.endpoint', 'https://AI-one.openai.azure.com/'],
@@ -113,18 +113,18 @@ describe('the plan', () => {
   test('the allow-list keeps its entries and gets azure_ai at the end', () => {
     const step = ofId(plan(parsed(), observed({ allowList: ['pg_trgm', 'vector', 'azure_storage'] })), 'allow-list')
     expect(step.change).toEqual({ kind: 'allow-list', entries: ['pg_trgm', 'vector', 'azure_storage', 'azure_ai'] })
-    // A name that only begins with it is another extension.
+    // A name that only begins with azure_ai is another extension.
     expect(ofId(plan(parsed(), observed({ allowList: ['azure_ai_x'] })), 'allow-list').status).toBe('different')
   })
 
-  test('a restart that is not allowed differs and is not done', () => {
+  test('a restart that is not allowed differs and has no change', () => {
     const step = ofId(plan(parsed(), observed()), 'restart')
     expect(step).toMatchObject({ status: 'missing', detail: '`allow-restart` is false' })
     expect(step.change).toBeUndefined()
     expect(ofId(plan(parsed(), observed({ server: withIdentity })), 'restart').status).toBe('in-sync')
   })
 
-  test('part: azure and part: database skip the steps of the other with the reason and nothing to do', () => {
+  test('part: azure and part: database skip the steps of the other part, with the reason and without a change', () => {
     const azure = plan(parsed({ part: 'azure' }), observed({ databases: [] }))
     for (const step of azure.filter(({ kind }) => kind === 'extension' || kind === 'setting')) {
       expect(step).toMatchObject({ status: 'skipped', detail: 'part: azure runs no SQL' })
@@ -149,11 +149,11 @@ describe('the plan', () => {
     })
   })
 
-  test('a translator given alone brings its own endpoint, beside a language account it leaves that to it', () => {
+  test('translator alone sets its own endpoint; together with cognitive, that account sets it', () => {
     const alone = desiredSettings(parsed({ openai: '', cognitive: '', 'machine-learning': '' }), observed().resources)
     expect(Object.fromEntries(alone.map(({ setting, value }) => [setting, value]))).toEqual({
       'azure_cognitive.auth_type': 'managed-identity',
-      // The global host that the resource shows takes no token.
+      // The global host that the resource shows accepts no token.
       'azure_cognitive.endpoint': 'https://translator-one.cognitiveservices.azure.com',
       'azure_cognitive.region': 'westeurope',
       'azure_cognitive.translator_resource_id': ids.translator,
@@ -170,7 +170,7 @@ describe('the plan', () => {
     ])
   })
 
-  test('the extension is updated only when that is asked for and a newer version is there', () => {
+  test('the extension is updated only with update-extension and when a newer version is available', () => {
     const database = (installed: string, available: string) =>
       observed({ databases: [observedDatabase('app', { extension: { installed, available } })] })
     expect(ofId(plan(parsed(), database('1.0.0', '1.3.1')), 'app/extension').status).toBe('in-sync')
@@ -183,7 +183,7 @@ describe('the plan', () => {
 })
 
 describe('role assignments', () => {
-  test('the resource itself and every ancestor satisfy; siblings, children, namesakes and other principals do not', () => {
+  test('an assignment at the resource or an ancestor counts; one at a sibling, child or namesake, or of another principal, does not', () => {
     const scope = ids.openai
     const satisfying = [
       scope,
@@ -202,12 +202,12 @@ describe('role assignments', () => {
     expect(givesRole(assigned(scope, roles.openai), 'other', roles.openai, scope)).toBe(false)
   })
 
-  test('a broader role does not satisfy the narrower', () => {
+  test('a broader role does not replace the narrower one', () => {
     expect(givesRole(assigned(ids.openai, roles.owner), principalId, roles.openai, ids.openai)).toBe(false)
     expect(givesRole(assigned(ids.openai, roles.cognitive), principalId, roles.openai, ids.openai)).toBe(false)
   })
 
-  test('the name is what guid() of Bicep makes of scope, principal and role, whatever their case', () => {
+  test('the name is that of guid() in Bicep for scope, principal and role, whatever their case', () => {
     expect(assignmentName('a', 'b', 'c')).toBe('a98fa280-e03f-5afa-8d8e-92d0a9c201e8')
     expect(assignmentName('A', 'b', 'C')).toBe('a98fa280-e03f-5afa-8d8e-92d0a9c201e8')
     expect(assignmentName('a', 'd', 'c')).not.toBe(assignmentName('a', 'b', 'c'))
@@ -215,14 +215,14 @@ describe('role assignments', () => {
 })
 
 describe('values', () => {
-  test('endpoints are the same without trailing slash and case of the host, but for their path', () => {
+  test('endpoints are equal regardless of trailing slash and case of the host; the case of the path matters', () => {
     expect(sameValue('azure_openai.endpoint', 'https://A.openai.azure.com/', 'https://a.openai.azure.com')).toBe(true)
     expect(sameValue('azure_ml.scoring_endpoint', 'https://a.x.com/score', 'https://a.x.com/Score')).toBe(false)
     expect(sameValue('azure_openai.endpoint', 'https://a.openai.azure.com', 'http://a.openai.azure.com')).toBe(false)
     expect(sameValue('azure_openai.endpoint', 'nonsense', 'nonsense')).toBe(true)
   })
 
-  test('resource ids are the same without case; anything else only when it is equal, and as a service takes it', () => {
+  test('resource ids are equal regardless of case; other values only when they are identical, or a service treats them alike', () => {
     expect(sameValue('azure_cognitive.translator_resource_id', '/Subscriptions/X/', '/subscriptions/x')).toBe(true)
     expect(sameValue('azure_cognitive.region', 'West Europe', 'westeurope')).toBe(false)
     expect(sameValue('azure_openai.endpoint', 'https://a.openai.azure.com\n', 'https://a.openai.azure.com')).toBe(false)
@@ -237,7 +237,7 @@ describe('values', () => {
     expect(isOlder('1.3', '1.3.1')).toBe(true)
   })
 
-  test('the deployment for the embedding query is the first by name that can embed, else any', () => {
+  test('the embedding query uses the first deployment by name that can embed, else any', () => {
     const deployment = (name: string, model: string, capabilities: Record<string, string> = {}): Deployment => ({
       name,
       model,
@@ -253,7 +253,7 @@ describe('values', () => {
     expect(embeddingDeployment([])).toBeUndefined()
   })
 
-  test('durations read as a person would say them', () => {
+  test('durations are shown in words', () => {
     expect([duration(900), duration(12_400), duration(60_000), duration(200_000)]).toEqual([
       '0.9 s',
       '12 s',
@@ -267,7 +267,7 @@ describe('the retry policy', () => {
   const schedule = { baseMs: 100, capMs: 1_000, budgetMs: 60_000 }
   const { signal } = new AbortController()
 
-  test('waits double from the base up to the cap, spread by a quarter to either side', () => {
+  test('waits double from the base up to the cap, with a jitter of a quarter either way', () => {
     const even = () => 0.5
     expect([1, 2, 3, 4, 5, 50].map((attempt) => backoff(schedule, attempt, even))).toEqual([100, 200, 400, 800, 1_000, 1_000])
     expect(backoff(schedule, 1, () => 0)).toBe(75)
@@ -286,7 +286,7 @@ describe('the retry policy', () => {
         onWait: (_, ms) => waits.push(ms),
       }),
     ).resolves.toBe('done')
-    // A little above what was asked for, so that those who were told the same part; never below.
+    // Never less than Retry-After, and a little more, so that callers with the same value do not retry at the same time.
     expect(waits[0]).toBeGreaterThanOrEqual(5)
     expect(waits[0]).toBeLessThanOrEqual(6)
     expect(waits[1]).toBeGreaterThanOrEqual(20)
@@ -313,7 +313,7 @@ describe('the retry policy', () => {
     expect(tries).toBeLessThanOrEqual(5)
   })
 
-  test('an abort ends a wait at once with its reason', async () => {
+  test('an abort ends a wait immediately, with the reason of the abort', async () => {
     const controller = new AbortController()
     const wait = pause(60_000, controller.signal)
     controller.abort(new Error('enough'))
@@ -321,7 +321,7 @@ describe('the retry policy', () => {
     await expect(pause(1, controller.signal)).rejects.toThrow('enough')
   })
 
-  test('mapLimited keeps the order and never has more under way than allowed', async () => {
+  test('mapLimited keeps the order and never runs more than the limit at once', async () => {
     let now = 0
     let most = 0
     const result = await mapLimited([30, 5, 20, 1, 10], 2, async (ms, index) => {
@@ -336,26 +336,28 @@ describe('the retry policy', () => {
 })
 
 describe('preconditions', () => {
-  const told = (...given: Parameters<typeof observed>) => {
-    const state = observed(...given)
+  const codesFor = (...changes: Parameters<typeof observed>) => {
+    const state = observed(...changes)
     return preconditions(parsed(), state, plan(parsed(), state)).map(({ code }) => code)
   }
 
-  test('nothing stands in the way of a fresh server', () => {
-    expect(told()).toEqual([])
+  test('a fresh server has no problem', () => {
+    expect(codesFor()).toEqual([])
   })
 
-  test('a version of PostgreSQL without azure_ai and a replica at the address are told', () => {
-    expect(told({ databases: [observedDatabase('app', { serverVersion: 11 })] })).toEqual(['postgres-too-old'])
-    expect(told({ databases: [observedDatabase('app', { isReadOnly: true })] })).toEqual(['read-only-database'])
+  test('a PostgreSQL version without azure_ai and a read-only database are reported', () => {
+    expect(codesFor({ databases: [observedDatabase('app', { serverVersion: 11 })] })).toEqual(['postgres-too-old'])
+    expect(codesFor({ databases: [observedDatabase('app', { isReadOnly: true })] })).toEqual(['read-only-database'])
   })
 
-  test('an elastic cluster that has its identity already is left in peace', () => {
-    expect(told({ server: observedServer({ isElasticCluster: true }) })).toEqual(['elastic-cluster'])
-    expect(told({ server: observedServer({ isElasticCluster: true, principalId, identityType: 'SystemAssigned' }) })).toEqual([])
+  test('an elastic cluster is a problem only while it has no identity', () => {
+    expect(codesFor({ server: observedServer({ isElasticCluster: true }) })).toEqual(['elastic-cluster'])
+    expect(codesFor({ server: observedServer({ isElasticCluster: true, principalId, identityType: 'SystemAssigned' }) })).toEqual(
+      [],
+    )
   })
 
-  test('every fix can be pasted: no problem is told without one', () => {
+  test('every problem has a fix', () => {
     const state = observed({
       server: observedServer({ state: 'Stopped', isElasticCluster: true, entraAuthentication: false }),
       databases: [observedDatabase('app', { mayCreateExtension: false })],

@@ -27,21 +27,21 @@ function evidence(running: string | undefined, firstRole: Date | undefined, so: 
   return found && (found.certain ? 'certain' : 'uncertain')
 }
 
-test('another running identity is certain, whatever the queries say', () => {
+test('another running identity is certain, whatever the queries report', () => {
   expect(evidence(former, minutes(-60))).toBe('certain')
 })
 
-test('a refusal that names another principal is certain; one that names the own is none', () => {
+test("a refusal that names another principal is certain; one that names the server's own is no evidence", () => {
   expect(evidence(undefined, minutes(-60), { refusedPrincipals: [former] })).toBe('certain')
   expect(evidence(undefined, minutes(-60), { refusedPrincipals: [own.toUpperCase()] })).toBeUndefined()
 })
 
-test('an empty running identity is evidence only without a token', () => {
+test('an empty running identity is evidence only when no token is available', () => {
   expect(evidence('', minutes(-60), { noToken: true })).toBe('certain')
   expect(evidence('', minutes(-60))).toBeUndefined()
 })
 
-test('a server that started more than five minutes before the first role is certain, by less it is waited for', () => {
+test('a server that started more than five minutes before the first role is certain; with less the run waits', () => {
   expect(evidence(undefined, minutes(6), { noToken: true })).toBe('certain')
   expect(evidence(undefined, minutes(4), { noToken: true })).toBe('uncertain')
   expect(evidence(undefined, minutes(-1), { noToken: true })).toBeUndefined()
@@ -49,6 +49,6 @@ test('a server that started more than five minutes before the first role is cert
   expect(evidence(undefined, undefined, { noToken: true, roleAssignedNow: true })).toBe('uncertain')
 })
 
-test('the own running identity without a token is no reason to restart', () => {
+test("the server's own running identity without a token is no reason to restart", () => {
   expect(evidence(own, minutes(60), { noToken: true })).toBeUndefined()
 })
