@@ -20,7 +20,7 @@ const spellings = [
   'AadAuthOperationCannotBePerformedWhenServerIsNotAccessible',
 ]
 
-describe('a busy server is waited for', () => {
+describe('the run waits for a busy server', () => {
   test.each(spellings.flatMap((code) => [[code, 'answer'] as const, [code, 'operation'] as const]))(
     'at every write of apply: %s as %s',
     async (code, as) => {
@@ -71,7 +71,7 @@ describe('a busy server is waited for', () => {
   })
 })
 
-test('a principal id that the first reads do not show is read again', async () => {
+test('a principal id that is missing from the first reads is read again', async () => {
   world.switches.latePrincipalReads = 4
   const result = await apply(emulator, onlyService(emulator, 'openai', 'app'), undefined, quick)
   expect(result.code, result.raw).toBe(0)

@@ -72,7 +72,7 @@ async function job(inputs: Record<string, string> = {}, env: Record<string, stri
   return result
 }
 
-/** The sign-in worked, was told, and Resource Manager saw the deployer. */
+/** The sign-in worked and was logged, and Resource Manager saw the deployer. */
 function expectSignedIn(result: JobResult, way: string): void {
   expect(result.code, result.log).toBe(0)
   const { objectId, clientId } = deployer()
@@ -142,8 +142,8 @@ describe('each way of signing in, through the SDK', () => {
     if (passphrase !== undefined) expect(result.masked).toContain(passphrase)
   })
 
-  test('a certificate that is not registered is refused in words of Entra', async () => {
-    const { cert, key } = emulator.certificate(['somebody else'], 'rsa')
+  test('a certificate that is not registered fails with the text of Entra', async () => {
+    const { cert, key } = emulator.certificate(['another app'], 'rsa')
     const file = join(folder, `${randomUUID()}.pem`)
     writeFileSync(file, key + cert)
     const failure = onlyFailure(await job(withoutOidc, principal({ AZURE_CLIENT_CERTIFICATE_PATH: file })))
@@ -166,7 +166,7 @@ describe('each way of signing in, through the SDK', () => {
     expect(result.log).toContain(`as "${deployerName}"`)
   })
 
-  test("az's session that is ten minutes old: the cause, and the inputs that need no session", async () => {
+  test("az's session that is ten minutes old: the failure names the cause, and inputs that need no session", async () => {
     const bin = mkdtempSync(join(folder, 'bin-'))
     const tokens = { [emulator.url]: await emulator.issueToken(deployer().objectId, emulator.url) }
     const signedInAt = Date.now() - 600_000
@@ -178,11 +178,11 @@ describe('each way of signing in, through the SDK', () => {
 
   test("the managed identity of the runner's machine", async () => {
     const header = randomUUID()
-    const asked: string[] = []
+    const requested: string[] = []
     const endpoint = createServer(async (request, response) => {
       const url = new URL(request.url ?? '', 'http://localhost')
       const resource = url.searchParams.get('resource') ?? ''
-      asked.push(resource)
+      requested.push(resource)
       if (request.headers['x-identity-header'] !== header) return response.writeHead(403).end()
       const { token, expiresAt } = await emulator.issueToken(deployer().objectId, resource)
       const body = {
@@ -198,7 +198,7 @@ describe('each way of signing in, through the SDK', () => {
       const { port } = endpoint.address() as AddressInfo
       const env = { IDENTITY_ENDPOINT: `http://127.0.0.1:${port}/msi/token`, IDENTITY_HEADER: header }
       expectSignedIn(await job(withoutOidc, env), "the runner's managed identity")
-      expect(asked.length).toBeGreaterThan(0)
+      expect(requested.length).toBeGreaterThan(0)
     } finally {
       endpoint.close()
     }
@@ -207,20 +207,20 @@ describe('each way of signing in, through the SDK', () => {
   test.each([
     ['no az at all', () => ''],
     ['an az without a session', () => azOnPath({ signedIn: false })],
-  ])('none, with %s: one message that lists the ways, at once', async (_, bin) => {
+  ])('none, with %s: one message lists the ways, immediately', async (_, bin) => {
     const path = await bin()
     const result = await job(withoutOidc, path === '' ? {} : { PATH: path })
     const failure = onlyFailure(result)
     expect(failure.code).toBe('no-login')
     for (const way of ['tenant-id', 'client-id', 'id-token: write', 'azure/login', 'AZURE_CLIENT_SECRET'])
       expect(failure.fix).toContain(way)
-    // Nothing is waited for, and nothing tried again.
+    // The run does not wait and does not retry.
     expect(result.log).not.toMatch(/again in|waiting/)
     expect(result.report.durationMs).toBeLessThan(10_000)
   })
 })
 
-/** A token of the workflow as a file of it would hold it. */
+/** A token of the workflow, as a token file contains it. */
 async function federatedToken(url: string, requestToken: string): Promise<string> {
   trustEmulator()
   const answer = await fetch(`${url}&audience=${encodeURIComponent(oidcAudience)}`, {
@@ -247,33 +247,36 @@ describe("Entra's refusals, through the SDK", () => {
     ['AADSTS7002138', 'another case', 'the case of the letters', { subject: 'repo:Contoso/shop:ref:refs/heads/main' }, {}],
     ['AADSTS700211', 'another issuer', 'the issuer', { issuer: `${usualIssuer}/contoso` }, {}],
     ['AADSTS700212', 'another audience', 'the audience', {}, { audience: 'api://Elsewhere' }],
-  ])('%s, %s: what was presented, and the command that makes it fit', async (number, _, part, claims, inputs) => {
-    Object.assign(emulator.world.github, claims)
-    const failure = onlyFailure(await job(inputs))
-    const presented = { issuer: usualIssuer, subject: usualSubject, audience: usualAudience, ...claims, ...inputs }
-    expect(failure.code).toBe('federation-mismatch')
-    expect(failure.detail).toContain(
-      `presented issuer "${presented.issuer}", subject "${presented.subject}" and audience "${presented.audience}"; ${part} is not what`,
-    )
-    expect(failure.detail).toContain(`${number}:`)
+  ])(
+    '%s, %s: the failure shows what was presented, and the command that makes it match',
+    async (number, _, part, claims, inputs) => {
+      Object.assign(emulator.world.github, claims)
+      const failure = onlyFailure(await job(inputs))
+      const presented = { issuer: usualIssuer, subject: usualSubject, audience: usualAudience, ...claims, ...inputs }
+      expect(failure.code).toBe('federation-mismatch')
+      expect(failure.detail).toContain(
+        `presented issuer "${presented.issuer}", subject "${presented.subject}" and audience "${presented.audience}"; ${part} is not what`,
+      )
+      expect(failure.detail).toContain(`${number}:`)
 
-    const { clientId = '' } = deployer()
-    const [, id, parameters = ''] =
-      /^az ad app federated-credential create --id (\S+) --parameters '(\{.*\})'$/.exec(failure.fix) ?? []
-    expect(id).toBe(clientId)
-    const created = JSON.parse(parameters) as { name: string; issuer: string; subject: string; audiences: string[] }
-    expect(created).toEqual({
-      name: expect.stringMatching(/^[A-Za-z0-9][A-Za-z0-9-]{2,119}$/),
-      issuer: presented.issuer,
-      subject: presented.subject,
-      audiences: [presented.audience],
-    })
-    // What the command makes is what was missing.
-    deployer().federatedCredentials?.push({ ...created, audience: created.audiences[0] ?? '' })
-    expect((await job(inputs)).code).toBe(0)
-  })
+      const { clientId = '' } = deployer()
+      const [, id, parameters = ''] =
+        /^az ad app federated-credential create --id (\S+) --parameters '(\{.*\})'$/.exec(failure.fix) ?? []
+      expect(id).toBe(clientId)
+      const created = JSON.parse(parameters) as { name: string; issuer: string; subject: string; audiences: string[] }
+      expect(created).toEqual({
+        name: expect.stringMatching(/^[A-Za-z0-9][A-Za-z0-9-]{2,119}$/),
+        issuer: presented.issuer,
+        subject: presented.subject,
+        audiences: [presented.audience],
+      })
+      // The command creates what was missing.
+      deployer().federatedCredentials?.push({ ...created, audience: created.audiences[0] ?? '' })
+      expect((await job(inputs)).code).toBe(0)
+    },
+  )
 
-  test('AADSTS70021, the older refusal of the same', async () => {
+  test('AADSTS70021, the older code of the same refusal', async () => {
     const text = 'AADSTS70021: No matching federated identity record found for presented assertion. Assertion Issuer: x.'
     emulator.world.fault = ({ plane, method }) =>
       plane === 'entra' && method === 'POST'
@@ -307,7 +310,7 @@ describe("Entra's refusals, through the SDK", () => {
     expect(failure.fix).toContain('az account show --query tenantId')
   })
 
-  test('AADSTS700024, an assertion whose time is over', async () => {
+  test('AADSTS700024, an expired assertion', async () => {
     emulator.world.github.tokenLifetime = -60_000
     const failure = onlyFailure(await job())
     expect(failure.code).toBe('assertion-expired')
@@ -326,7 +329,7 @@ describe("Entra's refusals, through the SDK", () => {
     expect(failure.fix).toContain(`az ad app credential reset --id ${deployer().clientId}`)
   })
 
-  test('the causes are told under debug only', async () => {
+  test('the causes are logged only with debug logging', async () => {
     const result = await job({ 'client-id': randomUUID() })
     const lines = result.log.split('\n')
     const causes = lines.filter((line) => line.includes('caused by:'))
@@ -341,7 +344,7 @@ describe("a job without the workflow's OIDC token", () => {
   const event = (name: string, actor: string, fork: boolean): Record<string, string> => {
     const file = eventPath()
     const repository = (full: string) => ({ repo: { full_name: full, fork: full !== 'contoso/shop' } })
-    const pull = { head: repository(fork ? 'somebody/shop' : 'contoso/shop'), base: repository('contoso/shop') }
+    const pull = { head: repository(fork ? 'stranger/shop' : 'contoso/shop'), base: repository('contoso/shop') }
     writeFileSync(file, JSON.stringify(name === 'push' ? {} : { number: 7, pull_request: pull }))
     return { GITHUB_EVENT_PATH: file, GITHUB_EVENT_NAME: name, GITHUB_ACTOR: actor }
   }
@@ -358,7 +361,7 @@ describe("a job without the workflow's OIDC token", () => {
     [
       'comes from a fork',
       'pull_request',
-      'somebody',
+      'stranger',
       true,
       /pull request from a fork/,
       /head\.repo\.full_name == github\.repository/,
@@ -371,7 +374,7 @@ describe("a job without the workflow's OIDC token", () => {
       /Dependabot started/,
       /github\.actor != 'dependabot\[bot\]'/,
     ],
-  ])('that %s is told so', async (_, name, actor, fork, detail, fix) => {
+  ])('%s: the failure explains it', async (_, name, actor, fork, detail, fix) => {
     const failure = onlyFailure(await job({}, event(name, actor, fork)))
     expect(failure.code).toBe('no-oidc-token')
     expect(failure.detail).toMatch(detail)
@@ -379,7 +382,7 @@ describe("a job without the workflow's OIDC token", () => {
     expect(emulator.world.exchanges.filter(({ plane }) => plane === 'entra')).toEqual([])
   })
 
-  test('because GitHub refuses it is not told to ask for a permission it has', async () => {
+  test('because GitHub refuses it gets no advice to add a permission that it has', async () => {
     const failure = onlyFailure(await job({}, { ...emulator.env, ACTIONS_ID_TOKEN_REQUEST_TOKEN: 'stale' }))
     expect(failure.code).toBe('no-oidc-token')
     expect(failure.fix).not.toContain('permissions')
@@ -391,11 +394,11 @@ describe('tokens in the course of a run', () => {
     vi.useRealTimers()
   })
 
-  test('that live for minutes only are asked for again whenever one is needed', async () => {
+  test('that live for minutes only are requested again whenever one is needed', async () => {
     emulator.world.tokenLifetime = 4 * 60_000
     expectSignedIn(await job(), "the workflow's OIDC token")
-    const asked = emulator.world.exchanges.filter(({ plane, method }) => plane === 'entra' && method === 'POST')
-    expect(asked.length).toBeGreaterThan(2)
+    const requested = emulator.world.exchanges.filter(({ plane, method }) => plane === 'entra' && method === 'POST')
+    expect(requested.length).toBeGreaterThan(2)
   })
 
   test('that Resource Manager refuses are replaced by new ones', async () => {
@@ -410,11 +413,11 @@ describe('tokens in the course of a run', () => {
         : undefined
     expectSignedIn(await job(), "the workflow's OIDC token")
     expect(refused).toBeGreaterThan(1)
-    const asked = emulator.world.exchanges.filter(({ plane, method }) => plane === 'entra' && method === 'POST')
-    expect(asked).toHaveLength(2)
+    const requested = emulator.world.exchanges.filter(({ plane, method }) => plane === 'entra' && method === 'POST')
+    expect(requested).toHaveLength(2)
   })
 
-  test('are had with a fresh assertion each time, over an hour and more', async () => {
+  test('are requested with a fresh assertion each time, over more than an hour', async () => {
     trustEmulator()
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() })
     const { ACTIONS_ID_TOKEN_REQUEST_URL: url = '', ACTIONS_ID_TOKEN_REQUEST_TOKEN: requestToken = '' } = emulator.env
@@ -426,7 +429,7 @@ describe('tokens in the course of a run', () => {
         assertions.push(Date.now())
         return federatedToken(url, requestToken)
       },
-      ambient: nobody,
+      ambient: noLogin,
       removeVariables: () => undefined,
       log: silent,
       signal: new AbortController().signal,
@@ -448,7 +451,7 @@ describe('tokens in the course of a run', () => {
     const third = await at(112)
     expect(new Set([first, second, third]).size).toBe(3)
     expect(assertions.map((time) => Math.round((time - start) / 60_000))).toEqual([0, 56, 112])
-    // Asked for at the same time, one request does for all.
+    // Concurrent calls for a token share one request.
     emulator.world.exchanges.length = 0
     await Promise.all(Array.from({ length: 5 }, () => tokens.get(`${postgresAudience}/.default`)))
     expect(emulator.world.exchanges.filter(({ plane, method }) => plane === 'entra' && method === 'POST')).toHaveLength(1)
@@ -478,7 +481,7 @@ describe('tokens in the course of a run', () => {
 })
 
 const silent: Log = { debug() {}, info() {}, result() {}, secret() {}, group: (_, body) => body() }
-const nobody: AmbientLogin = {
+const noLogin: AmbientLogin = {
   tenantId: undefined,
   clientId: undefined,
   clientSecret: undefined,
@@ -554,7 +557,7 @@ describe('clouds', () => {
     wellKnown: false,
   }
 
-  test('a private one by its own description: a document, an older one, one of an array', async () => {
+  test('a private cloud is read from its own description: a document, an older one, or one in an array', async () => {
     expect(await described(document)).toMatchObject(own)
     const { ossrDbmsResourceId, ...older } = document
     expect(await described({ ...older, ossrdbmsResourceId: ossrDbmsResourceId })).toMatchObject(own)

@@ -43,7 +43,7 @@ beforeAll(async () => {
   // On the other server the reader is a role that may call the function and nothing else.
   const [inPostgres = '', inEach = ''] = [...sqlFiles(page).values()].map((text) => text.replaceAll('OBJECT-ID', objectId))
   const retail = fleet?.postgres({ id: world.servers[1]?.id ?? '' })
-  await setUp(retail, 'orders', withOpenAiKey('contoso-openai-retail', 'a key that nobody may see'))
+  await setUp(retail, 'orders', withOpenAiKey('contoso-openai-retail', 'a key that must stay hidden'))
   await retail?.query('postgres', inPostgres)
   await retail?.query('orders', inEach)
 })
@@ -95,11 +95,11 @@ describe('without', () => {
     ['MachineLearningServices/workspaces/onlineEndpoints/read', 'resource-not-visible'],
     ['MachineLearningServices/workspaces/serverlessEndpoints/read', 'resource-not-visible'],
     ['Authorization/roleAssignments/read', 'roles-not-read'],
-  ])('%s the run says what it does not see: %s', async (action, code) => {
+  ])('%s the run reports what it cannot read: %s', async (action, code) => {
     expect(codesOf(await look(`${prefix}${action}`, { scope: subscription() }))).toContain(code)
   })
 
-  test('configurations/read only the allow-lists are not known', async () => {
+  test('configurations/read only the allow-lists are unknown', async () => {
     const lacking = `${prefix}DBforPostgreSQL/flexibleServers/configurations/read`
     const [all, some] = [await look(undefined, { scope: subscription() }), await look(lacking, { scope: subscription() })]
     expect(some.report.inventory).toEqual(all.report.inventory)

@@ -155,7 +155,7 @@ function expectDenied(result: JobResult, action: string): void {
   expect(denial?.fix).toMatch(/^az role assignment create .*--role "[^"]+" --scope "\/subscriptions\//)
 }
 
-test('the page is complete: roles, condition, and a wrapper that tells all settings the action asks for', () => {
+test('the page is complete: roles, condition, and a wrapper that returns all settings the action reads', () => {
   expect(documentedRoles.map(({ Name }) => Name.replace('azure_ai identity: ', ''))).toEqual([
     'apply',
     'restart',
@@ -174,7 +174,7 @@ test('the page is complete: roles, condition, and a wrapper that tells all setti
   }
   for (const id of [builtInRoles.cognitiveServicesUser, builtInRoles.cognitiveServicesOpenAIUser, builtInRoles.dataScientist])
     expect(condition).toContain(id)
-  const asked = new Set([
+  const read = new Set([
     ...Object.values(families).flatMap((family) => [
       family.authType,
       ...family.others,
@@ -182,8 +182,8 @@ test('the page is complete: roles, condition, and a wrapper that tells all setti
     ]),
     ...services.flatMap((service) => service.settings.map(({ setting }) => setting)),
   ])
-  const told = [...sql('wrapper').matchAll(/'(azure_\w+\.\w+)'/g)].map(([, name = '']) => name)
-  expect(told.sort()).toEqual([...asked].sort())
+  const returned = [...sql('wrapper').matchAll(/'(azure_\w+\.\w+)'/g)].map(([, name = '']) => name)
+  expect(returned.sort()).toEqual([...read].sort())
 })
 
 describe('apply', () => {
@@ -221,7 +221,7 @@ describe('apply', () => {
     for (const principalType of ['User', 'Group', '']) expect(verdict(server, { principalType })).toBe(false)
     for (const roleDefinitionName of [builtInRoles.owner, builtInRoles.rbacAdministrator, builtInRoles.contributor, ''])
       expect(verdict(server, { roleDefinitionName })).toBe(false)
-    // Other actions of the same role are not what the condition is about.
+    // The condition does not concern other actions of the same role.
     expect(allows(condition, 'Microsoft.DBforPostgreSQL/flexibleServers/write')).toBe(true)
   })
 
@@ -229,7 +229,7 @@ describe('apply', () => {
     const { objectId } = caller()
     const text = `The client 'a' with object id '${objectId}' does not have authorization to perform action '${assigning}' over scope '/subscriptions/s'`
     const { fix } = explain({ origin: 'azure', code: 'AuthorizationFailed', text }, { doing: 'testing' })
-    // As a shell takes it apart: the last argument is the condition.
+    // Parsed as a shell does: the last argument is the condition.
     const { stdout } = spawnSync('bash', ['-c', `az() { printf '%s' "\${@: -1}"; }; ${fix}`], { encoding: 'utf8' })
     const allowed = (principalId: string, roleDefinitionName: string, principalType = 'ServicePrincipal'): boolean =>
       allows(stdout, assigning, { principalId, roleDefinitionName, principalType })
@@ -272,7 +272,7 @@ describe('apply', () => {
     ).rejects.toThrow(/ABAC condition not fulfilled/)
   })
 
-  test('the condition keeps it from giving any other role', async () => {
+  test('the condition blocks any other role', async () => {
     give(role('apply'))
     const result = await job({
       'openai-role': builtInRoles.contributor,
@@ -287,7 +287,7 @@ describe('apply', () => {
   })
 })
 
-describe('apply where others have done the part in Azure', () => {
+describe('apply on a server whose part in Azure is done', () => {
   beforeEach(async () => {
     await begin(emulator)
     await becomeAdministrator()
@@ -365,21 +365,24 @@ describe('on a server that is set up', () => {
   }
   const checker = { mode: 'check', 'database-user': 'gha-check' }
 
-  test('check works with its role, and sees the settings by the wrapper', async () => {
+  test('check works with its role, and reads the settings through the wrapper', async () => {
     give(role('check'))
     await makeChecker()
     const result = await job(checker)
     expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true', changed: 'false' })
-    // Drift is seen as well, and that a key is stored, though not which.
+    // It also detects drift, and that a key is stored, though not which.
     await emulator.postgres.query(
       'app',
       "SELECT azure_ai.set_setting('azure_openai.endpoint', 'https://elsewhere.openai.azure.com')",
     )
-    await emulator.postgres.query('app', "SELECT azure_ai.set_setting('azure_openai.subscription_key', 'a-key-nobody-may-see')")
+    await emulator.postgres.query(
+      'app',
+      "SELECT azure_ai.set_setting('azure_openai.subscription_key', 'a-key-that-must-stay-hidden')",
+    )
     const drifted = await job(checker)
     expect(drifted.outputs['result'], drifted.log).toBe('drift')
     expect(codesOf(drifted)).toContain('key-still-stored')
-    expect(drifted.raw + JSON.stringify(drifted.report)).not.toContain('a-key-nobody-may-see')
+    expect(drifted.raw + JSON.stringify(drifted.report)).not.toContain('a-key-that-must-stay-hidden')
   })
 
   test('the checker can neither read nor write a key; a member of azure_ai_settings_manager can do both', async () => {
@@ -390,17 +393,17 @@ describe('on a server that is set up', () => {
     await expect(asUser('gha-check', read)).rejects.toThrow(/permission denied/)
     await expect(asUser('gha-check', write)).rejects.toThrow(/permission denied/)
     await expect(asUser('gha-check', 'SELECT * FROM azure_ai.settings')).rejects.toThrow(/permission denied/)
-    const told = (await asUser('gha-check', 'SELECT * FROM azure_ai_identity.settings()')) as {
+    const rows = (await asUser('gha-check', 'SELECT * FROM azure_ai_identity.settings()')) as {
       key: string
       value: string | null
       is_set: boolean
     }[]
-    expect(told.find(({ key }) => key === 'azure_openai.subscription_key')).toEqual({
+    expect(rows.find(({ key }) => key === 'azure_openai.subscription_key')).toEqual({
       key: 'azure_openai.subscription_key',
       value: null,
       is_set: true,
     })
-    expect(JSON.stringify(told)).not.toContain('a-key')
+    expect(JSON.stringify(rows)).not.toContain('a-key')
 
     await asAdministrator('postgres', sql('apply'))
     expect(await asUser('gha-apply', read)).toEqual([{ value: 'a-key' }])
@@ -426,7 +429,7 @@ describe('on a server that is set up', () => {
       await emulator.postgres.query('app', 'DROP OWNED BY mallory CASCADE; DROP ROLE mallory')
     })
 
-    test('keeps it from being made, visibly, and with nothing half done', async () => {
+    test('blocks its creation with an error, and nothing is half done', async () => {
       await expect(asAdministrator('app', sql('wrapper'))).rejects.toThrow('schema "azure_ai_identity" already exists')
       const functions = await emulator.postgres.query(
         'app',
@@ -438,7 +441,7 @@ describe('on a server that is set up', () => {
     test.each([
       ['is that of an ordinary role', ''],
       ['was left to an administrator', 'ALTER SCHEMA azure_ai_identity OWNER TO azure_pg_admin'],
-      ['holds a function of an administrator', 'ALTER FUNCTION azure_ai_identity.settings() OWNER TO azure_pg_admin'],
+      ['contains a function of an administrator', 'ALTER FUNCTION azure_ai_identity.settings() OWNER TO azure_pg_admin'],
       [
         'belongs to an administrator with its function, and others may still create in it',
         'ALTER SCHEMA azure_ai_identity OWNER TO azure_pg_admin; ALTER FUNCTION azure_ai_identity.settings() OWNER TO azure_pg_admin',
@@ -458,7 +461,7 @@ describe('on a server that is set up', () => {
   test.each(role('check').Actions)('check fails without %s', async (action) => {
     give(without(role('check'), action))
     await makeChecker()
-    // Whom to connect as is asked for only when it is not given.
+    // The run looks up the role to connect as only when `database-user` is not set.
     expectDenied(await job(action.includes('administrators') ? { mode: 'check' } : checker), action)
   })
 
@@ -473,16 +476,16 @@ describe('on a server that is set up', () => {
     },
   )
 
-  test('verify works with its role; with what it would ask for given it needs none', async () => {
+  test('verify works with its role, and without one when the inputs name everything it would look up', async () => {
     await becomeAdministrator()
     give(role('verify'))
     const found = await job({ mode: 'verify' })
     expect(found.outputs, found.log).toMatchObject({ result: 'in-sync', verified: 'true' })
     give()
     await makeChecker()
-    const given = await job({ mode: 'verify', 'database-user': 'gha-check', 'embedding-deployment': 'text-embedding-3-small' })
-    expect(given.outputs, given.log).toMatchObject({ result: 'in-sync', verified: 'true' })
-    // Without the wrapper the queries pass, and nobody can say that no key answered.
+    const named = await job({ mode: 'verify', 'database-user': 'gha-check', 'embedding-deployment': 'text-embedding-3-small' })
+    expect(named.outputs, named.log).toMatchObject({ result: 'in-sync', verified: 'true' })
+    // Without the wrapper the queries pass, but it is unknown whether a key answered.
     await emulator.postgres.query('app', 'DROP SCHEMA azure_ai_identity CASCADE')
     const blind = await job({ mode: 'verify', 'database-user': 'gha-check', 'embedding-deployment': 'text-embedding-3-small' })
     expect(blind.outputs, blind.log).toMatchObject({ 'failure-reason': 'verification', verified: 'false', 'stored-keys': '' })
@@ -512,11 +515,11 @@ describe('on a server that is set up', () => {
       serverOf(emulator).firewallRules = {}
       await becomeAdministrator()
     })
-    const door = { mode: 'check', 'temporary-firewall-rule': 'true' }
+    const withRule = { mode: 'check', 'temporary-firewall-rule': 'true' }
 
-    test('works with its role beside that of check', async () => {
+    test('works with its role and that of check', async () => {
       give(role('check'), role('temporary firewall rule'))
-      const result = await job(door)
+      const result = await job(withRule)
       expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
       await result.post()
       expect(serverOf(emulator).firewallRules).toEqual({})
@@ -526,7 +529,7 @@ describe('on a server that is set up', () => {
       emulator.world.locks.push({ name: 'keep', scope: serverOf(emulator).id, level: 'CanNotDelete' })
       try {
         give(role('check'), role('temporary firewall rule'))
-        const result = await job(door)
+        const result = await job(withRule)
         expect(result.outputs['result'], result.log).toBe('failed')
         expect(serverOf(emulator).firewallRules).toEqual({})
       } finally {
@@ -534,9 +537,9 @@ describe('on a server that is set up', () => {
       }
     })
 
-    test.each(role('temporary firewall rule').Actions)('fails, warns or does without %s', async (action) => {
+    test.each(role('temporary firewall rule').Actions)('without %s it fails, warns, or works all the same', async (action) => {
       give(role('check'), without(role('temporary firewall rule'), action))
-      const result = await job(door)
+      const result = await job(withRule)
       if (action === 'Microsoft.Authorization/locks/read') {
         expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
         await result.post()
@@ -549,7 +552,7 @@ describe('on a server that is set up', () => {
       }
       const post = await result.post()
       expect(post.code).toBe(0)
-      // The runner is shut out all the same: the rule leads to an address of documentation.
+      // The runner has no access all the same: the rule allows an address reserved for documentation.
       expect(Object.values(serverOf(emulator).firewallRules)).toEqual([
         expect.objectContaining({ startIpAddress: '192.0.2.1', endIpAddress: '192.0.2.1' }),
       ])
@@ -567,7 +570,7 @@ describe('on a server that is set up', () => {
     })
     const byKey = { 'auth-type': 'subscription-key', cognitive: '', translator: '' }
 
-    test('works with its role beside that of apply', async () => {
+    test('works with its role and that of apply', async () => {
       give(role('apply'), role('keys'))
       const result = await job(byKey)
       expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })

@@ -15,7 +15,7 @@ const ended: JobResult[] = []
 
 interface Proxy {
   readonly url: string
-  /** `HOST:PORT` of each tunnel asked for so far. */
+  /** `HOST:PORT` of each requested tunnel so far. */
   readonly tunnels: string[]
   stop(): void
 }
@@ -84,23 +84,26 @@ describe('behind a proxy', () => {
     expect(exchanges.map(({ url }) => url)).toEqual(expect.arrayContaining(['/github/api/user', '/github/api/graphql']))
   })
 
-  test.each([401, 403, 407])('that answers %s to CONNECT is named with its status, and its page is not shown', async (status) => {
-    const refusing = await startProxy(status)
-    try {
-      const url = new URL(refusing.url)
-      url.username = 'someone'
-      url.password = 'pr0xy-password'
-      const result = await job(behind, { HTTPS_PROXY: url.href })
-      expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'network' })
-      const failure = result.report.findings.find((each: { code: string }) => each.code === 'proxy-refused')
-      expect(failure.detail).toContain(`${new URL(refusing.url).host} answered ${status}`)
-      expect(result.raw + JSON.stringify(result.report)).not.toMatch(/Contoso web gateway|pr0xy-password/)
-    } finally {
-      refusing.stop()
-    }
-  })
+  test.each([401, 403, 407])(
+    'that answers %s to CONNECT: the failure names the status and does not show the page of the proxy',
+    async (status) => {
+      const refusing = await startProxy(status)
+      try {
+        const url = new URL(refusing.url)
+        url.username = 'someone'
+        url.password = 'pr0xy-password'
+        const result = await job(behind, { HTTPS_PROXY: url.href })
+        expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'network' })
+        const failure = result.report.findings.find((each: { code: string }) => each.code === 'proxy-refused')
+        expect(failure.detail).toContain(`${new URL(refusing.url).host} answered ${status}`)
+        expect(result.raw + JSON.stringify(result.report)).not.toMatch(/Contoso web gateway|pr0xy-password/)
+      } finally {
+        refusing.stop()
+      }
+    },
+  )
 
-  test('in lower case it counts as well', async () => {
+  test('its variables work in lower case as well', async () => {
     const result = await job(behind, { https_proxy: proxy.url }, { mode: 'check', part: 'azure', 'fail-on-drift': 'false' })
     expect(result.code, result.log).toBe(0)
     expect(proxy.tunnels.length).toBeGreaterThan(0)

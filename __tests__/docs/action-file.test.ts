@@ -45,7 +45,7 @@ test('action.yml has the outputs of the interface, each with its values', () => 
     expect(file.outputs['failure-reason']?.description).toContain(`\`${reason}\``)
 })
 
-test('the defaults are those of the interface and stand in action.yml', () => {
+test('the defaults in action.yml are those of the interface', () => {
   const defaults = Object.fromEntries(
     Object.entries(file.inputs).flatMap(([name, input]) => (input.default === undefined ? [] : [[name, String(input.default)]])),
   )
@@ -97,17 +97,17 @@ test('the defaults are accepted with a server, a database and a service', () => 
   expect(parseInputs(rawInputs())).toMatchObject({ mode: 'apply', part: 'all', testQueries: true, verifyTimeoutMs: 600_000 })
 })
 
-test('whatever is a key, password or token is masked', () => {
+test('every key, password and token is masked', () => {
   const secret = inputNames.filter((name) => /key$|password|token/.test(name))
   expect([...secretInputs].sort()).toEqual([...secret].sort())
 })
 
-test('main and post are two entries that are there, under Node 24', () => {
+test('main and post are two entries that exist, for Node 24', () => {
   expect(file.runs).toMatchObject({ using: 'node24', main: 'dist/index.js', post: 'dist/post.js' })
   for (const entry of [file.runs.main, file.runs.post]) expect(existsSync(join(root, entry))).toBe(true)
 })
 
-test('the Marketplace takes it: name, one short description, icon and colour', () => {
+test('it meets the rules of the Marketplace: name, one short description, icon and colour', () => {
   const { name, description, branding } = parse(readFileSync(join(root, 'action.yml'), 'utf8')) as {
     name: string
     description: string
@@ -138,9 +138,9 @@ describe('action-types.yml', () => {
     expect(Object.keys(types.outputs)).toEqual(Object.keys(file.outputs))
   })
 
-  test('says of each input what the code takes', () => {
+  test('describes for each input what the code accepts', () => {
     const keyed = { 'auth-type': 'subscription-key', translator: '', 'machine-learning': '' }
-    // What else has to be given for a value to make sense.
+    // Other inputs that a value requires.
     const beside: Record<string, Partial<Record<(typeof inputNames)[number], string>>> = {
       'auth-type subscription-key': keyed,
       'fail-on-drift false': { mode: 'check' },
@@ -151,7 +151,7 @@ describe('action-types.yml', () => {
         parseInputs(rawInputs({ ...beside[`${name} ${value}`], [name]: value }))
         return true
       } catch (error) {
-        // It may contradict another input; refused for itself is what counts.
+        // It may contradict another input; only a refusal of its own value counts.
         return !String(error).includes(`\`${name}\`: "`)
       }
     }
@@ -171,12 +171,12 @@ describe('action-types.yml', () => {
       if (type.type === 'integer') expect(taken(name, '1.5')).toBe(false)
       if (type.type === 'enum') expect(type['allowed-values']).toContain(fallback)
       if (type.type === 'boolean') expect(['true', 'false']).toContain(fallback)
-      // Nothing that takes only a few values is called a string.
+      // An input that accepts only a few values is not a string.
       else if (type.type === 'string') expect(['true', 'false']).not.toContain(fallback)
     }
   })
 
-  test('says of each output what its description says', () => {
+  test('agrees with the description of each output', () => {
     for (const [name, { type, 'allowed-values': values = [] }] of Object.entries(types.outputs)) {
       const quoted = [...(file.outputs[name]?.description ?? '').matchAll(/`([\w-]+)`/g)].map(([, value]) => value)
       if (type === 'enum') expect([name, quoted]).toEqual([name, values])

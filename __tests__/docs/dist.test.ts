@@ -27,13 +27,13 @@ async function checkDist(): Promise<{ code: number; stdout: string; stderr: stri
   )
 }
 
-test('the committed dist/ is what the sources build to, from another folder too', async () => {
+test('the committed dist/ is what the sources build to, from any folder', async () => {
   const { code, stdout, stderr } = await checkDist()
   expect(code, stderr).toBe(0)
   expect(stdout).toContain('dist/ is what the sources build to')
 })
 
-test('dist/ starts on a machine that has nothing else, as a runner has', async () => {
+test('dist/ starts in an empty folder, as on a runner', async () => {
   const alone = await mkdtemp(join(tmpdir(), 'dist alone '))
   try {
     await cp(join(root, 'dist'), alone, { recursive: true })
@@ -56,7 +56,7 @@ test('a changed source makes the check fail, naming the file and the fix', async
   expect(stderr).toContain('npm run build')
 })
 
-test('every difference between the files is told', async () => {
+test('every difference between the files is reported', async () => {
   const dist = join(folder, 'dist')
   const index = await readFile(join(dist, 'index.js'))
   const fresh = new Map([

@@ -43,13 +43,13 @@ describe('docs/findings.md and the sources agree', () => {
       expect([code, severity.split(' or ').sort()]).toEqual([code, [...(raised.get(code) ?? [])].sort()])
   })
 
-  test('on the errors: each is raised somewhere', () => {
+  test('on the errors: the sources raise each of them', () => {
     const written = new Set([...sources.flatMap(literals), 'azure-error', 'entra-error', 'postgres-error', 'ai-error'])
     expect(Object.keys(errors).filter((code) => !written.has(code))).toEqual([])
     expect(Object.keys(causes)).toEqual(known.map(({ code }) => code).sort())
   })
 
-  test('each code stands there once, with what it means and what to do', () => {
+  test('each code is listed once, with its meaning and what to do', () => {
     const codes = [...page.matchAll(/^\| `([^`]+)` \|/gm)].map(([, code]) => code)
     expect(new Set(codes).size).toBe(codes.length)
     expect(codes.sort()).toEqual([...new Set([...Object.keys({ ...findings, ...errors, ...causes })])].sort())

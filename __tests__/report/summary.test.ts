@@ -29,11 +29,11 @@ function reportOf(inputs: Inputs | undefined, journal: Journal, thrown: Failure[
   return report({ inputs, journal, thrown, startedAt: new Date(0), durationMs: 1_234, host: 'h', principalId: 'p' })
 }
 
-function query(database: string, given: Partial<QueryResult> = {}): QueryResult {
+function query(database: string, changes: Partial<QueryResult> = {}): QueryResult {
   return {
     database,
     service: 'openai',
-    name: serviceNamed(given.service ?? 'openai').queries[0]?.name ?? 'embedding',
+    name: serviceNamed(changes.service ?? 'openai').queries[0]?.name ?? 'embedding',
     sql: `SELECT '${database}'`,
     status: 'passed',
     proof: 'keyless',
@@ -41,7 +41,7 @@ function query(database: string, given: Partial<QueryResult> = {}): QueryResult 
     durationMs: 20,
     answer: '1536 dimensions',
     error: '',
-    ...given,
+    ...changes,
   }
 }
 
@@ -64,7 +64,7 @@ function good(inputs = parsed()): Journal {
 }
 
 describe('the result', () => {
-  test('everything done and proven: changed and verified', () => {
+  test('a run that did and verified everything ends changed and verified', () => {
     expect(reportOf(parsed(), good())).toMatchObject({
       result: 'changed',
       failureReason: 'none',
@@ -74,7 +74,7 @@ describe('the result', () => {
     })
   })
 
-  test('verified wants every service in every database, passed, and no stored key that may have answered', () => {
+  test('verified requires every query of every service to pass in every database, with no stored key that may have answered', () => {
     const skipped = good()
     skipped.query(query('app', { service: 'machine-learning', status: 'skipped', proof: 'none' }))
     expect(reportOf(parsed(), skipped)).toMatchObject({ result: 'changed', verified: false })
@@ -89,7 +89,7 @@ describe('the result', () => {
     expect(reportOf(parsed(), journalOf(parsed(), ['app'])).verified).toBe(false)
   })
 
-  test('cancelled outranks a restart, a restart outranks errors, errors outrank what the queries said', () => {
+  test('cancelled outranks a restart, a restart outranks errors, errors outrank failed queries', () => {
     const order = ['cancelled', 'restart-required', 'azure', 'verification'] as const
     for (let from = 0; from < order.length; from++) {
       const journal = good()
@@ -98,7 +98,7 @@ describe('the result', () => {
     }
   })
 
-  test('a failure makes the step red, drift only when it is to', () => {
+  test('a failure fails the step; drift does so unless fail-on-drift is false', () => {
     const journal = good()
     const { steps } = journal
     journal.mark(steps[0]?.id ?? '', 'different')
@@ -109,7 +109,7 @@ describe('the result', () => {
     expect([fails(failed, true), fails(failed, false)]).toEqual([true, true])
   })
 
-  test('a run that never came to its inputs fails closed', () => {
+  test('a run that ended before it read its inputs is reported as failed', () => {
     const journal = createJournal(() => undefined)
     expect(reportOf(undefined, journal, [failing('input')])).toMatchObject({
       result: 'failed',
@@ -131,7 +131,7 @@ describe('the result', () => {
       expect(Object.keys(step).sort()).toEqual(['current', 'desired', 'detail', 'id', 'kind', 'status', 'target'])
   })
 
-  test('changed is told before the first write, once', () => {
+  test('changed is announced once, before the first write', () => {
     const calls: string[] = []
     const journal = createJournal(() => calls.push('changed'))
     expect(journal.changed).toBe(false)
@@ -142,7 +142,7 @@ describe('the result', () => {
 })
 
 describe('the summary', () => {
-  test('says in its first line how it stands', () => {
+  test('its first line states the result', () => {
     expect(summary(reportOf(parsed(), good())).split('\n')[0]).toBe(
       '## ✅ <code>pg&#45;one</code> needs no secrets now: 16 steps done, all 4 test queries verified, no key is stored',
     )
@@ -152,7 +152,7 @@ describe('the summary', () => {
     )
   })
 
-  test('says whether the server was set up before, and what there is to do', () => {
+  test('states whether the server was set up before, and what is left to do', () => {
     const fresh = observed({ server: { ...observed().server, principalId: undefined }, databases: [observedDatabase('app')] })
     const journal = createJournal(() => undefined)
     journal.plan(withWaits(plan(parsed({ mode: 'check' }), fresh)), 'p')
@@ -186,7 +186,7 @@ describe('the summary', () => {
     expect(reportOf(inputs, journal).storedKeys.after).toBe(1)
   })
 
-  test('does not claim that no key was in reach when one was', () => {
+  test('does not claim that no key could answer when one could', () => {
     const journal = good()
     journal.query(query('app', { proof: 'key-present' }))
     const shown = summary(reportOf(parsed(), journal))
@@ -194,7 +194,7 @@ describe('the summary', () => {
     expect(shown).not.toContain('needs no secrets now')
   })
 
-  test('no value can break its tables, open markup or begin a command', () => {
+  test('no value can break its tables, start markup or start a workflow command', () => {
     const name = hostile.replaceAll(/[\r\n]/g, ' ').slice(0, 60)
     const inputs = parsed({ databases: name.replaceAll(',', '') })
     const [database = ''] = inputs.databases
@@ -225,13 +225,13 @@ describe('the summary', () => {
     expect(shown.match(/<details>/g)?.length ?? 0).toBe(shown.match(/<\/details>/g)?.length ?? 0)
   })
 
-  test('a fix that holds a fence stands in a longer one', () => {
+  test('a fix that contains a code fence gets a longer fence around it', () => {
     const journal = good()
     journal.finding({ severity: 'notice', code: 'unproven', title: 't', detail: 'd', fix: 'a\n````\nb' })
     expect(summary(reportOf(parsed(), journal))).toContain('\n`````\na\n````\nb\n`````\n')
   })
 
-  test('the picture holds letters, digits and a few signs only', () => {
+  test('the picture contains only letters, digits and a few signs', () => {
     const shown = summary(reportOf(parsed(), good()))
     const [, picture = ''] = /```mermaid\n([\s\S]*?)```/.exec(shown) ?? []
     expect(picture).toContain('flowchart LR')
@@ -239,7 +239,7 @@ describe('the summary', () => {
     expect(picture).not.toMatch(/[`#;]{2}/)
   })
 
-  test('stays below 1 MiB with hundreds of databases, tables whole, what is left out said', () => {
+  test('stays below 1 MiB with hundreds of databases: tables stay whole, and it names what is left out', () => {
     const names = Array.from({ length: 300 }, (_, index) => `database number ${index} ${'|<&'.repeat(10)}`)
     const inputs = parsed({ databases: names.join('\n') })
     const journal = journalOf(inputs, names)
@@ -264,7 +264,7 @@ describe('the summary', () => {
     for (const table of tablesOf(shown)) expect(new Set(table.map((row) => row.length)).size).toBe(1)
   })
 
-  /** 200 databases with long names of signs that grow when they are escaped; all four services answered in each. */
+  /** 200 databases with long names of characters that become longer when escaped; all four services answered in each. */
   function manyDatabases() {
     const names = Array.from({ length: 200 }, (_, index) => `${String(index).padStart(3, '0')}${'|<@#`&*"'.repeat(7)}`)
     const inputs = parsed({ databases: names.join('\n') })
@@ -277,7 +277,7 @@ describe('the summary', () => {
     return { names, inputs, journal }
   }
 
-  test('200 databases that are alike take a few rows, and one that differs stands first', () => {
+  test('200 equal databases take a few rows, and one that differs comes first', () => {
     const { names, inputs, journal } = manyDatabases()
     const good = summary(reportOf(inputs, journal))
     expect(good).toContain('**all 200 databases**')
@@ -329,7 +329,7 @@ describe('the summary', () => {
     expect(body).not.toContain('left out here')
   })
 
-  test('a byte counts as a byte: signs of several bytes do not push it over the limit', () => {
+  test('sizes are counted in bytes: characters of several bytes do not exceed the limit', () => {
     const names = Array.from({ length: 400 }, (_, index) => `${'漢'.repeat(18)}${index}`)
     const inputs = parsed({ databases: names.join('\n') })
     const journal = createJournal(() => undefined)
@@ -338,7 +338,7 @@ describe('the summary', () => {
     expect(Buffer.byteLength(summary(reportOf(inputs, journal)))).toBeLessThan(1024 * 1024)
   })
 
-  test('code and text show every sign and none as markup', () => {
+  test('code and text show every character, and none as markup', () => {
     expect(code('')).toBe('')
     expect(code('a|b\n<c>')).toBe('<code>a&#124;b &#60;c&#62;</code>')
     expect(text('one\r\ntwo')).toBe('one<br/>two')
