@@ -29,7 +29,7 @@ import {
 
 const emulator = await ownEmulator()
 
-/** One service in one database, for what does not depend on how many there are. */
+/** One service in one database, for tests that do not depend on their number. */
 const only = onlyService(emulator, 'openai', 'app')
 
 /** The four roles of the interface at exactly the named resources. */
@@ -96,7 +96,7 @@ describe('from nothing, with slow replication and propagation', () => {
     })
   })
 
-  test('gives exactly four role assignments at the named scopes, each written once and saying for which server', () => {
+  test('writes exactly four role assignments at the named scopes, each once and with the server in its description', () => {
     expect(rolesOfServer(emulator)).toEqual(fourRoles())
     const own = emulator.world.roleAssignments.filter(({ principalId }) => principalId === first.outputs['principal-id'])
     for (const assignment of own) {
@@ -123,25 +123,25 @@ describe('from nothing, with slow replication and propagation', () => {
     expect(writes.at(-1)?.url).toContain('/restart')
   })
 
-  test('waits in one database at a time: the others are asked once one has passed', () => {
+  test('waits in one database at a time: the others are queried once one has passed', () => {
     const attempts = first.report.queries
       .filter(({ service }: { service: string }) => service === 'openai')
       .map((query: { attempts: number }) => query.attempts)
     const waits = first.log.match(/… waiting for the identity and its roles to take effect: .*azure_openai/g) ?? []
     expect(attempts).toHaveLength(2)
     expect(waits.length).toBeGreaterThan(0)
-    // Each wait follows one refused query, whichever database it was asked in; then each of the two passes once.
+    // Each wait follows one refused query, in either database; then each of the two passes once.
     expect(attempts[0] + attempts[1]).toBe(waits.length + 2)
   })
 
-  test('says while it waits what for, how long already and how much is left', () => {
+  test('logs while it waits the reason, the time so far and the time left', () => {
     expect(first.log).toMatch(
       /… waiting for the identity and its roles to take effect: azure_\w+ \(.+\).*; .* so far, at most .* more/,
     )
     expect(first.log).toContain('the directory does not know the new identity yet')
   })
 
-  test('the services were asked with the identity of the server alone', () => {
+  test('only the identity of the server called the services', () => {
     const callers = new Set(callersOfServices(emulator.world.exchanges))
     expect([...callers]).toEqual([first.outputs['principal-id']])
   })
@@ -198,7 +198,7 @@ describe('from nothing, with slow replication and propagation', () => {
       expect(query.durationMs).toBeGreaterThan(0)
       expect(query.sql).toMatch(/timeout_ms => 15000/)
     }
-    // Advice at most.
+    // Notices at most.
     expect(report.findings.filter(({ severity }: { severity: string }) => severity !== 'notice')).toEqual([])
   })
 
@@ -208,7 +208,7 @@ describe('from nothing, with slow replication and propagation', () => {
     }
   })
 
-  test('the summary has the state, the picture, the steps and the queries, and its tables hold', () => {
+  test('the summary has the state, the picture, the steps and the queries, in complete tables', () => {
     const { summary } = first
     expect(summary.split('\n')[0]).toMatch(/^## ✅ .*needs no secrets now: 25 steps done, all 8 test queries verified/)
     expect(summary).toContain('```mermaid')
@@ -219,7 +219,7 @@ describe('from nothing, with slow replication and propagation', () => {
     expect(summary.match(/1536 dimensions/g)).toHaveLength(2)
   })
 
-  test('a good run annotates nothing, and its post step does nothing', async () => {
+  test('a successful run has no annotation, and its post step does nothing', async () => {
     expect(first.raw).not.toMatch(/^::(error|warning|notice)/m)
     const post = await first.post()
     expect(post.code).toBe(0)
@@ -256,7 +256,7 @@ describe('from nothing, with slow replication and propagation', () => {
     expect(second.summary.split('\n')[0]).toContain('is in sync: nothing to do, all 8 test queries verified')
   })
 
-  test('who may only read succeeds when nothing is missing', async () => {
+  test('an app that may only read succeeds when nothing is missing', async () => {
     await admitReader(emulator)
     const result = await apply(emulator, { ...asReader(emulator), 'allow-restart': 'false' })
     expect(result.outputs).toMatchObject({ result: 'in-sync', verified: 'true', changed: 'false' })
@@ -272,10 +272,10 @@ describe('a role that never takes effect', () => {
     emulator.world.delays.rolePropagation = 0
   })
 
-  test('leaves a database that worked with its key exactly as it was, and working all the time', async () => {
+  test('leaves a database that works with its key unchanged, and working throughout', async () => {
     const before = await workWithKeys(emulator, 'app')
     expect(await askEmbedding(emulator, 'app')).toBe(1536)
-    // The restart that a new identity needs would cut the client off: the identity is there already.
+    // The restart of a new identity would disconnect the client, so the identity is on already.
     giveIdentity(emulator)
 
     let asked = 0
@@ -306,13 +306,13 @@ describe('a role that never takes effect', () => {
     expect(advice).toMatch(/raise `verify-timeout-minutes` \(now [\d.]+\)/)
     for (const query of result.report.queries) expect(query.status).toBe('failed')
     expect(statusesOf(result)['app/azure_openai.auth_type']).toBe('different')
-    // One attempt more than the time allowed at most: bounded, and said.
+    // At most one attempt after the time limit, and the log has it.
     expect(result.report.durationMs).toBeLessThan(60_000)
     expect(result.summary.split('\n')[0]).toContain('❌')
     expect(result.raw).toMatch(/^::error title=The service does not accept the identity/m)
   })
 
-  test('leaves an empty database empty, and says so', async () => {
+  test('leaves an empty database empty, and reports it', async () => {
     giveIdentity(emulator)
     const result = await apply(emulator, { databases: 'app', 'verify-timeout-minutes': '0' })
     expect(await settingsOf(emulator, 'app')).toEqual({})
@@ -320,7 +320,7 @@ describe('a role that never takes effect', () => {
     expect(statusesOf(result)['app/azure_openai.endpoint']).toBe('missing')
   })
 
-  test('what was only tried and rolled back is no change', async () => {
+  test('a change that was tried and rolled back does not count as changed', async () => {
     const before = await workWithKeys(emulator, 'app')
     giveIdentity(emulator)
     const result = await apply(emulator, { databases: 'app', part: 'database', 'verify-timeout-minutes': '0' })
@@ -339,13 +339,13 @@ function giveRole(principalId: string, roleId: string, scope: string): RoleAssig
     principalType: 'ServicePrincipal',
     roleDefinitionId: `/subscriptions/${emulator.world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${roleId}`,
     createdAt: Date.now() - 3_600_000,
-    createdBy: 'somebody',
+    createdBy: 'another app',
   }
   emulator.world.roleAssignments.push(assignment)
   return assignment
 }
 
-describe('role assignments that are there already', () => {
+describe('existing role assignments', () => {
   let principalId: string
   let openai: string
   let group: string
@@ -356,7 +356,7 @@ describe('role assignments that are there already', () => {
     group = openai.slice(0, openai.indexOf('/providers'))
   })
 
-  test('at the resource group satisfy: nothing is written for it', async () => {
+  test('at the resource group count: nothing is written', async () => {
     giveRole(principalId, builtInRoles.cognitiveServicesOpenAIUser, group)
     const result = await apply(emulator, only)
     expect(putsOfRoles()).toBe(0)
@@ -367,7 +367,7 @@ describe('role assignments that are there already', () => {
     })
   })
 
-  test('of a broader role, at a sibling or of another principal do not', async () => {
+  test('of a broader role, at a sibling or of another principal do not count', async () => {
     giveRole(principalId, builtInRoles.owner, group)
     giveRole(principalId, builtInRoles.cognitiveServicesOpenAIUser, accountNamed(emulator.world, 'contoso-language').id)
     giveRole(principalNamed(emulator.world, readerName).objectId, builtInRoles.cognitiveServicesOpenAIUser, openai)
@@ -377,7 +377,7 @@ describe('role assignments that are there already', () => {
     expect(result.outputs).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('that the list does not show yet are found by the answer 409, which is success', async () => {
+  test('that the list does not show yet cause the status 409, which is success', async () => {
     const hidden = giveRole(principalId, builtInRoles.cognitiveServicesOpenAIUser, openai)
     hidden.createdAt = Date.now()
     emulator.world.delays.roleReplication = 60_000
@@ -426,7 +426,7 @@ describe('the restart', () => {
     expect(finding.fix).toContain('az postgres flexible-server restart --resource-group rg-contoso-ai --name pg-contoso')
   })
 
-  test('that turns out not to be needed is skipped, and the run is good', async () => {
+  test('that turns out to be unnecessary is skipped, and the run succeeds', async () => {
     await begin(emulator, { switches: { restartNeeded: false } })
     const result = await apply(emulator, { ...only, 'allow-restart': 'false' })
     expect(result.outputs).toMatchObject({ result: 'changed', verified: 'true', 'failure-reason': 'none' })
@@ -436,7 +436,7 @@ describe('the restart', () => {
 })
 
 describe('a part of the work', () => {
-  test('part: azure runs no SQL, part: database writes nothing in Resource Manager; both together are whole', async () => {
+  test('part: azure runs no SQL, part: database writes nothing in Resource Manager, and together they do everything', async () => {
     await begin(emulator)
     const azure = await apply(emulator, { ...only, part: 'azure' })
     expect(azure.outputs).toMatchObject({ result: 'changed', verified: 'false', drift: 'false', 'failure-reason': 'none' })
@@ -492,9 +492,9 @@ describe('a part of the work', () => {
 })
 
 describe('databases that cannot be reached', () => {
-  test('one among several is an error and does not keep the others from being done', async () => {
+  test('one of several is an error, and the others are done', async () => {
     await begin(emulator)
-    const result = await apply(emulator, { ...only, databases: 'app\nno such database' })
+    const result = await apply(emulator, { ...only, databases: 'app\nunknown database' })
     expect(result.outputs).toMatchObject({
       result: 'failed',
       'failure-reason': 'input',
@@ -507,8 +507,8 @@ describe('databases that cannot be reached', () => {
     expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.auth_type': 'managed-identity' })
     const query = (database: string) => result.report.queries.find((each: { database: string }) => each.database === database)
     expect(query('app')).toMatchObject({ status: 'passed' })
-    expect(query('no such database')).toMatchObject({ status: 'skipped' })
-    expect(statusesOf(result)['no such database/extension']).toBe('failed')
+    expect(query('unknown database')).toMatchObject({ status: 'skipped' })
+    expect(statusesOf(result)['unknown database/extension']).toBe('failed')
   })
 
   test('when none can be reached the run ends before its first write', async () => {
@@ -521,7 +521,7 @@ describe('databases that cannot be reached', () => {
     expect(finding.fix).toContain('--start-ip-address 127.0.0.1')
   })
 
-  test('a login that is no administrator is told which object id to register', async () => {
+  test('a login that is not an administrator: the failure names the object id to register', async () => {
     await begin(emulator, { shape: ({ servers }) => servers[0]?.administrators.splice(0) })
     const result = await apply(emulator, only)
     expect(emulator.writes()).toEqual([])
@@ -530,10 +530,10 @@ describe('databases that cannot be reached', () => {
   })
 })
 
-describe('names of databases that mean something elsewhere', () => {
+describe('names of databases with a meaning in shells, SQL or Markdown', () => {
   const names = ['a|b<script>', `x"y'z`, '%s::set-output name=a::b', '::error::boom', 'träume 漢字', '$(touch x) `y`']
 
-  test('are databases like any other, and summary, log and outputs stay whole', async () => {
+  test('work like any other, and summary, log and outputs stay intact', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     for (const name of names) await emulator.postgres.createDatabase(name)

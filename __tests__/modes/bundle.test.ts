@@ -1,4 +1,4 @@
-/** What of the built action needs no PostgreSQL: the tests that run on Windows as well. */
+/** Tests of the built action that need no PostgreSQL, so that they run on Windows as well. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, isAbsolute, join } from 'node:path'
@@ -21,7 +21,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 
-/** One job, its post step included, which never fails. */
+/** One job with its post step, which never fails. */
 async function run(inputs: Record<string, string>, env: Record<string, string> = {}): Promise<JobResult> {
   const result = await runJob({ inputs: { ...emulator.inputs, ...inputs }, env: { ...emulator.env, ...env } })
   expect((await result.post()).code).toBe(0)
@@ -90,7 +90,7 @@ test('lists with the line ends of Windows, and the drift issue', async () => {
   ])
 })
 
-test('a database that cannot be reached is told as such', async () => {
+test('a database that cannot be reached is reported', async () => {
   const result = await run({ mode: 'check' })
   expect([result.code, result.outputs['failure-reason']], result.log).toEqual([1, 'network'])
 })
@@ -111,7 +111,7 @@ test("az's session, where az is a batch file and where it is a script", async ()
   expect(result.log).not.toContain('DeprecationWarning')
 })
 
-// How Node gives it to the process is Windows' part, and cannot be had elsewhere: here the event comes from inside.
+// Only Windows delivers this signal to a process, so here the test raises the event inside it.
 test("Ctrl-Break, which Windows' runner sends second, cancels as Ctrl-C does", async () => {
   const file = join(folder, 'break.mjs')
   await writeFile(

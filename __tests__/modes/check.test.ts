@@ -48,7 +48,7 @@ beforeAll(async () => {
   await logStatements(emulator)
   const set = await apply(emulator)
   expect([set.outputs['result'], set.outputs['verified']], set.log).toEqual(['changed', 'true'])
-  // What an apply does is seen, so that seeing nothing below means something.
+  // The recording shows the writes of an apply, so an empty one below is meaningful.
   expect(emulator.writes().length).toBeGreaterThan(0)
   const written = writingStatements(statementsSince(emulator, 0))
   for (const kind of [/^CREATE EXTENSION/, /azure_ai\.set_setting/, /^COMMIT/])
@@ -70,8 +70,8 @@ beforeEach(() => {
 // Over all checks of this file: nothing is written, neither in Resource Manager nor in PostgreSQL.
 afterEach(async () => {
   expect(emulator.writes()).toEqual([])
-  const asked = emulator.world.exchanges.filter(({ plane }) => plane === 'resource-manager')
-  expect(asked.filter(({ method }) => method !== 'GET')).toEqual([])
+  const requests = emulator.world.exchanges.filter(({ plane }) => plane === 'resource-manager')
+  expect(requests.filter(({ method }) => method !== 'GET')).toEqual([])
   expect(writingStatements(statementsSince(emulator, from))).toEqual([])
   await back()
 })
@@ -116,7 +116,7 @@ function labelOf(id: string): string {
 }
 const shown = (value: string): string => (value.startsWith('/subscriptions/') ? (value.split('/').at(-1) ?? '') : value)
 
-/** Drift, red, and nothing but these steps; before and after stand in one row of the summary, above what is well, which is folded. */
+/** The run failed with drift in exactly these steps. In the summary their values are in one row, above the folded list of what is in sync. */
 function expectDrift(result: JobResult, steps: Record<string, [status: string, current: string, desired: string]>): void {
   expect(differingSteps(result), result.log).toEqual(steps)
   expect(result.outputs).toMatchObject({ result: 'drift', drift: 'true', changed: 'false', 'failure-reason': 'drift' })
@@ -135,7 +135,7 @@ function expectDrift(result: JobResult, steps: Record<string, [status: string, c
   expect(folds).toBeLessThan(well)
 }
 
-test('a world that is in sync: nothing differs, every test query is asked once and passes, exit 0', async () => {
+test('a server that is in sync: nothing differs, every test query runs once and passes, exit code 0', async () => {
   const result = await check()
   expect(differingSteps(result)).toEqual({})
   expect(skippedSteps(result)).toEqual({})
@@ -153,7 +153,7 @@ test('a world that is in sync: nothing differs, every test query is asked once a
   expect(queries).toHaveLength(8)
   expect(queries.every(({ attempts, proof, status }) => attempts === 1 && proof === 'keyless' && status === 'passed')).toBe(true)
   expect(emulator.world.exchanges.filter(({ plane }) => plane === 'ai')).toHaveLength(8)
-  // All is read, and nothing read twice.
+  // Everything is read once.
   const paths = emulator.reads().map(({ url }) => url)
   expect(new Set(paths).size).toBe(paths.length)
   // Every transaction is read-only.
@@ -184,7 +184,7 @@ describe('each drift alone is reported under its step, and nothing else differs'
     expect(result.outputs['principal-id']).toBe('')
   })
 
-  test('the principal changed since the roles were given: a restored server', async () => {
+  test('the principal changed since the roles were assigned: a restored server', async () => {
     const server = serverOf(emulator)
     if (server.identity === undefined) throw new Error('no identity')
     server.identity.principalId = elsewhere
@@ -291,11 +291,11 @@ describe('each drift alone is reported under its step, and nothing else differs'
       world.servers.push(replica)
       world.principals.push({ objectId: replicaPrincipal, displayName: replica.name, kind: 'ManagedIdentity' })
       for (const name of Object.values(resourceNames)) {
-        const given = assignmentOf(name)
+        const existing = assignmentOf(name)
         world.roleAssignments.push({
-          ...given,
-          id: `${given.id}-replica`,
-          name: `${given.name}-r`,
+          ...existing,
+          id: `${existing.id}-replica`,
+          name: `${existing.name}-r`,
           principalId: replicaPrincipal,
           description: assignmentDescription(replica.id),
         })
@@ -328,7 +328,7 @@ describe('each drift alone is reported under its step, and nothing else differs'
       expectDrift(await check(), { 'replica/pg-contoso-replica': ['different', 'no role for Azure AI Translator', good] })
     })
 
-    test('what the running replica knows may not be read: permission, no drift', async () => {
+    test('the state of the running replica may not be read: permission, no drift', async () => {
       addReplica()
       const error = { code: 'AuthorizationFailed', message: "may not perform action 'Microsoft.Example/read' over scope '/s'" }
       emulator.world.fault = ({ url }) =>
@@ -347,14 +347,14 @@ describe('each drift alone is reported under its step, and nothing else differs'
   })
 })
 
-test('with fail-on-drift false the step stays green and the reason stays drift', async () => {
+test('with fail-on-drift false the step succeeds and the reason stays drift', async () => {
   await sql('app', `DELETE FROM azure_ai.settings WHERE key = 'azure_openai.endpoint'`)
   const result = await check({ 'fail-on-drift': 'false', 'test-queries': 'false' })
   expect(result.code).toBe(0)
   expect(result.outputs).toMatchObject({ result: 'drift', drift: 'true', verified: 'false', 'failure-reason': 'drift' })
 })
 
-test('each part looks at its own steps, and says why the others are skipped', async () => {
+test('each part checks its own steps, and gives the reason why the others are skipped', async () => {
   const { roleAssignments } = emulator.world
   roleAssignments.splice(roleAssignments.indexOf(assignmentOf('contoso-openai')), 1)
   await sql('app', `UPDATE azure_ai.settings SET value = 'norwayeast' WHERE key = 'azure_cognitive.region'`)
@@ -368,7 +368,7 @@ test('each part looks at its own steps, and says why the others are skipped', as
   expect(skippedSteps(database)['role/openai']).toBe('part: database writes nothing in Resource Manager')
 })
 
-test('several differences are reported together, none stops the others', async () => {
+test('several differences are reported together', async () => {
   const { roleAssignments } = emulator.world
   roleAssignments.splice(roleAssignments.indexOf(assignmentOf('contoso-openai')), 1)
   serverOf(emulator).configurations['azure.extensions'] = { value: 'vector', source: 'user-override' }
@@ -377,14 +377,14 @@ test('several differences are reported together, none stops the others', async (
   await sql('sales 2026', 'DROP EXTENSION azure_ai CASCADE')
   const result = await check()
   expect(Object.keys(differingSteps(result))).toEqual(['role/openai', 'allow-list', 'app/azure_cognitive.region'])
-  // The allow-list comes first: the extension cannot be made before.
+  // The allow-list comes first, because the extension cannot be created without it.
   expect(skippedSteps(result)['sales 2026/extension']).toBe('waits for allow-list')
   expect(skippedSteps(result)['sales 2026/azure_ml.auth_type']).toBe('waits for sales 2026/extension')
   expect(result.outputs['result']).toBe('drift')
 })
 
 describe('test queries of a check', () => {
-  test('one that fails while nothing differs fails the step with verification, and the others are still asked', async () => {
+  test('one that fails while nothing differs fails the step with verification, and the others still run', async () => {
     accountNamed(emulator.world, 'contoso-language').publicNetworkAccess = 'Disabled'
     const result = await check()
     expect(result.outputs).toMatchObject({
@@ -405,7 +405,7 @@ describe('test queries of a check', () => {
     expect((await check()).outputs).toMatchObject({ result: 'drift', 'failure-reason': 'drift', verified: 'false' })
   })
 
-  test('a throttled one is asked once, as all of them are, and the next run asks again', async () => {
+  test('a throttled one runs once, like all of them, and the next run tries again', async () => {
     let left = 1
     emulator.world.fault = ({ plane, url }) =>
       plane === 'ai' && url.includes('/embeddings') && left-- > 0
@@ -419,7 +419,7 @@ describe('test queries of a check', () => {
     expect((await check({ databases: 'app' })).outputs).toMatchObject({ result: 'in-sync', verified: 'true' })
   })
 
-  test('a function that refuses to run read-only is asked again in a transaction that is rolled back, and that is noted', async () => {
+  test('a function that refuses to run read-only is called again in a transaction that is rolled back, with a finding', async () => {
     emulator.world.switches.refuseReadOnly = true
     const result = await check()
     expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
@@ -430,7 +430,7 @@ describe('test queries of a check', () => {
   })
 })
 
-describe('a check that cannot look', () => {
+describe('a check without the right to read', () => {
   const asReader = () => ({
     'client-id': principalNamed(emulator.world, 'contoso reader').clientId ?? '',
     'database-user': reader,
@@ -546,7 +546,7 @@ describe("databases: '*'", () => {
     await sql('postgres', 'DROP DATABASE IF EXISTS plain WITH (FORCE)')
   })
 
-  test('every database that has azure_ai, and those that are still on keys are told', async () => {
+  test('every database that has azure_ai is checked, and those still on keys are reported', async () => {
     await emulator.postgres.createDatabase('plain')
     await emulator.postgres.createDatabase('legacy')
     await workWithKeys(emulator, 'legacy')
@@ -560,8 +560,8 @@ describe("databases: '*'", () => {
       'legacy/azure_openai.auth_type': ['different', 'subscription-key', 'managed-identity'],
     })
     expect(Object.keys(differingSteps(result)).every((id) => id.startsWith('legacy/'))).toBe(true)
-    const told = result.report.findings.filter((finding: { code: string }) => finding.code === 'still-on-keys')
-    expect(told.map(({ detail }: { detail: string }) => detail.split(' has ')[0])).toEqual([
+    const onKeys = result.report.findings.filter((finding: { code: string }) => finding.code === 'still-on-keys')
+    expect(onKeys.map(({ detail }: { detail: string }) => detail.split(' has ')[0])).toEqual([
       'azure_openai in "legacy"',
       'azure_cognitive in "legacy"',
       'azure_ml in "legacy"',
@@ -592,7 +592,7 @@ describe('findings that are no drift', () => {
     expect(findingsOf(result, 'extension-update-available')).toMatchObject([
       { severity: 'notice', detail: '"app" has 1.3.1, the server offers 2.0.0.' },
     ])
-    // Asked for, it is drift and no finding.
+    // With update-extension it is drift and no finding.
     expectDrift(differing, { 'app/extension': ['different', 'azure_ai 1.3.1', 'azure_ai 2.0.0'] })
     expect(findingsOf(differing, 'extension-update-available')).toEqual([])
   })
@@ -619,29 +619,29 @@ describe('findings that are no drift', () => {
     expect(findingsOf(again, 'key-still-stored')).toHaveLength(1)
   })
 
-  test('a role beyond the one that is needed, and what a former principal left behind', async () => {
+  test('a broader role than needed, and assignments of a former principal', async () => {
     const { roleAssignments } = emulator.world
-    const given = assignmentOf('contoso-openai')
-    const owner = given.roleDefinitionId.replace(/[^/]+$/, '8e3af657-a8ff-443c-a75c-2fe8c4bcb635')
-    roleAssignments.push({ ...given, id: `${given.id}-broad`, name: `${given.name}-b`, roleDefinitionId: owner })
-    const left = { ...given, id: `${given.id}-left`, name: `${given.name}-l`, principalId: elsewhere }
-    const user = given.roleDefinitionId.replace(/[^/]+$/, 'a97b65f3-24c7-4388-baec-2e87135dc908')
+    const existing = assignmentOf('contoso-openai')
+    const owner = existing.roleDefinitionId.replace(/[^/]+$/, '8e3af657-a8ff-443c-a75c-2fe8c4bcb635')
+    roleAssignments.push({ ...existing, id: `${existing.id}-broad`, name: `${existing.name}-b`, roleDefinitionId: owner })
+    const left = { ...existing, id: `${existing.id}-left`, name: `${existing.name}-l`, principalId: elsewhere }
+    const user = existing.roleDefinitionId.replace(/[^/]+$/, 'a97b65f3-24c7-4388-baec-2e87135dc908')
     roleAssignments.push(left, { ...left, id: `${left.id}-too`, name: `${left.name}-t`, roleDefinitionId: user })
-    // What others gave to others is none of our business.
-    const { description: _, ...undescribed } = given
-    roleAssignments.push({ ...undescribed, id: `${given.id}-other`, name: `${given.name}-o`, principalId: elsewhere })
+    // Assignments of other principals by others do not matter.
+    const { description: _, ...undescribed } = existing
+    roleAssignments.push({ ...undescribed, id: `${existing.id}-other`, name: `${existing.name}-o`, principalId: elsewhere })
     const result = await check()
     expectNoDrift(result)
     expect(findingsOf(result, 'role-beyond-need')).toMatchObject([
-      { severity: 'warning', fix: expect.stringContaining(`${given.id}-broad`) },
+      { severity: 'warning', fix: expect.stringContaining(`${existing.id}-broad`) },
     ])
     expect(findingsOf(result, 'former-principal')).toMatchObject([
-      { severity: 'warning', fix: expect.stringContaining(`${given.id}-left"`) },
-      { severity: 'warning', fix: expect.stringContaining(`${given.id}-left-too"`) },
+      { severity: 'warning', fix: expect.stringContaining(`${existing.id}-left"`) },
+      { severity: 'warning', fix: expect.stringContaining(`${existing.id}-left-too"`) },
     ])
   })
 
-  test('a resource that still takes keys, and one that does not', async () => {
+  test('a resource that still accepts keys, and one that does not', async () => {
     expect(findingsOf(await check(), 'key-login-possible').map(({ detail }) => detail.split(':')[0])).toEqual([
       'contoso-openai',
       'contoso-language',

@@ -24,12 +24,12 @@ afterAll(async () => {
   await emulator?.stop()
 })
 
-/** A server that lets nobody in. */
+/** A server whose firewall blocks every address. */
 function closed(beginning: Parameters<typeof begin>[1] = {}): Promise<void> {
   return begin(emulator, { ...beginning, shape: (world) => Object.assign(world.servers[0] ?? {}, { firewallRules: {} }) })
 }
 
-const door = {
+const ruleInputs = {
   'temporary-firewall-rule': 'true',
   mode: 'check',
   'fail-on-drift': 'false',
@@ -40,7 +40,7 @@ const door = {
 }
 
 const optionsOf = (inputs: Record<string, string>, env: Record<string, string> = {}) => ({
-  inputs: { ...emulator.inputs, ...usual, ...door, ...inputs },
+  inputs: { ...emulator.inputs, ...usual, ...ruleInputs, ...inputs },
   env: { ...emulator.env, ...env },
 })
 
@@ -66,13 +66,13 @@ const stateOf = (changes: Record<string, unknown>): string => {
   return JSON.stringify({ run: '4711', server, environment, 'tenant-id': tenant, 'client-id': client, audience, ...changes })
 }
 const summaryOf = (folder: string): string => readFileSync(join(folder, 'summary.md'), 'utf8')
-/** Markdown as a reader sees it: references resolved, places to break a line left out. */
+/** Markdown as a reader sees it: references resolved, line-break hints left out. */
 const shown = (markdown: string): string =>
   markdown.replaceAll('<wbr>', '').replaceAll(/&#(\d+);/g, (_, code: string) => String.fromCodePoint(Number(code)))
 /** Name of the rule that a request is about. */
 const ruleIn = (url: string): string => /\/firewallRules\/([^/?]+)/i.exec(url)?.[1] ?? ''
 
-describe('a run that is kept out', () => {
+describe('a run that the firewall blocks', () => {
   test('opens the server to the address of its refusal, works, and the post step closes it', async () => {
     let stateBefore = ''
     let folder = ''
@@ -93,7 +93,7 @@ describe('a run that is kept out', () => {
     const expiry = Number(ours.exec(rule)?.[1]) * 1_000
     expect(expiry).toBeGreaterThan(before + 60 * 60_000)
     expect(expiry).toBeLessThan(before + 3 * 60 * 60_000)
-    // The name was kept before the rule was asked for.
+    // The name was saved before the rule was requested.
     expect(stateBefore).toContain(rule)
     expect(emulator.writes().map(({ method, url }) => [method, ruleIn(url)])).toEqual([['PUT', rule]])
     expect(statusesOf(result)).toMatchObject({ firewall: 'created', 'allow-list': 'different' })
@@ -104,7 +104,7 @@ describe('a run that is kept out', () => {
     expect(post.code).toBe(0)
     expect(rules()).toEqual([])
     expect(shown(summaryOf(job.folder))).toMatch(new RegExp(`closed to this runner again: rule .*${rule}.* removed at \\d{4}-`))
-    // Nothing is left to do for a second one.
+    // A second post step has nothing to do.
     expect((await result.post()).code).toBe(0)
   })
 
@@ -122,7 +122,7 @@ describe('a run that is kept out', () => {
     expect(serverOf(emulator).restarts).toBe(1)
   })
 
-  test('that fails otherwise is closed by the post step as well', async () => {
+  test('that fails for another reason is closed by the post step as well', async () => {
     const result = await run({ databases: 'nowhere', mode: 'apply' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', changed: 'false' })
     expect(rules()).toHaveLength(1)
@@ -140,11 +140,11 @@ describe('a run that is kept out', () => {
 
   test('waits while the server is busy, when it opens and when it closes', async () => {
     const busy = { error: { code: 'ServerIsBusy', message: "Server 'pg-contoso' is busy processing another operation." } }
-    const asked: string[] = []
+    const methods: string[] = []
     emulator.world.fault = ({ method, url }) => {
       if (ruleIn(url) === '' || method === 'GET') return undefined
-      asked.push(method)
-      return asked.filter((each) => each === method).length <= 2
+      methods.push(method)
+      return methods.filter((each) => each === method).length <= 2
         ? { kind: 'answer', status: 409, body: JSON.stringify(busy) }
         : undefined
     }
@@ -153,10 +153,10 @@ describe('a run that is kept out', () => {
     expect(rules()).toHaveLength(1)
     expect((await result.post()).code).toBe(0)
     expect(rules()).toEqual([])
-    expect(asked).toEqual(['PUT', 'PUT', 'PUT', 'DELETE', 'DELETE', 'DELETE'])
+    expect(methods).toEqual(['PUT', 'PUT', 'PUT', 'DELETE', 'DELETE', 'DELETE'])
   })
 
-  test('does not come in the way of another one, and neither does their closing', async () => {
+  test('does not disturb a second run, and neither do their post steps', async () => {
     const [one, two] = await Promise.all([run(), run()])
     expect([one.code, two.code], `${one.log}\n${two.log}`).toEqual([0, 0])
     const both = rules()
@@ -169,8 +169,8 @@ describe('a run that is kept out', () => {
   })
 })
 
-describe('no rule is made', () => {
-  test('where the server lets the runner in', async () => {
+describe('no rule is created', () => {
+  test('where the server allows the runner', async () => {
     await begin(emulator)
     const result = await run()
     expect(result.code, result.log).toBe(0)
@@ -180,7 +180,7 @@ describe('no rule is made', () => {
     expect(rules()).toEqual(['allow-runner'])
   })
 
-  test('where it was not asked for', async () => {
+  test('where the input does not allow it', async () => {
     const result = await run({ 'temporary-firewall-rule': 'false' })
     expect(codesOf(result)).toContain('firewall')
     expect(emulator.writes()).toEqual([])
@@ -199,14 +199,14 @@ describe('no rule is made', () => {
     expect(savedBy(result.folder)).not.toContain('gha-aipg')
   })
 
-  /** The door alone, with a server that refuses so. */
-  function knocked(code: Failure['code'], text: string, server: Parameters<typeof observedServer>[0], inputs = {}) {
-    const asked: string[] = []
+  /** Opens the firewall alone, for a server that refuses with this failure. */
+  function openRefused(code: Failure['code'], text: string, server: Parameters<typeof observedServer>[0], inputs = {}) {
+    const requested: string[] = []
     const refusal = new Failure({ reason: 'network', code, title: '', detail: '', fix: '' }, new Error(text))
     const connector = { connect: () => Promise.reject(refusal), failure: () => refusal } as unknown as Connector
     const azure = {
       firewallRules: async () => [],
-      createFirewallRule: async (rule: string, address: string) => void asked.push(`${rule} ${address}`),
+      createFirewallRule: async (rule: string, address: string) => void requested.push(`${rule} ${address}`),
     } as unknown as ResourceManager
     const opened = openFirewall({
       inputs: parsed({ 'temporary-firewall-rule': 'true', ...inputs }),
@@ -215,47 +215,47 @@ describe('no rule is made', () => {
       connector,
       log: { debug() {}, info() {}, result() {}, secret() {}, group: (_, body) => body() },
       signal: AbortSignal.timeout(2_000),
-      remember: (rule) => void asked.push(rule),
+      remember: (rule) => void requested.push(rule),
       finding() {},
     })
-    return { opened, asked }
+    return { opened, requested }
   }
 
   test('for a server in a virtual network', async () => {
-    const { opened, asked } = knocked('connection-timeout', 'timeout expired', { inVirtualNetwork: true })
+    const { opened, requested } = openRefused('connection-timeout', 'timeout expired', { inVirtualNetwork: true })
     await expect(opened).rejects.toMatchObject({ code: 'no-public-access', fix: expect.stringContaining('self-hosted runner') })
-    expect(asked).toEqual([])
+    expect(requested).toEqual([])
   })
 
   test('for an IPv6 address', async () => {
     const text = 'no pg_hba.conf entry for host "2001:db8::7", user "u", database "d", SSL encryption'
-    const { opened, asked } = knocked('firewall', text, {})
+    const { opened, requested } = openRefused('firewall', text, {})
     await expect(opened).rejects.toMatchObject({ code: 'ipv6-runner' })
-    expect(asked).toEqual([])
+    expect(requested).toEqual([])
   })
 
-  test("the address is the one of the refusal, whatever `runner-ip` says, and not the server's", async () => {
+  test("the address is that of the refusal, whatever `runner-ip` is, and not the server's", async () => {
     const text = 'no pg_hba.conf entry for host "203.0.113.7", user "u", database "d", SSL encryption'
-    const { opened, asked } = knocked('firewall', text, {}, { 'runner-ip': '198.51.100.9' })
-    // This server never lets anybody in, so that the wait is ended from outside.
+    const { opened, requested } = openRefused('firewall', text, {}, { 'runner-ip': '198.51.100.9' })
+    // This server never allows the connection, so the signal ends the wait.
     await expect(opened).rejects.toBeDefined()
-    const [kept = '', made = ''] = asked
+    const [kept = '', made = ''] = requested
     expect(kept).toMatch(ours)
     expect(made).toBe(`${kept} 203.0.113.7`)
   })
 })
 
 describe('a server that does not answer', () => {
-  test('has `runner-ip` asked for, and is opened with it', async () => {
+  test('needs `runner-ip`, and is opened with it', async () => {
     await closed({ switches: { silentFirewall: true } })
-    // The action waits 15 seconds for a connection; a firewall that drops is known by that alone, so three do.
+    // The action waits 15 seconds for a connection, which is how it detects a firewall that drops packets; three are enough here.
     const clock = hurried([[15_000, 15_000, 3_000]])
-    const [without, given] = await Promise.all([run({}, clock), run({ 'runner-ip': '127.0.0.1' }, clock)])
+    const [without, withAddress] = await Promise.all([run({}, clock), run({ 'runner-ip': '127.0.0.1' }, clock)])
     expect(without.outputs, without.log).toMatchObject({ result: 'failed', 'failure-reason': 'input' })
     expect(without.report.findings[0]).toMatchObject({ code: 'runner-ip-needed', fix: expect.stringContaining('`runner-ip`') })
-    expect(given.code, given.log).toBe(0)
+    expect(withAddress.code, withAddress.log).toBe(0)
     expect(emulator.writes()).toHaveLength(1)
-    await Promise.all([without.post(), given.post()])
+    await Promise.all([without.post(), withAddress.post()])
     expect(rules()).toEqual([])
   })
 })
@@ -267,7 +267,7 @@ describe('rules of others', () => {
     'gha-aipg-1-000000000000x': { startIpAddress: '192.0.2.11', endIpAddress: '192.0.2.11' },
   }
 
-  test('stay; expired ones of this action go, living ones do not', async () => {
+  test('stay; expired rules of this action are deleted, valid ones stay', async () => {
     const expired = `gha-aipg-${inSeconds(-60)}-0123456789ab`
     const living = `gha-aipg-${inSeconds(600)}-ba9876543210`
     const address = { startIpAddress: '192.0.2.20', endIpAddress: '192.0.2.20' }
@@ -279,7 +279,7 @@ describe('rules of others', () => {
     expect(rules().sort()).toEqual([...Object.keys(foreign), living].sort())
   })
 
-  test('an expired one that lets this very runner in goes too, and one of its own takes its place', async () => {
+  test('an expired one that allows this runner is deleted too, and the run creates its own', async () => {
     const expired = `gha-aipg-${inSeconds(-60)}-0123456789ab`
     serverOf(emulator).firewallRules = { [expired]: { startIpAddress: '127.0.0.1', endIpAddress: '127.0.0.1' } }
     await emulator.refresh()
@@ -314,7 +314,7 @@ describe('the post step never fails the job', () => {
     expect(rules()).toEqual([rule])
   })
 
-  test('when something fails that nothing else tries again: all of it is done anew, and the rule is gone', async () => {
+  test('when an error is not retried elsewhere: the post step starts again, and the rule is deleted', async () => {
     const result = await run()
     let refused = 0
     emulator.world.fault = ({ url }) =>
@@ -326,7 +326,7 @@ describe('the post step never fails the job', () => {
     expect(rules()).toEqual([])
   })
 
-  test('when Azure is not there', async () => {
+  test('when Azure does not respond', async () => {
     const left = {
       rule: 'gha-aipg-1000000000-0123456789ab',
       created: true,
@@ -340,7 +340,7 @@ describe('the post step never fails the job', () => {
   })
 })
 
-describe('a run that is ended from outside', () => {
+describe('a run that is interrupted', () => {
   test('by SIGINT while the rule takes effect: within five seconds, cancelled, and the post step removes the rule', async () => {
     await closed({ delays: { firewallPropagation: Number.POSITIVE_INFINITY } })
     let sent = 0
@@ -357,7 +357,7 @@ describe('a run that is ended from outside', () => {
     expect(rules()).toEqual([])
   })
 
-  test('by SIGINT while the rule is made', async () => {
+  test('by SIGINT while the rule is created', async () => {
     await closed({ delays: { operation: 1_500 } })
     let running: Job | undefined
     let sent = 0
@@ -377,7 +377,7 @@ describe('a run that is ended from outside', () => {
   })
 
   const times = 50
-  test(`by SIGKILL at a random moment after the rule was asked for: the post step leaves none, ${times} times out of ${times}`, async () => {
+  test(`by SIGKILL at a random moment after the rule was requested: the post step leaves none, ${times} times out of ${times}`, async () => {
     // A run that is not killed has to wait for its rule: three moments in ten at least come before its end.
     await closed({ delays: { operation: 40, firewallPropagation: 200 } })
     const random = seeded(20_261_124)
@@ -406,7 +406,7 @@ describe('a run that is ended from outside', () => {
         running.delete(job)
         outcomes[result.signal === 'SIGKILL' ? 'killed' : 'done']++
         const rule = /gha-aipg-\d+-[0-9a-f]{12}/.exec(savedBy(job.folder))?.[0] ?? ''
-        // Also a run that another one's rule let in has one of its own.
+        // A run that another run's rule allows also has one of its own.
         expect(rule, result.log).not.toBe('')
         const post = await result.post()
         expect(post.code, post.raw).toBe(0)

@@ -1,4 +1,4 @@
-/** Runs that meet each other, that are killed, that are cancelled. */
+/** Concurrent runs, killed runs and cancelled runs. */
 import { existsSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { ownEmulator } from '../support/own-emulator.ts'
@@ -21,7 +21,7 @@ const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 const only = onlyService(emulator, 'openai', 'app')
 
 describe('two runs at the same time', () => {
-  test('converge: nobody fails, four role assignments, the settings of both databases', async () => {
+  test('both succeed and leave four role assignments and the settings of both databases', async () => {
     await begin(emulator, { delays: { operation: 200, roleReplication: 2_000, rolePropagation: 1_000 } })
     const results = await Promise.all([apply(emulator), apply(emulator)])
     for (const result of results) {
@@ -40,7 +40,7 @@ describe('two runs at the same time', () => {
     ])
   })
 
-  test('an extension that somebody else is updating just then is updated once', async () => {
+  test('an extension that another session is updating is updated once', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     await workWithKeys(emulator, 'app', '1.0.0')
@@ -57,21 +57,21 @@ describe('two runs at the same time', () => {
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('one waits for a database that the other is switching, and says for whom', async () => {
+  test('one waits for a database that the other is switching, and logs the session', async () => {
     await begin(emulator)
     giveIdentity(emulator)
-    const [held, release] = await hold('app')
+    const [ended, release] = await lockDatabase('app')
     const job = await start(emulator, only, (line) => {
       if (line.includes('another session holds the lock of this action in database "app"')) release()
     })
     const result = await job.done
-    await held
+    await ended
     expect(result.log).toMatch(/another session holds the lock of this action in database "app": waiting for azuresu \(pid \d+/)
     expect(result.outputs).toMatchObject({ result: 'changed', verified: 'true' })
   })
 })
 
-test("somebody else's operation on the server is waited for, visibly", async () => {
+test('the run waits for an operation of another caller on the server, and logs it', async () => {
   await begin(emulator, { shape: ({ servers }) => Object.assign(servers[0] ?? {}, { state: 'Updating' }) })
   giveIdentity(emulator)
   const job = await start(emulator, only, (line) => {
@@ -82,14 +82,14 @@ test("somebody else's operation on the server is waited for, visibly", async () 
   expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
 })
 
-/** Holds the lock that a run takes in a database, until it is released. */
-async function hold(database: string): Promise<[Promise<void>, () => void]> {
+/** Takes the lock of a run in a database, until it is released. */
+async function lockDatabase(database: string): Promise<[Promise<void>, () => void]> {
   let release: () => void = () => undefined
   const released = new Promise<void>((resolve) => {
     release = resolve
   })
   const { postgres } = emulator
-  // The lock is the transaction's: a statement that lasts until it is told to end.
+  // The lock belongs to the transaction, whose last statement runs until it is cancelled.
   const statement = postgres
     .query(database, `BEGIN; SELECT pg_advisory_xact_lock(${0x61697067}, ${0x6d6a6f62}); SELECT pg_sleep(60); COMMIT`)
     .catch(() => undefined)
@@ -120,7 +120,7 @@ describe('a run that is killed', () => {
     ['when roles and allow-list are written', /^Role .*: assigned/],
     ['while the server restarts', /^Restarting /],
     ['while it waits for the roles', /… waiting for the identity and its roles/],
-  ])('%s reads as failed, and running it again comes to the same end', async (_, moment) => {
+  ])('%s is reported as failed, and a second run completes it', async (_, moment) => {
     await begin(emulator, { delays: { operation: 300, rolePropagation: Number.POSITIVE_INFINITY } })
     const job = await start(emulator, only, (line) => {
       if (moment.test(line)) job.child.kill('SIGKILL')
@@ -129,14 +129,14 @@ describe('a run that is killed', () => {
     emulator.world.delays.rolePropagation = 2_000
     expect(killed.signal, killed.log).toBe('SIGKILL')
     expect(killed.outputs).toMatchObject({ result: 'failed', verified: 'false', drift: 'true', 'failure-reason': 'internal' })
-    // Told before the first write was sent.
+    // Set before the first write was sent.
     if (emulator.writes().length > 0) expect(killed.outputs['changed']).toBe('true')
     expect(killed.report).toMatchObject({ result: 'failed', findings: [expect.objectContaining({ code: 'unfinished' })] })
     expect((await killed.post()).code).toBe(0)
 
     let next = await apply(emulator, { ...only, 'verify-timeout-minutes': '0.2' })
     if (next.outputs['result'] === 'failed') {
-      // Killed between identity and restart: what is missing is told, and mended as the fix says.
+      // Killed between identity and restart: the next run reports what is missing, and its fix works.
       expect(serverOf(emulator).loadedPrincipalId).toBeUndefined()
       expect(codesOf(next)).toEqual(['no-token'])
       expect(next.report.findings[0].fix).toContain('az postgres flexible-server restart')
@@ -196,7 +196,7 @@ describe('a run that is cancelled', () => {
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'cancelled' })
   })
 
-  test('while a test query is under way: its transaction is gone and nothing stays locked', async () => {
+  test('while a test query runs: its transaction ends and nothing stays locked', async () => {
     await begin(emulator, { delays: { inference: 12_000 } })
     const before = await workWithKeys(emulator, 'app')
     let sent = 0
@@ -212,11 +212,11 @@ describe('a run that is cancelled', () => {
     expect(performance.now() - sent).toBeLessThan(5_000)
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'cancelled' })
     expect(await settingsOf(emulator, 'app')).toEqual(before)
-    // The server notices within client_connection_check_interval that the client is gone.
+    // The server notices within client_connection_check_interval that the client disconnected.
     const locks = () => emulator.postgres.query('postgres', `SELECT pid FROM pg_locks WHERE locktype = 'advisory'`)
     const gone = performance.now()
     await until(async () => (await locks()).length === 0)
-    // Left alone, the query would go on for longer.
+    // Without the cancel the query would run longer.
     expect(performance.now() - gone).toBeLessThan(9_000)
   })
 })

@@ -30,7 +30,7 @@ const account = (subdomain: string): Account => {
 const nameOf = (id: string): string => id.split('/').at(-1) ?? ''
 /** Rows as `SERVER DATABASE FAMILY`, with what is to be looked at. */
 const rows = (result: JobResult): string[] =>
-  // biome-ignore lint/suspicious/noExplicitAny: the report's own shape is for the assertions to say
+  // biome-ignore lint/suspicious/noExplicitAny: the assertions check the shape of the report
   result.report.inventory.map((row: any) =>
     [nameOf(row.server), row.database, row.family, row.authType, nameOf(row.resource), row.keyStored, row.reason]
       .filter((each) => each !== '' && each !== null)
@@ -52,7 +52,7 @@ beforeAll(async () => {
   await setUp(postgresOf('pg-contoso'), 'sales 2026', withOpenAiKey('contoso-openai', openai.keys.key2))
   await setUp(postgresOf('pg-retail'), 'orders', withOpenAiKey('contoso-openai-retail', retail.keys.key1))
   await setUp(postgresOf('pg-retail'), 'returns', {
-    ...withOpenAiKey('contoso-secret', 'a key of an account nobody shows'),
+    ...withOpenAiKey('contoso-secret', 'a key of a hidden account'),
     'azure_cognitive.endpoint': 'https://contoso.azure-api.net/language',
   })
 })
@@ -90,7 +90,7 @@ describe('an inventory of the whole fleet', () => {
     ])
   })
 
-  test('tells accounts of the same name in two subscriptions apart', () => {
+  test('distinguishes accounts of the same name in two subscriptions', () => {
     const of = (name: string): string =>
       result.report.inventory.find((row: { server: string }) => nameOf(row.server) === name).resource
     expect(of('pg-contoso')).toBe(account('contoso-openai').id)
@@ -109,7 +109,7 @@ describe('an inventory of the whole fleet', () => {
     expect(result.code).toBe(1)
   })
 
-  test('gives the replica before its primary, and no entry for what is not visible', () => {
+  test('lists the replica before its primary, and has no entry for what is not visible', () => {
     expect(matrix(result)).toEqual([
       {
         ...{ name: 'pg-contoso-replica', server: server('pg-contoso-replica').id, databases: 'app' },
@@ -136,7 +136,7 @@ describe('an inventory of the whole fleet', () => {
     expect(statements).toEqual([])
   })
 
-  test('shows keys first, what is not known after it, and what comes next', () => {
+  test('shows keys first, then what is unknown, then the next step', () => {
     expect(result.summary).toMatch(/^## 🔑 7 servers: 5 keys stored\n/)
     const order = ['pg-contoso', 'pg-retail', 'pg-stopped'].map((name) =>
       result.summary.indexOf(`>${name.replaceAll('-', '&#45;')}<`),
@@ -147,23 +147,23 @@ describe('an inventory of the whole fleet', () => {
     expect(result.log).toMatch(/::error title=5 keys stored on 7 servers::/)
   })
 
-  test('asks Resource Graph, and is answered, as the OpenAPI file of 2024-04-01 says', () => {
+  test('its requests to Resource Graph and the responses match the OpenAPI file of 2024-04-01', () => {
     const queries = emulator.world.exchanges.filter(({ url }) => url.includes('/Microsoft.ResourceGraph/'))
     expect(queries.length).toBe(2)
     for (const { requestBody, responseBody } of queries) {
-      // biome-ignore lint/suspicious/noExplicitAny: the shapes are what is looked at
-      const [asked, answered] = [requestBody, responseBody] as any[]
+      // biome-ignore lint/suspicious/noExplicitAny: the assertions check the shapes
+      const [query, answer] = [requestBody, responseBody] as any[]
       const known = ['subscriptions', 'managementGroups', 'query', 'options', 'facets']
-      expect(Object.keys(asked).filter((name) => !known.includes(name))).toEqual([])
-      expect(asked.options).toEqual({ resultFormat: 'objectArray', $top: 500 })
-      expect(answered).toMatchObject({ totalRecords: expect.any(Number), count: answered.data.length, resultTruncated: 'false' })
+      expect(Object.keys(query).filter((name) => !known.includes(name))).toEqual([])
+      expect(query.options).toEqual({ resultFormat: 'objectArray', $top: 500 })
+      expect(answer).toMatchObject({ totalRecords: expect.any(Number), count: answer.data.length, resultTruncated: 'false' })
     }
   })
 
   test('shows no key, in whatever it writes', () => {
     const written = [result.raw, result.summary, JSON.stringify(result.report), JSON.stringify(result.outputs)].join('\n')
     for (const { keys } of emulator.world.accounts) for (const key of Object.values(keys)) expect(written).not.toContain(key)
-    expect(written).not.toContain('a key of an account nobody shows')
+    expect(written).not.toContain('a key of a hidden account')
   })
 })
 
@@ -206,7 +206,7 @@ describe('scopes', () => {
   })
 })
 
-test('one server is opened to the runner until the post step, which changes nothing that stays', async () => {
+test('one server is opened to the runner until the post step, and nothing else changes', async () => {
   const result = await takeInventory(emulator, { server: server('pg-refusing').id, 'temporary-firewall-rule': 'true' })
   expect(rows(result)).toEqual(['pg-refusing | false | No database has azure_ai'])
   expect(result.outputs).toMatchObject({ result: 'in-sync', changed: 'false', 'stored-keys': '0' })
@@ -216,7 +216,7 @@ test('one server is opened to the runner until the post step, which changes noth
 })
 
 describe('Resource Graph', () => {
-  test('is read page by page, and waited for when the quota is used up', async () => {
+  test('is read page by page, and the run waits when the quota is used up', async () => {
     emulator.world.resourceGraph = { pageSize: 3, quota: { remaining: 2, resetsAfter: 1_000 } }
     const result = await takeInventory(emulator, { databases: 'none' })
     expect(new Set(result.report.inventory.map((row: { server: string }) => row.server)).size).toBe(7)
@@ -243,7 +243,7 @@ describe('Resource Graph', () => {
     expect(JSON.stringify(result.report.findings)).toContain('Microsoft.ResourceGraph/resources/read')
   })
 
-  test('that breaks a connection or is throttled is asked again', async () => {
+  test('that breaks a connection or is throttled is queried again', async () => {
     let count = 0
     emulator.world.fault = ({ url }) => {
       if (!url.includes('ResourceGraph')) return undefined
@@ -308,8 +308,8 @@ describe('inputs', () => {
   })
 })
 
-test('a fleet goes by its own matrices to an inventory without keys', { timeout: 240_000 }, async () => {
-  // What nobody may see cannot be moved: it is set right by hand.
+test('applying its matrices leads a fleet to an inventory without keys', { timeout: 240_000 }, async () => {
+  // A resource that is not visible cannot be switched, so the test fixes it by hand.
   await postgresOf('pg-retail')?.query('returns', 'DROP EXTENSION azure_ai CASCADE')
   const scope = [server('pg-contoso').id, server('pg-retail').id].map((id) => id.split('/').slice(0, 5).join('/')).join('\n')
   emulator.world.servers.splice(0, Number.POSITIVE_INFINITY, ...['pg-contoso', 'pg-retail', 'pg-contoso-replica'].map(server))
@@ -319,7 +319,7 @@ test('a fleet goes by its own matrices to an inventory without keys', { timeout:
     waves.push(matrix(result).map(({ name }) => name ?? ''))
     for (const entry of matrix(result)) {
       const applied = await applyEntry(emulator, entry)
-      // A replica may have two entries, and the first has done what the second needs.
+      // A replica may have two entries, and the first does what the second needs.
       expect([entry['name'], applied.outputs['failure-reason']]).toEqual([entry['name'], 'none'])
       expect(['changed', 'in-sync']).toContain(applied.outputs['result'])
     }

@@ -41,7 +41,7 @@ afterAll(async () => {
   await emulator?.stop()
 })
 
-// ---- what there is
+// ---- the current state
 
 type Rows = Record<string, string>
 
@@ -57,7 +57,7 @@ interface State {
   databases: Record<string, { version: string; settings: Rows }>
 }
 
-/** What stays between runs, in words that are the same for two worlds of one making. */
+/** The lasting state, in terms that are equal for two worlds created alike. */
 async function state(): Promise<State> {
   const server = serverOf(emulator)
   const { principalId } = server.identity ?? {}
@@ -65,7 +65,7 @@ async function state(): Promise<State> {
   const databases: State['databases'] = {}
   for (const name of databasesOf(emulator)) {
     const [row] = await emulator.postgres.query(name, `SELECT extversion FROM pg_extension WHERE extname = 'azure_ai'`)
-    // What was put back may be there as an empty row: that is not set, too.
+    // A restored setting may be an empty row, which also counts as not set.
     const settings = Object.entries(await settingsOf(emulator, name)).filter(([, value]) => value !== '' && value !== 'null')
     databases[name] = { version: String(row?.['extversion'] ?? 'none'), settings: Object.fromEntries(settings) }
   }
@@ -87,7 +87,7 @@ async function state(): Promise<State> {
 }
 
 const nameOf = (objectId: string): string =>
-  emulator.world.principals.find((each) => each.objectId === objectId)?.displayName ?? 'somebody gone'
+  emulator.world.principals.find((each) => each.objectId === objectId)?.displayName ?? 'deleted principal'
 
 /** As above, for comparing two ends: the order in which two runs add to the allow-list is theirs. */
 const unordered = (of: State) => ({ ...of, extensions: [...of.extensions].sort() })
@@ -129,7 +129,7 @@ interface Watched {
   writes: string[]
 }
 
-/** Runs the action once more, and what it wrote. */
+/** Runs the action, and returns the result with what it wrote. */
 async function watched(inputs: Rows): Promise<Watched> {
   const from = logLength(emulator)
   emulator.world.exchanges.length = 0
@@ -143,7 +143,7 @@ async function watched(inputs: Rows): Promise<Watched> {
 
 const well = ({ outputs }: JobResult): boolean => outputs['result'] === 'in-sync' || outputs['result'] === 'changed'
 
-/** Whatever a run comes to, it says it in the words of the interface, and why. */
+/** Whatever the result of a run is, it is one of the interface's values, with a reason. */
 function expectClean(result: JobResult): void {
   const { outputs, report, log } = result
   expect(outputs['failure-reason'], log).not.toBe('internal')
@@ -161,12 +161,12 @@ function expectClean(result: JobResult): void {
   if (good) expect(outputs['drift'], log).toBe('false')
 }
 
-/** What belongs to others is what it was. */
+/** Everything that belongs to others is unchanged. */
 function expectForeign(world: RandomWorld, before: State, now: State, log: string): void {
   expect(now.userAssigned, log).toEqual(before.userAssigned)
   expect(now.configurations, log).toEqual(before.configurations)
   expect(now.firewall, log).toEqual(before.firewall)
-  // In their order and spelling, and azure_ai at the end when it was not there.
+  // Entries keep their order and spelling, and azure_ai comes at the end when it was missing.
   expect(now.extensions.slice(0, before.extensions.length), log).toEqual(before.extensions)
   expect(now.extensions.length - before.extensions.length, log).toBeLessThanOrEqual(1)
   for (const added of now.extensions.slice(before.extensions.length)) expect(added, log).toBe('azure_ai')
@@ -175,7 +175,7 @@ function expectForeign(world: RandomWorld, before: State, now: State, log: strin
     expect(left, log).toContain(assignment)
     left.splice(left.indexOf(assignment), 1)
   }
-  // What came is the server's, and each once.
+  // New assignments belong to the server, and exist once.
   expect(
     left.filter((each) => !each.endsWith(' for the server')),
     log,
@@ -194,7 +194,7 @@ function expectForeign(world: RandomWorld, before: State, now: State, log: strin
       if (!own.some((prefix) => key.startsWith(prefix))) return false
       const isRanking = key.includes('ranking')
       const isNamed = world.given.includes(isRanking ? 'ranking' : 'machine-learning')
-      // The key of a member that is not in use is cleared along.
+      // The key of an unused member of the family is cleared as well.
       if (/_key$/.test(key))
         return world.clearKeys || (world.authType === 'subscription-key' && (isNamed || !key.startsWith('azure_ml.')))
       if (/region|translator_resource_id/.test(key)) return world.given.includes('translator')
@@ -214,7 +214,7 @@ const familyPrefix = {
   ranking: 'azure_ml.',
 } as const
 
-/** A family whose test query failed is what it was, in each database, keys and all. */
+/** A family whose test query failed is unchanged in each database, including its keys. */
 function expectUnprovenKept({ report, log }: JobResult, before: State, now: State): void {
   const failed = (report.queries as { database: string; service: keyof typeof familyPrefix; status: string }[]).filter(
     ({ status }) => status === 'failed',
@@ -228,7 +228,7 @@ function expectUnprovenKept({ report, log }: JobResult, before: State, now: Stat
   }
 }
 
-/** Where there is nothing more to mend. */
+/** A check finds nothing to fix. */
 async function expectInSync(inputs: Rows): Promise<void> {
   const before = await versions()
   const { result, statements, writes } = await watched({ ...inputs, mode: 'check' })
@@ -267,7 +267,7 @@ async function obeys(world: RandomWorld): Promise<void> {
   const before = await state()
   const rows = await versions()
 
-  // A check writes nothing, and plans what an apply then does.
+  // A check writes nothing, and its plan is that of the apply after it.
   const check = await watched({ ...inputs, mode: 'check' })
   expectCleanCheck(check.result)
   expect(check.writes, check.result.log).toEqual([])
@@ -282,7 +282,7 @@ async function obeys(world: RandomWorld): Promise<void> {
   expectForeign(world, before, after, log)
   if (first.result.outputs['plan-id'] !== '') {
     const [planned, done] = [check.result, first.result].map(({ outputs }) => outputs['plan-id'] ?? '')
-    // The test queries of a check may add the restart; an apply makes its plan before its first query.
+    // The test queries of a check may add the restart; an apply plans before its first query.
     if (check.result.log.includes('The restart is part of the plan: '))
       expect(stepsOf(done), log).toEqual(withoutRestart(planned))
     else expect(done, log).toBe(planned)
@@ -304,7 +304,7 @@ async function obeys(world: RandomWorld): Promise<void> {
     const second = await watched(inputs)
     expectClean(second.result)
     if (!well(first.result)) {
-      // Where it cannot end well it ends in the same place: nothing is left half, nothing creeps.
+      // A run that cannot succeed ends in the same state each time: nothing is half done, nothing accumulates.
       if (well(second.result)) return expectInSync(inputs)
       const end = await state()
       expectForeign(world, before, end, second.result.log)
@@ -322,7 +322,7 @@ async function obeys(world: RandomWorld): Promise<void> {
   if (well(first.result)) await expectInSync(inputs)
   await again()
 
-  // Two at the same time, the second for some of it only.
+  // Two runs at the same time, the second for a part of it only.
   await become(emulator, world)
   const [one, two] = await Promise.all([
     apply(emulator, inputs),
@@ -340,7 +340,7 @@ async function obeys(world: RandomWorld): Promise<void> {
   if (well(one) && well(first.result)) expect(unordered(met), both).toEqual(unordered(after))
 }
 
-/** A check says drift, too. */
+/** As `expectClean`, for a check, which may also end with drift. */
 function expectCleanCheck(result: JobResult): void {
   const { outputs, log } = result
   expect(outputs['failure-reason'], log).not.toBe('internal')

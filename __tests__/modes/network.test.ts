@@ -1,4 +1,4 @@
-/** What the action's process connects to, looks up and starts: what it was asked for, and nothing else. */
+/** The action's process connects to, looks up and starts only what its inputs require. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -19,13 +19,13 @@ afterAll(async () => {
 
 interface Recorded {
   result: JobResult
-  /** `kind: what`, each once, sorted; without the line that tells that the recorder was there. */
+  /** `kind: what`, each once, sorted; without the line by which the recorder reports its start. */
   traffic: string[]
 }
 
 async function recorded(inputs: Record<string, string>, env: Record<string, string> = {}, post = false): Promise<Recorded> {
   const file = join(emulator.folder, `recorded-${jobs.length}.jsonl`)
-  // For the recorder alone: no user has to set NODE_OPTIONS.
+  // Only the recorder needs NODE_OPTIONS; users do not set it.
   const recorder = { NODE_OPTIONS: `--require "${join(import.meta.dirname, '..', 'support', 'recorder.cjs')}"`, RECORDED: file }
   const result = await runJob({
     inputs: { ...emulator.inputs, ...usual, ...inputs },
@@ -42,13 +42,13 @@ async function recorded(inputs: Record<string, string>, env: Record<string, stri
 }
 
 /** Resource Manager, Entra and GitHub are one host of the emulator; PostgreSQL is the other. */
-function asked(): string[] {
+function expectedTraffic(): string[] {
   const { host } = new URL(emulator.url)
   const database = `${emulator.inputs['database-host']}:${emulator.inputs['database-port']}`
   return [`connection: ${database}`, `connection: ${host}`, 'look-up: localhost'].sort()
 }
 
-/** Addresses that need no look-up may be looked up all the same. */
+/** Node may also look up addresses, which needs no network. */
 const withoutAddresses = (traffic: string[]): string[] => traffic.filter((each) => !/^look-up: [\d.:]+$/.test(each))
 
 test('an input error connects to nothing, looks up nothing and starts nothing; its post step neither', async () => {
@@ -58,14 +58,14 @@ test('an input error connects to nothing, looks up nothing and starts nothing; i
   expect(traffic).toEqual([])
 })
 
-test('apply and check connect to Resource Manager, Entra, GitHub and the database, and to no one else', async () => {
+test('apply and check connect to Resource Manager, Entra, GitHub and the database, and to nothing else', async () => {
   await begin(emulator)
   const first = await recorded({}, {}, true)
   expect(first.result.outputs, first.result.log).toMatchObject({ result: 'changed', verified: 'true' })
-  expect(withoutAddresses(first.traffic)).toEqual(asked())
+  expect(withoutAddresses(first.traffic)).toEqual(expectedTraffic())
   const second = await recorded({ mode: 'check', 'drift-issue': 'true', 'github-token': emulator.world.github.token ?? '' })
   expect(second.result.outputs['result'], second.result.log).toBe('in-sync')
-  expect(withoutAddresses(second.traffic)).toEqual(asked())
+  expect(withoutAddresses(second.traffic)).toEqual(expectedTraffic())
 })
 
 test('a verify with password, host and deployment connects to the database alone', async () => {
@@ -74,10 +74,10 @@ test('a verify with password, host and deployment connects to the database alone
   const login = { 'database-user': 'pgadmin', 'database-password': 'wrong', 'tenant-id': '', 'client-id': '' }
   const { result, traffic } = await recorded({ ...inputs, ...login, environment: 'AzureCloud' })
   expect(result.outputs['failure-reason'], result.log).toBe('credentials')
-  expect(withoutAddresses(traffic)).toEqual([asked()[0]])
+  expect(withoutAddresses(traffic)).toEqual([expectedTraffic()[0]])
 })
 
-test('az and the metadata service are asked only when no other login is named', async () => {
+test('az and the metadata service are used only when the inputs and variables name no other login', async () => {
   await begin(emulator)
   giveIdentity(emulator)
   giveRoles(emulator)
@@ -90,10 +90,10 @@ test('az and the metadata service are asked only when no other login is named', 
   }
   const named = await recorded(none, secret)
   expect(named.result.outputs['result'], named.result.log).not.toBe('in-sync')
-  for (const each of withoutAddresses(named.traffic)) expect(asked()).toContain(each)
+  for (const each of withoutAddresses(named.traffic)) expect(expectedTraffic()).toContain(each)
 
   const left = await recorded(none, { PATH: emulator.folder })
   expect(left.result.outputs['failure-reason'], left.result.log).toBe('credentials')
-  const further = withoutAddresses(left.traffic).filter((each) => !asked().includes(each))
+  const further = withoutAddresses(left.traffic).filter((each) => !expectedTraffic().includes(each))
   expect(further).toEqual(['connection: 169.254.169.254:80', 'process: az'])
 })

@@ -15,7 +15,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
-/** Runs the action into the given accident, as soon as its first outputs are there; nothing answers its requests. */
+/** Runs the action, whose requests get no response, and runs `accident` in it as soon as its first outputs are written. */
 async function run(accident: string): Promise<JobResult> {
   const file = join(folder, `${++accidents}.mjs`)
   await writeFile(
@@ -32,7 +32,7 @@ const timer = setInterval(() => {
     inputs: {
       ...{ mode: 'check', server: ids.server, databases: 'app', openai: ids.openai, environment: 'https://127.0.0.1:9' },
       ...{ 'tenant-id': '5f1e6c3a-9b57-4a0e-8f0d-2c7c4b1a9d63', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' },
-      audience: 'api://nobody.test',
+      audience: 'api://unused.test',
     },
     env: { NODE_OPTIONS: `--import=${pathToFileURL(file).href}` },
   })
@@ -51,11 +51,11 @@ const closed = {
 }
 
 test.each([
-  ['an Error that nobody caught', `throw new TypeError('out of nowhere')`, 'out of nowhere'],
-  ['a text that was thrown', `throw 'a mere text'`, 'a mere text'],
-  ['undefined that was thrown', `throw undefined`, 'undefined'],
-  ['a rejection that nobody handled', `Promise.reject({ answer: 42 })`, '{"answer":42}'],
-])('%s ends as failed, with every output, a report and a red step', async (_, accident, text) => {
+  ['an uncaught Error', `throw new TypeError('out of nowhere')`, 'out of nowhere'],
+  ['a thrown text', `throw 'a mere text'`, 'a mere text'],
+  ['a thrown undefined', `throw undefined`, 'undefined'],
+  ['an unhandled rejection', `Promise.reject({ answer: 42 })`, '{"answer":42}'],
+])('%s: the step fails, with every output and a report', async (_, accident, text) => {
   const result = await run(accident)
   expect(result.code, result.raw).toBe(1)
   expect(result.outputs).toMatchObject(closed)
@@ -65,7 +65,7 @@ test.each([
   expect(result.summary).toContain('internal')
 })
 
-test('a run that is killed right after its start has left outputs and a report that say failed', async () => {
+test('a run that is killed right after its start leaves outputs and a report with the result failed', async () => {
   const result = await run(`process.kill(process.pid, 'SIGKILL')`)
   expect(result.signal).toBe('SIGKILL')
   expect(result.outputs).toMatchObject(closed)

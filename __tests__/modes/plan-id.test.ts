@@ -38,7 +38,7 @@ beforeEach(() => begin(emulator))
 
 const check = (inputs: Record<string, string> = {}): Promise<JobResult> => apply(emulator, { mode: 'check', ...inputs })
 
-/** Refused before the first write, with the reason and what changed; gives the text. */
+/** The run was refused before its first write; returns the text, which names what changed. */
 async function expectRefused(planned: string, inputs: Record<string, string> = {}): Promise<string> {
   emulator.world.exchanges.length = 0
   const from = logLength(emulator)
@@ -61,7 +61,7 @@ test('the same plan has the same id, whatever the order of databases and the tim
   const applied = await apply(emulator, { 'plan-id': planned })
   expect(applied.outputs, applied.log).toMatchObject({ result: 'changed', verified: 'true', 'plan-id': planned })
 
-  // A job that is run again goes on, whether all of its plan is done or half of it.
+  // A repeated job continues, whether its plan is done completely or in part.
   const done = await apply(emulator, { 'plan-id': planned })
   expect(done.outputs, done.log).toMatchObject({ result: 'in-sync', changed: 'false' })
   await emulator.postgres.query('app', `DELETE FROM azure_ai.settings WHERE key = 'azure_openai.endpoint'`)
@@ -73,7 +73,7 @@ test('the same plan has the same id, whatever the order of databases and the tim
   const still = await apply(emulator, { 'plan-id': empty })
   expect(still.outputs, still.log).toMatchObject({ result: 'in-sync', changed: 'false', verified: 'true' })
 
-  // The world moved on in between.
+  // The server changed in between.
   await emulator.postgres.query('app', `UPDATE azure_ai.settings SET value = 'norwayeast' WHERE key = 'azure_cognitive.region'`)
   expect(await expectRefused(empty)).toContain('app/azure_cognitive.region differs now: norwayeast -> westeurope')
   const one = (await check({ 'test-queries': 'false' })).outputs['plan-id'] ?? ''
@@ -86,7 +86,7 @@ test('a plan for other databases is another plan', async () => {
   expect(await expectRefused(planned)).toContain('it was made for another server or for other databases')
 })
 
-test('a replica that another run has to mend is drift of a check and no part of the plan', async () => {
+test('a replica that another run has to fix is drift in a check, but not part of the plan', async () => {
   const own = serverOf(emulator)
   emulator.world.servers.push({
     ...structuredClone(own),
@@ -101,14 +101,14 @@ test('a replica that another run has to mend is drift of a check and no part of 
   expect(applied.outputs, applied.log).toMatchObject({ result: 'changed', 'plan-id': planned })
 })
 
-test('what is no plan-id is refused as an input', async () => {
+test('a text that is not a plan-id is refused as an input', async () => {
   emulator.world.exchanges.length = 0
   const result = await apply(emulator, { 'plan-id': 'yesterday' })
   expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'input' })
   expect(emulator.world.exchanges).toEqual([])
 })
 
-test('wording and restarts that are allowed or not are no part of it, what is done to what is', () => {
+test('it depends on the steps and their changes, but not on texts or on allow-restart', () => {
   const state: Observed = observed({ databases: [observedDatabase('app'), observedDatabase('sales')] })
   const inputs = parsed({ databases: 'app, sales' })
   const id = planId(plan(inputs, state))
@@ -127,10 +127,10 @@ test('wording and restarts that are allowed or not are no part of it, what is do
   expect(planScope(parsed({ databases: 'sales\napp' }), state)).toEqual(planScope(inputs, state))
 })
 
-test('a database that cannot be looked at is not taken for one that is done', () => {
+test('a database that cannot be inspected does not count as done', () => {
   const inputs = parsed()
   const before = planId(plan(inputs, observed()))
   const stopped = observed({ server: observedServer({ state: 'Stopped' }), databases: [] })
-  const told = sinceThen(before, plan(inputs, stopped)) ?? []
-  expect(told).toContain('app/extension is unknown now')
+  const changes = sinceThen(before, plan(inputs, stopped)) ?? []
+  expect(changes).toContain('app/extension is unknown now')
 })

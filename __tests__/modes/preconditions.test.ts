@@ -1,4 +1,4 @@
-/** What stands in the way is found before the first write, or named with what it lacks when Azure refuses. */
+/** An apply reports what it lacks before its first write, or, when Azure refuses a write, what the refusal was about. */
 import { randomUUID } from 'node:crypto'
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { builtInRoles, deployerName } from '../../emulator/default-world.ts'
@@ -25,19 +25,19 @@ const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
 const only = onlyService(emulator, 'openai', 'app')
 
-interface Told {
+interface Finding {
   code: string
   detail: string
   fix: string
 }
 
-function told(result: JobResult, code: string): Told {
-  const found = (result.report.findings as Told[]).find((each) => each.code === code)
+function findingWith(result: JobResult, code: string): Finding {
+  const found = (result.report.findings as Finding[]).find((each) => each.code === code)
   if (found === undefined) throw new Error(`${code} is not among ${codesOf(result).join(', ')}\n${result.log}`)
   return found
 }
 
-/** Refused before anything was written, anywhere. */
+/** The run was refused, and nothing was written in Azure or a database. */
 async function expectUntouched(result: JobResult): Promise<void> {
   expect(emulator.writes()).toEqual([])
   expect(result.outputs).toMatchObject({ result: 'failed', changed: 'false', verified: 'false', drift: 'true' })
@@ -69,28 +69,28 @@ describe('preconditions', () => {
         'extension-too-old',
       ]),
     )
-    expect(told(result, 'custom-subdomain').fix).toContain('--custom-domain contoso-openai')
-    expect(told(result, 'custom-subdomain').fix).toContain('--resource-group rg-contoso-ai')
-    expect(told(result, 'account-kind').detail).toMatch(
+    expect(findingWith(result, 'custom-subdomain').fix).toContain('--custom-domain contoso-openai')
+    expect(findingWith(result, 'custom-subdomain').fix).toContain('--resource-group rg-contoso-ai')
+    expect(findingWith(result, 'account-kind').detail).toMatch(
       /SpeechServices; expected TextAnalytics or CognitiveServices or AIServices/,
     )
-    expect(told(result, 'endpoint-auth-mode').detail).toContain('authMode Key')
-    expect(told(result, 'extension-too-old').fix).toContain('ALTER EXTENSION azure_ai UPDATE')
+    expect(findingWith(result, 'endpoint-auth-mode').detail).toContain('authMode Key')
+    expect(findingWith(result, 'extension-too-old').fix).toContain('ALTER EXTENSION azure_ai UPDATE')
     expect(result.raw.match(/^::error /gm)?.length).toBe(codesOf(result).length)
     expect(await settingsOf(emulator, 'app')).toEqual({})
   })
 
-  test('a stopped server is told with the command that starts it', async () => {
+  test('a stopped server: the finding has the command that starts it', async () => {
     await begin(emulator, { shape: ({ servers }) => Object.assign(servers[0] ?? {}, { state: 'Stopped' }) })
     const result = await apply(emulator, only)
     await expectUntouched(result)
     expect(result.outputs['failure-reason']).toBe('azure')
-    expect(told(result, 'server-not-ready').fix).toContain(
+    expect(findingWith(result, 'server-not-ready').fix).toContain(
       'az postgres flexible-server start --resource-group rg-contoso-ai --name pg-contoso',
     )
   })
 
-  test('an elastic cluster is told', async () => {
+  test('an elastic cluster is refused', async () => {
     await begin(emulator, { shape: ({ servers }) => Object.assign(servers[0] ?? {}, { clusterSize: 2 }) })
     const result = await apply(emulator, only)
     await expectUntouched(result)
@@ -98,14 +98,14 @@ describe('preconditions', () => {
     expect(codesOf(result)).toEqual(['elastic-cluster'])
   })
 
-  test('Entra logins that are off are told with the command that turns them on', async () => {
+  test('Entra logins that are off: the finding has the command that turns them on', async () => {
     await begin(emulator, {
       shape: ({ servers }) =>
         Object.assign(servers[0] ?? {}, { authConfig: { activeDirectoryAuth: 'Disabled', passwordAuth: 'Enabled' } }),
     })
     const result = await apply(emulator, only)
     await expectUntouched(result)
-    expect(told(result, 'entra-authentication-off').fix).toContain('--microsoft-entra-auth Enabled')
+    expect(findingWith(result, 'entra-authentication-off').fix).toContain('--microsoft-entra-auth Enabled')
     expect(result.outputs['failure-reason']).toBe('azure')
   })
 
@@ -117,26 +117,26 @@ describe('preconditions', () => {
       await emulator.postgres.query('postgres', 'CREATE ROLE limited LOGIN')
       const { objectId } = principalNamed(emulator.world, deployerName)
       await emulator.postgres.query('postgres', `COMMENT ON ROLE limited IS 'aadauth,oid=${objectId},type=service'`)
-      // Tokens that were issued already are its password too.
+      // The role's tokens so far stay its password.
       await emulator.refresh()
     })
 
-    test('that may not create the extension is told', async () => {
+    test('that may not create the extension is reported with the missing role', async () => {
       const result = await apply(emulator, limited)
       await expectUntouched(result)
       expect(result.outputs['failure-reason']).toBe('permission')
-      expect(told(result, 'may-not-create-extension').fix).toContain('GRANT azure_pg_admin TO "limited"')
+      expect(findingWith(result, 'may-not-create-extension').fix).toContain('GRANT azure_pg_admin TO "limited"')
     })
 
-    test('that may not set settings is told', async () => {
+    test('that may not set settings is reported with the missing role', async () => {
       await emulator.postgres.query('app', 'CREATE EXTENSION azure_ai')
       const result = await apply(emulator, limited)
       await expectUntouched(result)
       expect(result.outputs['failure-reason']).toBe('permission')
-      expect(told(result, 'may-not-set').fix).toContain('GRANT azure_ai_settings_manager TO "limited"')
+      expect(findingWith(result, 'may-not-set').fix).toContain('GRANT azure_ai_settings_manager TO "limited"')
     })
 
-    test('that may set settings is enough where the extension is there', async () => {
+    test('that may set settings is enough where the extension exists', async () => {
       await emulator.postgres.query('app', 'CREATE EXTENSION azure_ai')
       await emulator.postgres.query('app', 'GRANT azure_ai_settings_manager TO limited')
       const result = await apply(emulator, limited)
@@ -144,23 +144,23 @@ describe('preconditions', () => {
     })
   })
 
-  test('an update that the allow-list forbids is not waited for where this run does not write the list', async () => {
+  test('an update that the allow-list forbids fails immediately in a run that does not write the list', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     await workWithKeys(emulator, 'app', '1.0.0')
     const result = await apply(emulator, { ...only, part: 'database', 'update-extension': 'true' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'database' })
-    expect(told(result, 'not-allow-listed').fix).not.toBe('')
+    expect(findingWith(result, 'not-allow-listed').fix).not.toBe('')
     expect(result.log).not.toContain('again in')
   })
 
-  test('a read replica that would break is told first; with identity and role of its own it is none', async () => {
+  test('a read replica that would break is reported before any write; one with its own identity and role is no problem', async () => {
     await begin(emulator, { shape: addReplica })
     const before = await workWithKeys(emulator, 'app')
     const refused = await apply(emulator, only)
     await expectUntouched(refused)
     expect(refused.outputs['failure-reason']).toBe('azure')
-    expect(told(refused, 'replica-would-break').fix).toContain(`server: ${emulator.world.servers[1]?.id}`)
+    expect(findingWith(refused, 'replica-would-break').fix).toContain(`server: ${emulator.world.servers[1]?.id}`)
     expect(await settingsOf(emulator, 'app')).toEqual(before)
 
     const replica = await apply(emulator, { ...only, server: emulator.world.servers[1]?.id ?? '' })
@@ -169,20 +169,20 @@ describe('preconditions', () => {
     expect(primary.outputs, primary.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('a replica does not matter where nothing works yet', async () => {
+  test('a replica is no obstacle while nothing works yet', async () => {
     await begin(emulator, { shape: addReplica })
     const result = await apply(emulator, only)
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('part: database without azure_ai on the allow-list is told to run part: azure first', async () => {
+  test('part: database without azure_ai on the allow-list: the fix is to run part: azure first', async () => {
     await begin(emulator)
     const result = await apply(emulator, { ...only, part: 'database' })
     await expectUntouched(result)
-    expect(told(result, 'not-allow-listed').fix).toContain('part: azure')
+    expect(findingWith(result, 'not-allow-listed').fix).toContain('part: azure')
   })
 
-  test('a resource that does not exist, and a workspace that is not one endpoint, are told', async () => {
+  test('a resource that does not exist and a workspace with several endpoints are reported', async () => {
     await begin(emulator, {
       shape: ({ workspaces }) => {
         const [first] = workspaces[0]?.onlineEndpoints ?? []
@@ -195,8 +195,8 @@ describe('preconditions', () => {
     })
     await expectUntouched(result)
     expect(result.outputs['failure-reason']).toBe('input')
-    expect(told(result, 'resource-not-found').detail).toContain('contoso-openai-gone')
-    expect(told(result, 'not-one-endpoint').fix).toContain('churn-scoring-2')
+    expect(findingWith(result, 'resource-not-found').detail).toContain('contoso-openai-gone')
+    expect(findingWith(result, 'not-one-endpoint').fix).toContain('churn-scoring-2')
   })
 })
 
@@ -232,7 +232,7 @@ describe('a missing permission names the action, the scope and the role that has
 
   function expectDenied(result: JobResult, action: string | RegExp, scope: string, role: string): void {
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'permission', verified: 'false' })
-    const denied = (result.report.findings as Told[]).filter(({ code }) => code === 'authorization-failed')
+    const denied = (result.report.findings as Finding[]).filter(({ code }) => code === 'authorization-failed')
     const match = denied.find(({ detail }) => detail.match(action) !== null && detail.toLowerCase().includes(scope.toLowerCase()))
     expect(match, JSON.stringify(denied, null, 2)).toBeDefined()
     expect(match?.fix).toContain(`--role "${role}"`)
@@ -261,7 +261,7 @@ describe('a missing permission names the action, the scope and the role that has
     expect(await settingsOf(emulator, 'app')).toEqual({})
   })
 
-  test('to assign roles: the rest is done, the server is not restarted for nothing', async () => {
+  test('to assign roles: the other steps are done, and the server is not restarted', async () => {
     await begin(emulator, grants(builtInRoles.contributor))
     const result = await apply(emulator, only)
     expectDenied(
@@ -277,8 +277,8 @@ describe('a missing permission names the action, the scope and the role that has
       'app/extension': 'created',
       'app/azure_openai.auth_type': 'skipped',
     })
-    // Not at the role assignment whose writing was refused.
-    const { fix } = told(result, 'authorization-failed')
+    // The scope is the resource, not the role assignment that was refused.
+    const { fix } = findingWith(result, 'authorization-failed')
     expect(fix).toContain(`--scope "${accountNamed(emulator.world, 'contoso-openai').id}"`)
     expect(serverOf(emulator).restarts).toBe(0)
     expect(result.report.queries[0]).toMatchObject({ status: 'skipped', error: 'waits for role/openai' })
@@ -291,7 +291,7 @@ describe('a missing permission names the action, the scope and the role that has
       own.condition = `((!(ActionMatches{'Microsoft.Authorization/roleAssignments/write'})) OR (@Request[Microsoft.Authorization/roleAssignments:RoleDefinitionId] ForAnyOfAnyValues:GuidEquals {${builtInRoles.reader}}))`
     }
     const result = await apply(emulator, only)
-    expect(told(result, 'authorization-failed').detail).toContain('condition on its own role assignment')
+    expect(findingWith(result, 'authorization-failed').detail).toContain('condition on its own role assignment')
     expect(result.outputs['failure-reason']).toBe('permission')
   })
 
@@ -317,7 +317,7 @@ describe('a missing permission names the action, the scope and the role that has
 })
 
 describe('signing in', () => {
-  test('a workflow that the app does not trust is told with what did not match', async () => {
+  test('a workflow that the app does not trust: the finding names what did not match', async () => {
     await begin(emulator)
     const { subject } = emulator.world.github
     emulator.world.github.subject = 'repo:contoso/other:ref:refs/heads/main'
@@ -325,10 +325,10 @@ describe('signing in', () => {
     emulator.world.github.subject = subject
     await expectUntouched(result)
     expect(result.outputs['failure-reason']).toBe('credentials')
-    expect(told(result, 'federation-mismatch').detail).toContain('repo:contoso/other:ref:refs/heads/main')
+    expect(findingWith(result, 'federation-mismatch').detail).toContain('repo:contoso/other:ref:refs/heads/main')
   })
 
-  test('an app that the tenant does not know is told', async () => {
+  test('an app that the tenant does not know is reported', async () => {
     await begin(emulator)
     const result = await apply(emulator, { ...only, 'client-id': randomUUID() })
     await expectUntouched(result)

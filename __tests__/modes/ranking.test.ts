@@ -1,4 +1,4 @@
-/** The reranker behind azure_ai.rank, and the chat functions: moved, verified, cleared and rolled back as the other services are. */
+/** The reranker behind azure_ai.rank, and the chat functions: switched, verified, cleared and rolled back like the other services. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { builtInRoles } from '../../emulator/default-world.ts'
 import type { JobResult } from '../../emulator/runner.ts'
@@ -41,7 +41,7 @@ const only = (): Record<string, string> => ({ ...both(), 'machine-learning': '',
 const endpointSetting = 'azure_ml.serverless_ranking_endpoint'
 const keySetting = 'azure_ml.serverless_ranking_endpoint_key'
 
-/** The database ranks with its key, and scores with one where `scores` says so. */
+/** The database ranks with a key, and with `scores` it also calls the online endpoint with one. */
 async function withKeys({ scores = false, path = 1 }: { scores?: boolean; path?: 1 | 2 } = {}): Promise<void> {
   await set({
     'azure_ml.auth_type': 'subscription-key',
@@ -59,7 +59,7 @@ async function set(settings: Readonly<Record<string, string>>, version = ''): Pr
     await emulator.postgres.query('app', 'SELECT azure_ai.set_setting($1, $2)', [key, value])
 }
 
-/** The identity is on and has all roles; then the given beginning. */
+/** `begin` with an identity that has all roles. */
 async function ready(beginning: Beginning = {}): Promise<void> {
   await begin(emulator, beginning)
   const principal = giveIdentity(emulator)
@@ -180,7 +180,7 @@ describe('the reranker', () => {
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('a key given as an input is stored, and none is read', async () => {
+  test('a key set as an input is stored, and none is read', async () => {
     await set({})
     const result = await apply(emulator, {
       ...only(),
@@ -206,11 +206,11 @@ describe('the reranker', () => {
     const result = await apply(emulator, { ...only(), mode: 'check' })
     expect(result.outputs, result.log).toMatchObject({ result: 'drift', verified: 'false' })
     expect(Object.keys(differingSteps(result))).toEqual([`app/${setting}`])
-    const mended = await apply(emulator, only())
-    expect(mended.outputs, mended.log).toMatchObject({ result: 'changed', verified: 'true' })
+    const fixed = await apply(emulator, only())
+    expect(fixed.outputs, fixed.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('drift: its role was taken away', async () => {
+  test('drift: its role was removed', async () => {
     await apply(emulator, only())
     emulator.world.roleAssignments.splice(
       emulator.world.roleAssignments.findIndex(({ scope }) => scope === reranker().id),
@@ -248,7 +248,7 @@ describe('the reranker', () => {
     if (isRefused) expect(await settingsOf(emulator, 'app')).toEqual({})
   })
 
-  test('an endpoint that is still being made is named', async () => {
+  test('an endpoint that is still being created is reported', async () => {
     reranker().provisioningState = 'Creating'
     await emulator.refresh()
     const result = await apply(emulator, only())
@@ -256,7 +256,7 @@ describe('the reranker', () => {
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'azure', changed: 'false' })
   })
 
-  test('a replica without the role keeps a family that works from being switched', async () => {
+  test('a replica without the role blocks the switch of a family that works', async () => {
     await ready({ shape: addReplica })
     await withKeys()
     const before = await settingsOf(emulator, 'app')
@@ -267,7 +267,7 @@ describe('the reranker', () => {
 })
 
 describe('an inventory', () => {
-  test('finds the reranker behind its endpoint, and gives a matrix whose job moves it', async () => {
+  test('finds the reranker behind its endpoint, and outputs a matrix whose job switches it', async () => {
     await ready()
     await withKeys()
     const kept = ['server', 'environment', 'tenant-id', 'client-id', 'audience', 'database-host', 'database-port']
@@ -330,7 +330,7 @@ describe('a version without azure_ai.rank', () => {
   test.each([
     ['1.3.1', " VERSION '1.3.1'", {}],
     ['the newest, which lacks the function here', '', { lackedFunctions: ['azure_ai.rank'] }],
-  ])('%s: the reranker is skipped with a finding, and the rest goes on', async (_, version, switches) => {
+  ])('%s: the reranker is skipped with a finding, and the rest is done', async (_, version, switches) => {
     await ready({ switches })
     await set({}, version)
     const result = await apply(emulator, { ...all(), openai: '', cognitive: '', translator: '' })
@@ -345,7 +345,7 @@ describe('a version without azure_ai.rank', () => {
     expect(again.outputs, again.log).toMatchObject({ result: 'in-sync', changed: 'false' })
   })
 
-  test('an update brings it in the same run', async () => {
+  test('an update of the extension adds it in the same run', async () => {
     await ready()
     await set({}, " VERSION '1.3.1'")
     const result = await apply(emulator, { ...only(), 'update-extension': 'true' })
@@ -381,7 +381,7 @@ describe('chat-deployment', () => {
     expect(answers).toEqual(['access granted (the model does not embed)', 'Hello'])
   })
 
-  test('a model that takes no temperature shows access by refusing it', async () => {
+  test('a model that refuses the temperature verifies access', async () => {
     await ready(deploy('gpt-5-mini'))
     const result = await apply(emulator, { ...openai(), 'chat-deployment': 'talk' })
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
@@ -389,7 +389,7 @@ describe('chat-deployment', () => {
     expect(answers.at(-1)).toBe('access granted (the model does not take the request)')
   })
 
-  test('a deployment that is not there fails, and nothing is switched', async () => {
+  test('a deployment that does not exist fails, and nothing is switched', async () => {
     await ready()
     const result = await apply(emulator, { ...openai(), 'chat-deployment': 'nowhere', 'verify-timeout-minutes': '0' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
@@ -405,7 +405,7 @@ describe('chat-deployment', () => {
     expect(statuses).toEqual(['passed', 'skipped'])
   })
 
-  test('not named, nobody is asked for a reply', async () => {
+  test('without chat-deployment no chat query runs', async () => {
     await ready()
     const result = await apply(emulator, openai())
     expect((result.report.queries as unknown[]).length, result.log).toBe(1)

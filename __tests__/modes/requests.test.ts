@@ -3,9 +3,9 @@ import type { Emulator } from '../../emulator/index.ts'
 import { apply, begin, emulate, logLength, logStatements, removeJobs, statementsSince } from '../support/support.ts'
 
 /**
- * How much a run asks, for `s` services in `d` databases, so that it cannot creep: the formulas of docs/performance.md. Each
- * of the statements that open a transaction counts. In a cloud of the table, Entra is asked once less (for its
- * configuration), and so is Resource Manager.
+ * The number of requests and statements of a run, for `s` services in `d` databases: the formulas of docs/performance.md. The
+ * test fails when they grow. Each statement that opens a transaction counts. In a known cloud, Entra and Resource Manager get
+ * one request less each.
  */
 
 let emulator: Emulator
@@ -24,7 +24,7 @@ afterAll(async () => {
   await removeJobs()
 })
 
-interface Asked {
+interface Counts {
   github: number
   entra: number
   resourceManager: number
@@ -32,7 +32,7 @@ interface Asked {
   statements: number
 }
 
-async function asked(mode: string, s: number, d: number, expected: string): Promise<Asked> {
+async function countsOf(mode: string, s: number, d: number, expected: string): Promise<Counts> {
   const none = Object.fromEntries([...services, 'machine-learning-input'].map((name) => [name, '']))
   const own = Object.fromEntries(
     Object.entries(emulator.inputs).filter(([name]) => services.slice(0, s).some((each) => name.startsWith(each))),
@@ -41,7 +41,7 @@ async function asked(mode: string, s: number, d: number, expected: string): Prom
   const from = logLength(emulator)
   const result = await apply(emulator, { ...none, ...own, mode, databases: databases.slice(0, d).join('\n') })
   expect(result.outputs['result'], result.log).toBe(expected)
-  // How often an operation is asked about depends on how long it takes.
+  // The number of polls depends on how long an operation takes.
   const isPoll = (url: string): boolean => /\/locations\/[^/]+\/(azureAsyncOperation|operation)\w*\//i.test(url)
   const count = (plane: string): number =>
     emulator.world.exchanges.filter((each) => each.plane === plane && !isPoll(each.url)).length
@@ -63,8 +63,8 @@ test.each([
 ])('%i services in %i databases', async (s, d) => {
   await begin(emulator)
   const f = familiesOf(s)
-  // A restart is asked of Resource Manager, and who is connected before it; an extension is made, each family is switched, and once it is found out whether uncommitted settings are seen.
-  expect(await asked('apply', s, d, 'changed')).toEqual({
+  // An apply requests a restart and lists the connections before it, creates the extension, switches each family, and finds out once whether the functions see uncommitted settings.
+  expect(await countsOf('apply', s, d, 'changed')).toEqual({
     github: 1,
     entra: 3,
     resourceManager: 15 + 3 * s,
@@ -72,7 +72,7 @@ test.each([
     statements: 34 + d * (62 + 15 * f + 22 * s),
   })
   const nothing = { github: 1, entra: 3, resourceManager: 6 + 2 * s, connections: d * (1 + f), statements: d * (29 + 16 * s) }
-  expect(await asked('apply', s, d, 'in-sync')).toEqual(nothing)
-  expect(await asked('check', s, d, 'in-sync')).toEqual(nothing)
-  expect(await asked('verify', s, d, 'in-sync')).toEqual({ ...nothing, resourceManager: 3 })
+  expect(await countsOf('apply', s, d, 'in-sync')).toEqual(nothing)
+  expect(await countsOf('check', s, d, 'in-sync')).toEqual(nothing)
+  expect(await countsOf('verify', s, d, 'in-sync')).toEqual({ ...nothing, resourceManager: 3 })
 })

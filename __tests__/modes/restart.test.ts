@@ -1,4 +1,4 @@
-/** The restart that a new identity needs: only when nothing but a token is missing, once in all, and told before it happens. */
+/** The restart that a new identity needs: only when nothing but a token is missing, once, and logged before it happens. */
 import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Delays, Fault, Switches, World } from '../../emulator/world.ts'
@@ -39,7 +39,7 @@ async function turnedOnEarlier(delays: Partial<Delays> = {}, loaded?: string, sw
 const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
 
 describe('an identity that was turned on earlier, on a server that was never restarted', () => {
-  test('allowed: one restart, reported with what it interrupts, then success', async () => {
+  test('allowed: one restart, logged with what it interrupts, then success', async () => {
     await turnedOnEarlier({ identityPropagation: 100 })
     const server = serverOf(emulator)
     server.highAvailability = { mode: 'ZoneRedundant', state: 'Healthy' }
@@ -68,7 +68,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     expect(at('high availability')).toBeLessThan(at('pg-contoso is back'))
   })
 
-  test('the server says that it runs with another identity: no need to wait first, and enough time after it', async () => {
+  test('the server reports another running identity: the run restarts without a wait, and has its full time afterwards', async () => {
     await turnedOnEarlier({ identityPropagation: 2_500 }, randomUUID())
     const result = await apply(emulator, openai())
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
@@ -86,7 +86,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     expect(serverOf(emulator).restarts).toBe(1)
   })
 
-  test('a page that answers in place of Azure is not taken for a restart, and the next run restarts', async () => {
+  test("a response of another server instead of Azure's does not count as a restart, and the next run restarts", async () => {
     await turnedOnEarlier({}, randomUUID())
     emulator.world.fault = ({ method, url }) =>
       method === 'POST' && url.includes('/restart?') ? httpFaults['html-200'] : undefined
@@ -102,7 +102,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     expect(serverOf(emulator).restarts).toBe(1)
   })
 
-  test('not allowed: restart-required, with the exact command, and what worked is left alone', async () => {
+  test('not allowed: restart-required with the exact command, and what worked stays unchanged', async () => {
     await turnedOnEarlier()
     const before = await workWithKeys(emulator, 'app')
     const result = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '0.02' })
@@ -115,7 +115,7 @@ describe('an identity that was turned on earlier, on a server that was never res
   })
 })
 
-describe('an answer of the AI service proves a token, and restarts nothing', () => {
+describe('a response of the AI service shows that a token exists, and causes no restart', () => {
   const answers: [string, (url: string) => Fault | undefined, string][] = [
     ['401 PermissionDenied', () => undefined, 'role-not-effective'],
     [
@@ -140,7 +140,7 @@ describe('an answer of the AI service proves a token, and restarts nothing', () 
   ]
   test.each(answers)('%s', async (_, answer, code) => {
     await turnedOnEarlier({ rolePropagation: Number.POSITIVE_INFINITY })
-    // It does give tokens: there are servers that need no restart.
+    // The identity can get tokens: some servers need no restart.
     emulator.world.switches.restartNeeded = false
     emulator.world.fault = ({ plane, url }) => (plane === 'ai' ? answer(url) : undefined)
     const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.02' })
@@ -150,7 +150,7 @@ describe('an answer of the AI service proves a token, and restarts nothing', () 
     expect(serverOf(emulator).restarts).toBe(0)
   })
 
-  test('also when another family still fails for want of one', async () => {
+  test('also when another family still fails without a token', async () => {
     await turnedOnEarlier()
     emulator.world.switches.restartNeeded = false
     emulator.world.fault = ({ plane, url }) =>
@@ -193,18 +193,21 @@ describe('evidence that the server was not restarted since it has its identity',
     ['the running identity is empty', async () => turnedOnEarlier(), /runs without an identity/],
   ]
 
-  test.each(states)('%s: check has the restart in its plan, and apply asks for it at once', async (_, state, text) => {
-    await state()
-    if (rolesOfServer(emulator).length === 0) giveRoles(emulator)
-    await workWithIdentitySettings()
-    const checked = await apply(emulator, { ...openai(), mode: 'check', 'allow-restart': 'false' })
-    expect(statusesOf(checked)['restart'], checked.log).toBe('missing')
-    expect(checked.report.steps.find(({ id }: { id: string }) => id === 'restart').current).toMatch(text)
-    const refused = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '5' })
-    expect(refused.outputs, refused.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
-    expect(refused.report.durationMs).toBeLessThan(60_000)
-    expect(serverOf(emulator).restarts).toBe(0)
-  })
+  test.each(states)(
+    '%s: check has the restart in its plan, and apply ends immediately with restart-required',
+    async (_, state, text) => {
+      await state()
+      if (rolesOfServer(emulator).length === 0) giveRoles(emulator)
+      await workWithIdentitySettings()
+      const checked = await apply(emulator, { ...openai(), mode: 'check', 'allow-restart': 'false' })
+      expect(statusesOf(checked)['restart'], checked.log).toBe('missing')
+      expect(checked.report.steps.find(({ id }: { id: string }) => id === 'restart').current).toMatch(text)
+      const refused = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '5' })
+      expect(refused.outputs, refused.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
+      expect(refused.report.durationMs).toBeLessThan(60_000)
+      expect(serverOf(emulator).restarts).toBe(0)
+    },
+  )
 
   test('a query that passed with the identity means no restart, whatever the server shows', async () => {
     await turnedOnEarlier({}, undefined, { sqlIdentity: 'empty' })
@@ -224,16 +227,16 @@ describe('evidence that the server was not restarted since it has its identity',
 const workWithIdentitySettings = (): Promise<void> => putSettings(emulator, 'app', identitySettings(emulator.world))
 
 describe('interrupted at any point and run again', () => {
-  type Asked = Parameters<NonNullable<World['fault']>>[0]
-  const moments: [string, (request: Asked) => boolean][] = [
+  type Request = Parameters<NonNullable<World['fault']>>[0]
+  const moments: [string, (request: Request) => boolean][] = [
     ['the identity is turned on', ({ method }) => method === 'PATCH'],
-    ['a role is given', ({ method, url }) => method === 'PUT' && /roleAssignments/i.test(url)],
+    ['a role is assigned', ({ method, url }) => method === 'PUT' && /roleAssignments/i.test(url)],
     ['the allow-list is written', ({ method, url }) => method === 'PUT' && /configurations/i.test(url)],
-    ['the restart is asked for', ({ method, url }) => method === 'POST' && /\/restart\?/i.test(url)],
-    ['the identity is asked for a token', ({ plane }) => plane === 'identity'],
-    ['the service is asked', ({ plane }) => plane === 'ai'],
+    ['the restart is requested', ({ method, url }) => method === 'POST' && /\/restart\?/i.test(url)],
+    ['the identity requests a token', ({ plane }) => plane === 'identity'],
+    ['the service is called', ({ plane }) => plane === 'ai'],
   ]
-  test.each(moments)('(when %s): the same end, one restart in all', async (_, moment) => {
+  test.each(moments)('(when %s): a second run completes it, with one restart in all', async (_, moment) => {
     await begin(emulator, { delays: { operation: 200, identityPropagation: 50 } })
     let job: Awaited<ReturnType<typeof start>> | undefined
     emulator.world.fault = (request) => {
@@ -245,7 +248,7 @@ describe('interrupted at any point and run again', () => {
     delete emulator.world.fault
     expect(killed.signal, killed.log).toBe('SIGKILL')
     expect(killed.outputs).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'internal' })
-    // An operation of Azure goes on without its caller.
+    // An operation of Azure continues without its caller.
     const result = await apply(emulator, openai(), undefined, noPauses())
     expect(result.outputs, result.log).toMatchObject({ verified: 'true', 'failure-reason': 'none', drift: 'false' })
     expect(serverOf(emulator).restarts).toBe(1)

@@ -40,9 +40,9 @@ import {
 
 const root = join(import.meta.dirname, '..', '..')
 
-describe('what the other side asks to wait', () => {
+describe('Retry-After', () => {
   const now = Date.UTC(2026, 10, 24, 9, 0, 0)
-  const asked = (headers: Record<string, string>) => retryAfterMs((name) => headers[name], now)
+  const waitFor = (headers: Record<string, string>) => retryAfterMs((name) => headers[name], now)
 
   test.each([
     [{ 'retry-after': '7' }, 7_000],
@@ -58,9 +58,9 @@ describe('what the other side asks to wait', () => {
     [{ 'retry-after': '' }, undefined],
     [{ 'retry-after': '1e3' }, undefined],
     [{}, undefined],
-  ])('%j', (headers, ms) => expect(asked(headers)).toBe(ms))
+  ])('%j', (headers, ms) => expect(waitFor(headers)).toBe(ms))
 
-  test('is waited, and up to a quarter more, never less, up to the cap; without a word the pace is ours', () => {
+  test('the wait is never shorter and up to a quarter longer, up to the cap; without the header the policy decides', () => {
     for (const random of [() => 0, () => 0.5, () => 0.999]) {
       const wait = waitOf({ schedule: throttled, afterMs: 8_000 }, 1, random)
       expect(wait).toBeGreaterThanOrEqual(8_000)
@@ -78,14 +78,14 @@ describe('what the other side asks to wait', () => {
     }
   })
 
-  test('20 runs that are told the same part', () => {
+  test('20 runs with the same value wait differently long', () => {
     const waits = Array.from({ length: 20 }, () => spread(10_000)).sort((a, b) => a - b)
     expect(new Set(waits).size).toBeGreaterThan(15)
     expect((waits.at(-1) ?? 0) - (waits[0] ?? 0)).toBeGreaterThan(500)
   })
 })
 
-describe('tries, on a clock of its own', () => {
+describe('retries, on a fake clock', () => {
   beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }))
   afterEach(() => void vi.useRealTimers())
 
@@ -110,7 +110,7 @@ describe('tries, on a clock of its own', () => {
     expect(await ended).toBe('Error: away')
     const took = (tries.at(-1) ?? 0) - (tries[0] ?? 0)
     expect(took).toBeLessThanOrEqual(schedule.budgetMs)
-    // What is left when it gives up is shorter than one more wait.
+    // When it gives up, the rest of the budget is shorter than another wait.
     expect(took).toBeGreaterThan(schedule.budgetMs - 1.25 * schedule.capMs - 1)
     expect(Math.max(...waits)).toBeLessThanOrEqual(1.25 * schedule.capMs)
     expect(waits[0]).toBeLessThanOrEqual(1.25 * schedule.baseMs)
@@ -118,7 +118,7 @@ describe('tries, on a clock of its own', () => {
     expect(tries.length).toBeLessThanOrEqual(most)
   })
 
-  test('a cancelled run does not sit out its wait', async () => {
+  test('a cancelled run ends its wait', async () => {
     const controller = new AbortController()
     const ended = retrying(() => Promise.reject(new Error('away')), {
       signal: controller.signal,
@@ -138,7 +138,7 @@ describe('the tables', () => {
     return verdict === false ? false : verdict.schedule
   }
 
-  test('HTTP: what is tried again, and what is not', () => {
+  test('HTTP: which responses are retried, and which are not', () => {
     expect(of({ status: 401 }, false)).toBe(renewed)
     expect(of({ status: 401, from: 'Entra' })).toBe(false)
     expect(of({ status: 401, from: 'GitHub' })).toBe(false)
@@ -151,7 +151,7 @@ describe('the tables', () => {
     expect(of({ status: 403, from: 'GitHub', signs: ['limit reached'] })).toBe(limited)
     for (const status of [408, 500, 502, 503, 504]) {
       expect(of({ status })).toBe(transient)
-      // A POST may have been acted on.
+      // The server may have carried out a POST.
       expect(of({ status }, false)).toBe(false)
     }
     expect(of({ status: 503, signs: ['Retry-After'] }, false)).toBe(transient)
@@ -166,33 +166,33 @@ describe('the tables', () => {
     expect(of({ stage: 'operation', code: 'Conflict' })).toBe(false)
   })
 
-  test('SQL: what is tried again, and when', () => {
+  test('SQL: which errors are retried, and when', () => {
     const sql = (code: string, moment: Parameters<typeof verdictOnSql>[1] = 'work') => {
-      const verdict = verdictOnSql(Object.assign(new Error('said'), { code }), moment)
+      const verdict = verdictOnSql(Object.assign(new Error('any text'), { code }), moment)
       return verdict === false ? false : verdict.schedule
     }
     for (const code of ['40001', '40P01', '55P03']) expect(sql(code)).toBe(busy)
     for (const code of ['57P01', '57P02', '57P03', '53300', '57014', 'ECONNRESET', 'ENOTFOUND']) expect(sql(code)).toBe(transient)
     for (const code of ['42501', '28P01', '25006', '22023', '23505', 'XX000', '']) expect(sql(code)).toBe(false)
     expect(sql('23505', 'extension')).not.toBe(false)
-    // A closed firewall and a wrong name look like this.
+    // A closed firewall and a wrong name cause these errors.
     for (const code of ['ETIMEDOUT', 'ENOTFOUND', 'ECONNREFUSED']) expect(sql(code, 'look')).toBe(false)
     expect(sql('57P03', 'look')).toMatchObject({ budgetMs: unreachable.budgetMs })
     expect(verdictOnSql(new Error('extension "azure_ai" is not allow-listed'), 'extension')).not.toBe(false)
     expect(verdictOnSql(new Error('Connection terminated unexpectedly'), 'work')).not.toBe(false)
   })
 
-  test('every row says why, and docs/retries.md says the same as the code', () => {
+  test('every row has a reason, and docs/retries.md agrees with the code', () => {
     for (const { reason } of [...httpRows, ...sqlRows]) expect(reason.length).toBeGreaterThan(15)
     const page = readFileSync(join(root, 'docs', 'retries.md'), 'utf8')
     expect(page, 'npm run docs').toBe(withRetries(page))
   })
 
-  test('no request and no statement goes round the limits', () => {
+  test('no request and no statement bypasses the limits', () => {
     const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))
     const where = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(root, 'src', file), 'utf8'))).sort()
-    // Whoever sends something stands here, with the limit beside it.
-    // These make agents, which only open connections: what is sent over them goes through a pipeline with the policy of retries.
+    // All code that sends something is listed here, with its limit.
+    // These create agents, which only open connections; a pipeline with the retry policy sends the requests.
     expect(where(/\bfetch\(|from 'node:https?'|from 'undici'/)).toEqual(['azure/agent.ts', 'azure/pipeline.ts'])
     expect(where(/createDefaultHttpClient|ManagementClient\(/)).toEqual(['azure/calls.ts', 'azure/pipeline.ts'])
     expect(where(/from '@actions\/http-client'/)).toEqual(['github/runner.ts'])
@@ -209,9 +209,9 @@ describe('the tables', () => {
 })
 
 describe('the limit of a whole run', () => {
-  const minutesOf = (given: Parameters<typeof parsed>[0]) => runBudgetMs(parsed(given)) / 60_000
+  const minutesOf = (inputs: Parameters<typeof parsed>[0]) => runBudgetMs(parsed(inputs)) / 60_000
 
-  test('is the sum of what the inputs ask for', () => {
+  test('is the sum of what the inputs require', () => {
     const one = 1 / 6
     expect(minutesOf({ mode: 'check' })).toBeCloseTo(10 + one)
     expect(minutesOf({ mode: 'check', databases: '*' })).toBeCloseTo(20)
@@ -229,7 +229,7 @@ describe('the limit of a whole run', () => {
       expect(jobMinutes(inputs) * 60_000).toBeGreaterThan(runBudgetMs(inputs as never) + 8 * 60_000)
   })
 
-  test('the jobs of README and recipes have time for it', () => {
+  test('the time limits of the jobs in README and recipes cover it', () => {
     interface Job {
       'timeout-minutes'?: number
       steps?: { uses?: string; with?: Record<string, unknown> }[]
@@ -243,8 +243,8 @@ describe('the limit of a whole run', () => {
         const steps = (job.steps ?? []).filter(({ uses }) => uses?.includes('/azure-ai-postgres-identity@') === true)
         if (steps.length === 0) continue
         seen++
-        const needed = steps.reduce((sum, { with: given = {} }) => {
-          const of = (key: string, fallback: string): string => String(given[key] ?? fallback)
+        const needed = steps.reduce((sum, { with: inputs = {} }) => {
+          const of = (key: string, fallback: string): string => String(inputs[key] ?? fallback)
           const names = of('databases', '')
           return (
             sum +
@@ -255,7 +255,7 @@ describe('the limit of a whole run', () => {
               temporaryFirewallRule: of('temporary-firewall-rule', 'false') === 'true',
               verifyTimeoutMs: Number(of('verify-timeout-minutes', '10')) * 60_000,
               databases: names === '*' ? '*' : names.split(/[\n,]+/),
-              scopeParts: given['scope'] === undefined ? [] : [{ id: String(given['scope']) } as ScopePart],
+              scopeParts: inputs['scope'] === undefined ? [] : [{ id: String(inputs['scope']) } as ScopePart],
             })
           )
         }, 0)
@@ -294,7 +294,7 @@ describe('whole runs', () => {
     await emulator?.stop()
   })
 
-  test('an answer that trickles for ever is cut off and asked for again, whoever gives it', async () => {
+  test('a response that never ends is cut off and requested again, from every service', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     giveRoles(emulator)
@@ -318,12 +318,12 @@ describe('whole runs', () => {
     expect(result.log).toMatch(/Drift issue: opened/)
   })
 
-  test('a database that falls silent is cut off and asked again', async () => {
+  test('a database connection that stops responding is closed, and its statement is retried', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     giveRoles(emulator)
     const address = { host: emulator.inputs['database-host'] ?? '', port: Number(emulator.inputs['database-port']) }
-    // One falls silent after its login, while the database is looked at; two more in the middle of the work.
+    // One connection stops responding after its login, while the database is inspected; two more during the changes.
     const silent = await gateway(address)
     silent.arm([6])
     try {
@@ -342,7 +342,7 @@ describe('whole runs', () => {
     }
   })
 
-  test('a run in which something never ends is ended, told, and puts back what it could not prove', async () => {
+  test('a run that exceeds its time limit ends with run-timeout, and restores the settings that it could not verify', async () => {
     await begin(emulator, { delays: { rolePropagation: Number.POSITIVE_INFINITY }, switches: { committedRowsOnly: true } })
     const before = await workWithKeys(emulator, 'app')
     giveIdentity(emulator)
@@ -357,17 +357,17 @@ describe('whole runs', () => {
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })
 
-  test('no Retry-After makes a run wait longer than the cap, not between polls either', async () => {
+  test('no Retry-After makes a run wait longer than the cap, neither for a request nor between polls', async () => {
     await begin(emulator, { delays: { operation: 1_500 } })
     let polls = 0
-    const told: string[] = []
+    const limited: string[] = []
     emulator.world.fault = ({ plane, method, url }) => {
       if (plane !== 'resource-manager' || method !== 'GET') return undefined
       if (/azureAsyncOperation|operationResults|asyncOperations/i.test(url) && polls++ < 2) {
         return { kind: 'answer', status: 200, headers: { 'retry-after': '86400' }, body: '{"status":"InProgress"}' }
       }
-      if (told.length < 3 && !told.includes(url)) {
-        told.push(url)
+      if (limited.length < 3 && !limited.includes(url)) {
+        limited.push(url)
         return {
           kind: 'answer',
           status: 429,
@@ -380,7 +380,7 @@ describe('whole runs', () => {
     const result = await run({ ...openaiOnly, part: 'azure', 'allow-restart': 'false' }, hurried([[31_000, 80_000, 300]]))
     expect(result.outputs, result.log).toMatchObject({ 'failure-reason': 'restart-required', changed: 'true' })
     expect(polls).toBeGreaterThan(2)
-    expect(told).toHaveLength(3)
+    expect(limited).toHaveLength(3)
     expect(result.log).toMatch(/again in 1 min( 1?\d s)?,/)
   })
 
@@ -402,8 +402,8 @@ describe('whole runs', () => {
     },
   )
 
-  // The last: its operation goes on for as long as the emulator.
-  test('an operation that never completes ends with the run at the latest, and says what was under way', async () => {
+  // This is the last test, because its operation never ends in the emulator.
+  test('an operation that never completes ends with the run, and the finding names the operation', async () => {
     await begin(emulator, { delays: { operation: Number.POSITIVE_INFINITY } })
     const budget = runBudgetMs(parsed({ databases: 'app', 'allow-restart': 'true', 'verify-timeout-minutes': '0.5' }))
     const result = await run(openaiOnly, hurried([[budget, budget, 5_000]]))

@@ -1,4 +1,4 @@
-/** From the identity back to keys: tried before anyone sees it, told beforehand where it cannot be, identity and roles left alone. */
+/** The rollback from the identity to keys: keys are tried before they are committed, and identity and roles stay. */
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
@@ -58,7 +58,7 @@ async function filled(database: string): Promise<Record<string, string>> {
 }
 
 describe('back to keys', () => {
-  test('read from the resources: every family, an application that notices nothing, identity and roles as they were', async () => {
+  test('keys are read from the resources for every family; no query of an application fails, and identity and roles stay', async () => {
     await onIdentity()
     const roles = rolesOfServer(emulator)
     const identity = structuredClone(serverOf(emulator).identity)
@@ -89,7 +89,7 @@ describe('back to keys', () => {
     }
     expect(Object.values(queriesOf(result))).toEqual(new Array(6).fill('passed: key'))
     expect(callersOfServices(emulator.world.exchanges)).toContain(undefined)
-    // Masked as soon as they are known, both of each.
+    // Both keys of each resource are masked as soon as they are read.
     for (const key of [...Object.values(keysOf('contoso-openai')), ...Object.values(byKey()?.keys ?? {})])
       expect(result.masked).toContain(key)
     expect(Object.keys(statusesOf(result)).some((id) => id === 'identity' || id.startsWith('role/'))).toBe(false)
@@ -98,7 +98,7 @@ describe('back to keys', () => {
     expect(again.outputs, again.log).toMatchObject({ result: 'in-sync', changed: 'false', verified: 'true' })
   })
 
-  test('given as inputs: none is read; the translator alone has region and the key of cognitive-key', async () => {
+  test('with keys as inputs none is read; translator alone gets the region and the key of cognitive-key', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     const result = await apply(emulator, {
@@ -119,7 +119,7 @@ describe('back to keys', () => {
     expect(result.masked).toContain(keysOf('contoso-translator').key1)
   })
 
-  test('a wrong key is found out in the trial: nothing is committed, and the identity goes on answering', async () => {
+  test('a wrong key fails in the trial: nothing is committed, and the identity keeps working', async () => {
     const before = await onIdentity()
     const stop = application(emulator, 'app', 'azure_openai')
     const result = await apply(emulator, { ...openai(), 'openai-key': wrongKey })
@@ -131,8 +131,8 @@ describe('back to keys', () => {
   })
 })
 
-describe('what stands in the way is told before anything is changed', () => {
-  test('an account that refuses keys and an online endpoint that takes tokens only, together', async () => {
+describe('an obstacle is reported before anything is changed', () => {
+  test('an account that refuses keys and an online endpoint that accepts only tokens are reported together', async () => {
     const before = await onIdentity()
     accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = true
     const result = await apply(emulator, { ...back, translator: '', databases: 'app' })
@@ -154,7 +154,7 @@ describe('what stands in the way is told before anything is changed', () => {
     expect(codesOf(result), result.log).toEqual(['endpoint-auth-mode'])
   })
 
-  test('a caller that may not list keys: which action is missing, where, and the role that has it', async () => {
+  test('a caller that may not list keys: the finding names the action, the scope and the role that has it', async () => {
     const before = await onIdentity()
     await admitReader(emulator)
     const result = await apply(emulator, { ...openai(), ...asReader(emulator) })
@@ -164,8 +164,8 @@ describe('what stands in the way is told before anything is changed', () => {
     expect(finding.fix).toContain('--role "Cognitive Services User"')
     expect(await settingsOf(emulator, 'app')).toEqual(before)
     // With the key as input there is nothing to list.
-    const given = await apply(emulator, { ...openai(), ...asReader(emulator), 'openai-key': keysOf('contoso-openai').key1 })
-    expect(given.outputs, given.log).toMatchObject({ result: 'changed', verified: 'true' })
+    const withInput = await apply(emulator, { ...openai(), ...asReader(emulator), 'openai-key': keysOf('contoso-openai').key1 })
+    expect(withInput.outputs, withInput.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
   test('two accounts for the one key of azure_cognitive: before any request', async () => {
@@ -178,7 +178,7 @@ describe('what stands in the way is told before anything is changed', () => {
 })
 
 describe('a stored key is compared by its salted hash', () => {
-  test('a rotated one is drift, the second of a resource is in sync with a notice, and neither is shown', async () => {
+  test('a rotated key is drift, the second key of a resource is in sync with a notice, and neither is shown', async () => {
     await onIdentity()
     const { key1, key2 } = keysOf('contoso-openai')
     await putSettings(emulator, 'app', {
@@ -204,17 +204,17 @@ describe('a stored key is compared by its salted hash', () => {
       for (const key of [key1, key2]) expect(shown).not.toContain(key)
     }
 
-    const mended = await apply(emulator, openai())
-    expect(mended.outputs, mended.log).toMatchObject({ result: 'changed', verified: 'true' })
+    const fixed = await apply(emulator, openai())
+    expect(fixed.outputs, fixed.log).toMatchObject({ result: 'changed', verified: 'true' })
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe(`rotated-${key1}`)
   })
 })
 
-describe('where only committed rows are read', () => {
+describe('where the functions see only committed settings', () => {
   test.each<[string, Partial<Switches>]>([
     ['as it is', { committedRowsOnly: true }],
     ['and a key cannot be blanked', { committedRowsOnly: true, blankingRefused: true }],
-  ])('%s: a wrong key is committed, found out at once and taken back; the right one stays', async (_, switches) => {
+  ])('%s: a wrong key is committed, fails immediately and is reverted; the right one stays', async (_, switches) => {
     const before = await onIdentity(switches)
     const { key1 } = keysOf('contoso-openai')
     const wrong = await apply(emulator, { ...openai(), 'openai-key': wrongKey, 'verify-timeout-minutes': '0' })
@@ -230,14 +230,14 @@ describe('where only committed rows are read', () => {
     expect(right.outputs, right.log).toMatchObject({ result: 'changed', verified: 'true' })
     expect((await filled('app'))['azure_openai.subscription_key']).toBe(key1)
 
-    // From one key to another: the previous one, which no client sees, is put back by the server itself.
+    // From one key to another: the server itself restores the previous one, which no client sees.
     const worse = await apply(emulator, { ...openai(), 'openai-key': wrongKey, 'verify-timeout-minutes': '0' })
     expect(worse.outputs['result'], worse.log).toBe('failed')
     expect((await filled('app'))['azure_openai.subscription_key']).toBe(key1)
     await emulator.postgres.query('app', questions.azure_openai)
   })
 
-  test('from nothing: keys work at the first go', async () => {
+  test('from nothing: keys work with the first run', async () => {
     await onIdentity({ committedRowsOnly: true })
     await emulator.postgres.query('app', 'DELETE FROM azure_ai.settings')
     const result = await apply(emulator, openai())
@@ -245,8 +245,8 @@ describe('where only committed rows are read', () => {
   })
 })
 
-describe('killed in the middle of the way back', () => {
-  test.each([11, 12, 13])('(moment %i): a second run comes to the same end', async (seed) => {
+describe('killed during the rollback to keys', () => {
+  test.each([11, 12, 13])('(moment %i): a second run completes it', async (seed) => {
     await onIdentity()
     emulator.world.delays.inference = 60
     const random = seeded(seed)

@@ -27,7 +27,7 @@ const many = Number(process.env.SCALE ?? 12)
 const long = process.env.SCALE !== undefined
 const atOnce = long ? 20 : 6
 const names = Array.from({ length: many }, (_, index) => `tenant_${String(index + 1).padStart(3, '0')}`)
-/** As on the smallest server that Azure offers: 50 connections, of which 15 are kept from users. */
+/** As on the smallest server that Azure offers: 50 connections, of which 15 are reserved. */
 const small = { all: 50, reserved: 15 }
 
 let emulator: Emulator
@@ -49,7 +49,7 @@ async function set(parameters: Record<string, string | number>): Promise<void> {
   await emulator.postgres.restart()
 }
 
-/** Processes of closed connections that may not have ended yet when the next one is let in. */
+/** Server processes of closed connections that may still exist when the next connection opens. */
 const leaving = 1
 
 /** Connections of the action since a position in the server's log: how many, and how many at once at most. */
@@ -84,15 +84,15 @@ function connect(): pg.Client {
   return client
 }
 
-/** An application that keeps a connection, and one that makes a new one each time; both ask ten times a second. */
-function applications(): () => Promise<{ asked: number; failed: string[] }> {
+/** An application that keeps a connection, and one that opens a new one each time; both query ten times a second. */
+function applications(): () => Promise<{ answered: number; failed: string[] }> {
   let over = false
-  let asked = 0
+  let answered = 0
   const failed: string[] = []
-  const asking = async (ask: () => Promise<unknown>): Promise<void> => {
+  const queryAlways = async (query: () => Promise<unknown>): Promise<void> => {
     while (!over) {
-      await ask().then(
-        () => asked++,
+      await query().then(
+        () => answered++,
         (error: unknown) => failed.push(String(error)),
       )
       await new Promise((resolve) => setTimeout(resolve, 100))
@@ -100,8 +100,8 @@ function applications(): () => Promise<{ asked: number; failed: string[] }> {
   }
   const kept = connect()
   const work = Promise.all([
-    kept.connect().then(() => asking(() => kept.query('SELECT 1'))),
-    asking(async () => {
+    kept.connect().then(() => queryAlways(() => kept.query('SELECT 1'))),
+    queryAlways(async () => {
       const client = connect()
       try {
         await client.connect()
@@ -115,11 +115,11 @@ function applications(): () => Promise<{ asked: number; failed: string[] }> {
     over = true
     await work
     await kept.end()
-    return { asked, failed }
+    return { answered, failed }
   }
 }
 
-/** Runs the action; beside what came of it, what it took: the action's own processor seconds and megabytes. */
+/** Runs the action; returns the result with the processor seconds and megabytes that the action used. */
 async function measured(inputs: Record<string, string>) {
   const usage = join(emulator.folder, 'usage.json')
   const script = `import{writeFileSync as w}from'node:fs';process.on('exit',()=>w(${JSON.stringify(usage)},JSON.stringify(process.resourceUsage())))`
@@ -175,7 +175,7 @@ describe('many databases', () => {
           expect.not.arrayContaining(['internal']),
         ])
         expect(connections.most).toBeLessThanOrEqual(share + leaving)
-        // In a check the families of a database ask at once, each on a connection of its own.
+        // In a check the families of a database run their queries at once, each on a connection of its own.
         expect(connections.mostInOne).toBeLessThanOrEqual((name === 'check' ? share : 1) + leaving)
         // Counted for each database: what one more costs is the same for the first and the last.
         expect(connections.total).toBeLessThanOrEqual((name === 'apply' ? 12 : 4) * size + 3)
@@ -200,16 +200,16 @@ describe('a small server', () => {
     await begin(emulator)
   }, 600_000)
 
-  test(`${atOnce} runs at once: all end well, nothing is doubled, and applications keep their connections`, async () => {
+  test(`${atOnce} runs at once: all succeed, nothing exists twice, and applications keep their connections`, async () => {
     const from = logLength(emulator)
-    // The restart of a new identity would cut the applications off, as it is told to.
+    // This run restarts the server for its new identity, before the applications connect.
     await apply(emulator, { databases: shared[0] ?? '', part: 'azure' })
     const stop = applications()
     const jobs = await Promise.all(
       Array.from({ length: atOnce }, () => start(emulator, { ...inputs, 'verify-timeout-minutes': '10' })),
     )
     const results = await Promise.all(jobs.map((job) => job.done))
-    const asked = await stop()
+    const queries = await stop()
     for (const result of results) {
       expect([result.code, result.outputs.result, result.outputs.verified, codesOf(result)]).toEqual([
         0,
@@ -219,8 +219,8 @@ describe('a small server', () => {
       ])
     }
     expect(connectionsSince(from).most).toBeLessThanOrEqual(atOnce * (shareOf(small.all, small.reserved) + leaving))
-    expect(asked.failed).toEqual([])
-    expect(asked.asked).toBeGreaterThan(10)
+    expect(queries.failed).toEqual([])
+    expect(queries.answered).toBeGreaterThan(10)
     expect(new Set(rolesOfServer(emulator)).size).toBe(rolesOfServer(emulator).length)
     const [first, ...others] = await Promise.all(shared.map((name) => settingsOf(emulator, name)))
     for (const other of others) expect(other).toEqual(first)
@@ -228,7 +228,7 @@ describe('a small server', () => {
     expect([code, outputs.result]).toEqual([0, 'in-sync'])
   }, 1_800_000)
 
-  test('when others hold every connection the run waits for one, and says so', async () => {
+  test('when others use every connection the run waits for one, and logs it', async () => {
     const others = Array.from({ length: small.all - small.reserved }, connect)
     for (const each of others) await each.connect()
     let waited = false
@@ -244,7 +244,7 @@ describe('a small server', () => {
     ])
   })
 
-  test('the way back opens two connections for a key that has to be put back, and no more', async () => {
+  test('the rollback to keys opens at most two connections', async () => {
     const openai = onlyService(emulator, 'openai', shared.join('\n'))
     await apply(emulator, openai)
     const from = logLength(emulator)

@@ -1,4 +1,4 @@
-/** A handful of the fault sweep and the kill sweep, other ones each time; the whole is `npm run sweep`. */
+/** A few random cases of the fault sweep and the kill sweep; `npm run sweep` runs all of them. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
 import { seeded, serverOf } from '../support/support.ts'
@@ -31,18 +31,18 @@ beforeAll(async () => {
 })
 afterAll(() => emulator?.stop())
 
-test('a full apply has requests and statements to strike, in the main step and in the post step', () => {
+test('a full apply has requests and statements to interrupt, in the main step and in the post step', () => {
   const count = (by: 'http' | 'sql', step: 'main' | 'post') =>
     recording.points.filter((point) => point.by === by && point.step === step).length
   expect(count('http', 'main')).toBeGreaterThan(30)
   expect(count('sql', 'main')).toBeGreaterThan(50)
   expect(count('http', 'post')).toBeGreaterThan(4)
-  // A name that changes from run to run would never be met again.
+  // A name that changes from run to run would never occur again.
   for (const { name } of recording.points) expect(name).not.toMatch(/[0-9a-f]{12}/)
   expect(new Set(cases.map(({ id }) => id)).size).toBe(cases.length)
 })
 
-test(`whatever strikes, the run ends and the next one mends it (SWEEP_SEED=${seed})`, async () => {
+test(`after any error or kill the run ends, and the next one completes it (SWEEP_SEED=${seed})`, async () => {
   process.stdout.write(`SWEEP_SEED=${seed}\n`)
   const random = seeded(seed)
   const chosen = Object.entries(sample).flatMap(([kind, count]) =>
@@ -56,12 +56,12 @@ test(`whatever strikes, the run ends and the next one mends it (SWEEP_SEED=${see
   for (const { of, ended, broken, logs } of outcomes)
     expect(broken, `${of.id}: ${ended}, SWEEP_SEED=${seed}\n${logs}`).toEqual([])
   expect(outcomes).toHaveLength(chosen.length)
-  // What the recorded run did, the next one does as well, but for a poll more or less.
+  // The next run sends the same requests as the recorded one, except for a poll more or less.
   expect(outcomes.filter(({ ended }) => ended === 'unmet').length, `SWEEP_SEED=${seed}`).toBeLessThanOrEqual(2)
 }, 300_000)
 
 describe('the sweep itself notices', () => {
-  test('what is touched, doubled, lost, left or not mended', async () => {
+  test('what is changed, doubled, lost, left behind or not fixed', async () => {
     const each = cases.find(({ kind, point }) => kind === 'kill' && point.name.startsWith('PATCH'))
     if (each === undefined) throw new Error('no PATCH was recorded')
     const outcome = await runCase(emulator, each, {
@@ -82,7 +82,7 @@ describe('the sweep itself notices', () => {
       },
     })
     expect(outcome.ended).toBe('casualty')
-    const told = outcome.broken.join('\n')
+    const broken = outcome.broken.join('\n')
     for (const words of [
       'firewall rule: office: absent',
       'firewall rule: gha-aipg-4102444801-0123456789ab',
@@ -93,7 +93,7 @@ describe('the sweep itself notices', () => {
       'app: shop.note: "x"',
       'crm: azure_openai.endpoint: absent',
     ])
-      expect(told).toContain(words)
+      expect(broken).toContain(words)
   })
 
   test('a rule that is left, and a family that is half switched', () => {

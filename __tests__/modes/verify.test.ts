@@ -49,17 +49,17 @@ afterEach(async () => {
   await back()
 })
 
-/** With everything given that Resource Manager would be asked for. */
-const given = { 'database-user': 'contoso deployer', 'embedding-deployment': 'text-embedding-3-small' }
+/** Inputs that name everything the run would otherwise read from Resource Manager. */
+const named = { 'database-user': 'contoso deployer', 'embedding-deployment': 'text-embedding-3-small' }
 const verify = (inputs: Record<string, string> = {}): Promise<JobResult> =>
-  apply(emulator, { mode: 'verify', ...given, ...inputs })
+  apply(emulator, { mode: 'verify', ...named, ...inputs })
 
 /** Requests to Resource Manager, but for the description of the cloud, which takes no token: a known cloud needs none. */
 const controlPlane = (): Exchange[] =>
   emulator.world.exchanges.filter(({ plane, url }) => plane === 'resource-manager' && !url.startsWith('/metadata/endpoints'))
-const asked = (plane: Exchange['plane']): number => emulator.world.exchanges.filter((each) => each.plane === plane).length
+const requestsTo = (plane: Exchange['plane']): number => emulator.world.exchanges.filter((each) => each.plane === plane).length
 
-/** As if the roles had been given just now. */
+/** As if the roles had been assigned just now. */
 function giveRolesNow(): void {
   const principalId = serverOf(emulator).identity?.principalId
   for (const assignment of emulator.world.roleAssignments) {
@@ -67,8 +67,8 @@ function giveRolesNow(): void {
   }
 }
 
-describe('what a verify asks', () => {
-  test('with host, user and deployment given: the database alone, every query once, no control plane', async () => {
+describe('the requests of a verify', () => {
+  test('with host, user and deployment it runs every query once, and sends nothing to the control plane', async () => {
     const result = await verify()
     expect(result.code, result.log).toBe(0)
     expect(result.outputs).toMatchObject({
@@ -81,17 +81,17 @@ describe('what a verify asks', () => {
     expect(result.report.steps).toEqual([])
     expect(Object.values(queriesOf(result))).toEqual(Array.from({ length: 8 }, () => 'passed: keyless'))
     expect(controlPlane()).toEqual([])
-    expect(asked('ai')).toBe(8)
+    expect(requestsTo('ai')).toBe(8)
     expect(statementsSince(emulator, from).filter(({ sql }) => sql.startsWith('BEGIN') && !sql.endsWith('READ ONLY'))).toEqual([])
   })
 
-  test('with a password not even a token, of GitHub or of Entra', async () => {
+  test('with a password it requests no token, neither from GitHub nor from Entra', async () => {
     const result = await verify({ 'database-user': passwordLogin.user, 'database-password': passwordLogin.password })
     expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
-    expect([asked('entra'), asked('github'), controlPlane().length]).toEqual([0, 0, 0])
+    expect([requestsTo('entra'), requestsTo('github'), controlPlane().length]).toEqual([0, 0, 0])
   })
 
-  test('without user and deployment it asks for these two, and for nothing else', async () => {
+  test('without user and deployment it reads these two, and nothing else', async () => {
     const result = await verify({ 'database-user': '', 'embedding-deployment': '' })
     expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
     expect(
@@ -101,14 +101,14 @@ describe('what a verify asks', () => {
     ).toEqual(['GET contoso-openai/deployments', 'GET pg-contoso/administrators'])
   })
 
-  test("the host is the server's name in its cloud when it is not given", async () => {
+  test("the host is the server's name in its cloud when the input is not set", async () => {
     const result = await verify({ 'database-host': '' })
     expect(result.report.server.host).toBe('pg-contoso.postgres.database.azure.com')
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'network', verified: 'false' })
     expect(controlPlane()).toEqual([])
   })
 
-  test('openai without a deployment and without a control plane to ask is an input error, before any request', async () => {
+  test('openai without a deployment and without a control plane is an input error, before any request', async () => {
     const result = await verify({ 'embedding-deployment': '' })
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'input', verified: 'false' })
     expect(result.report.findings[0].detail).toContain('`embedding-deployment`')
@@ -141,7 +141,7 @@ describe('waiting', () => {
     expect(codesOf(result)).toContain('role-not-effective')
   })
 
-  test('with a limit of 0 it tries once, and does not wait for what cannot become better', async () => {
+  test('with a limit of 0 it tries once, and it never waits for a permanent error', async () => {
     giveRolesNow()
     emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
     const once = await verify({ 'verify-timeout-minutes': '0', databases: 'app' })
@@ -150,20 +150,20 @@ describe('waiting', () => {
 
     await back()
     const start = performance.now()
-    const wrong = await verify({ 'embedding-deployment': 'no-such-deployment', 'verify-timeout-minutes': '5' })
+    const wrong = await verify({ 'embedding-deployment': 'unknown-deployment', 'verify-timeout-minutes': '5' })
     expect(performance.now() - start).toBeLessThan(60_000)
     expect(codesOf(wrong)).toContain('deployment-not-found')
     expect(queriesOf(wrong)['app/cognitive']).toBe('passed: keyless')
   })
 })
 
-describe('what a verify tells', () => {
+describe('the results of a verify', () => {
   afterEach(async () => {
     for (const name of ['legacy', 'plain'])
       await emulator.postgres.query('postgres', `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`)
   })
 
-  test("databases: '*' asks every database that has azure_ai and tells those still on keys", async () => {
+  test("databases: '*' queries every database that has azure_ai and reports those still on keys", async () => {
     await emulator.postgres.createDatabase('plain')
     await emulator.postgres.createDatabase('legacy')
     await workWithKeys(emulator, 'legacy')
@@ -178,11 +178,11 @@ describe('what a verify tells', () => {
       'sales 2026/openai',
     ])
     expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: keyless', 'legacy/openai': 'passed: key-present' })
-    // The queries pass, and prove nothing of an identity.
+    // The queries pass, but not with the identity.
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'verification' })
     expect(codesOf(result)).toContain('not-verified')
-    const told = result.report.findings.filter(({ code }: { code: string }) => code === 'still-on-keys')
-    expect(told).toMatchObject([
+    const onKeys = result.report.findings.filter(({ code }: { code: string }) => code === 'still-on-keys')
+    expect(onKeys).toMatchObject([
       { severity: 'warning', detail: expect.stringContaining('azure_openai in "legacy"') },
       { severity: 'warning', detail: expect.stringContaining('azure_cognitive in "legacy"') },
     ])
@@ -198,7 +198,7 @@ describe('what a verify tells', () => {
     expect(result.raw.replaceAll(/^::add-mask::.*$/gm, '') + result.summary + JSON.stringify(result.report)).not.toContain(key)
   })
 
-  test('a database without azure_ai fails with database: there is nothing to ask', async () => {
+  test('a database without azure_ai fails with database', async () => {
     await emulator.postgres.createDatabase('plain')
     const result = await verify({ databases: 'app, plain' })
     expect(result.code).toBe(1)
@@ -207,7 +207,7 @@ describe('what a verify tells', () => {
     expect(queriesOf(result)['app/openai']).toBe('passed: keyless')
   })
 
-  test('a database that cannot be reached fails the run, and the others are still asked', async () => {
+  test('a database that cannot be reached fails the run, and the others are still queried', async () => {
     const result = await verify({ databases: 'app, nowhere' })
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'input', verified: 'false' })
     expect(queriesOf(result)).toMatchObject({
@@ -224,7 +224,7 @@ describe('what a verify tells', () => {
     expect(queriesOf(result)['app/machine-learning']).toBe('skipped: `machine-learning-input` is not set')
   })
 
-  test('a function that refuses to run read-only is asked again in a transaction that is rolled back, and that is noted', async () => {
+  test('a function that refuses to run read-only is called again in a transaction that is rolled back, with a finding', async () => {
     emulator.world.switches.refuseReadOnly = true
     const result = await verify({ databases: 'app' })
     expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', verified: 'true' })
