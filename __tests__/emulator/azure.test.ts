@@ -17,7 +17,7 @@ import { assignRole } from '../support/support.ts'
 const run = promisify(execFile)
 const never = 'repo:contoso/other:ref:refs/heads/main'
 
-// biome-ignore lint/suspicious/noExplicitAny: what an answer holds is for the assertions to say.
+// biome-ignore lint/suspicious/noExplicitAny: the assertions check the shape of an answer.
 type Json = any
 
 interface Answer {
@@ -36,28 +36,28 @@ beforeAll(async () => {
 
 afterAll(() => emulator?.stop())
 
-/** A replica, an elastic cluster and AI accounts of every unfortunate kind beside the default world. */
+/** Adds a replica, an elastic cluster and unusual AI accounts to the default world. */
 function addOddResources(shaped: World): void {
   const [primary] = shaped.servers
   const [openai] = shaped.accounts
   if (!primary || !openai) throw new Error('the default world lacks a server or an account')
-  const server = (name: string, given: Partial<Server>): Server => ({
+  const server = (name: string, changes: Partial<Server>): Server => ({
     ...structuredClone(primary),
     name,
     id: primary.id.replace('pg-contoso', name),
-    ...given,
+    ...changes,
   })
   shaped.servers.push(
     server('pg-replica', { replicationRole: 'AsyncReplica', sourceServerResourceId: primary.id }),
     server('pg-cluster', { clusterSize: 2 }),
     server('pg-stopped', { state: 'Stopped' }),
   )
-  const account = (name: string, given: Partial<Account>): Account => ({
+  const account = (name: string, changes: Partial<Account>): Account => ({
     ...structuredClone(openai),
     name,
     id: openai.id.replace('contoso-openai', name),
     customSubDomainName: name,
-    ...given,
+    ...changes,
   })
   const regional = account('contoso-regional', { kind: 'TextAnalytics' })
   delete regional.customSubDomainName
@@ -71,7 +71,7 @@ function addOddResources(shaped: World): void {
 }
 
 /** One request to the emulator; `host` as the Host header and TLS name of a service. */
-function ask(
+function send(
   method: string,
   path: string,
   options: {
@@ -182,8 +182,8 @@ async function managementToken(name = deployerName): Promise<string> {
   return (await emulator.issueToken(principal(name).objectId, `${emulator.url}/`)).token
 }
 
-function newPrincipal(given: Partial<Principal> = {}): Principal {
-  const made: Principal = { objectId: crypto.randomUUID(), displayName: 'made by a test', kind: 'ManagedIdentity', ...given }
+function newPrincipal(changes: Partial<Principal> = {}): Principal {
+  const made: Principal = { objectId: crypto.randomUUID(), displayName: 'made by a test', kind: 'ManagedIdentity', ...changes }
   world.principals.push(made)
   return made
 }
@@ -232,7 +232,7 @@ describe('Entra', () => {
   })
 
   const signIn = (form: Record<string, string>, tenant = world.tenantId) =>
-    ask('POST', `/${tenant}/oauth2/v2.0/token`, {
+    send('POST', `/${tenant}/oauth2/v2.0/token`, {
       form: {
         grant_type: 'client_credentials',
         scope: `${emulator.url}/.default`,
@@ -243,7 +243,7 @@ describe('Entra', () => {
   const assertion = async (audience = oidcAudience): Promise<string> => {
     const url = new URL(emulator.env['ACTIONS_ID_TOKEN_REQUEST_URL'] ?? '')
     const token = emulator.env['ACTIONS_ID_TOKEN_REQUEST_TOKEN'] ?? ''
-    const { body } = await ask('GET', `${url.pathname}${url.search}&audience=${encodeURIComponent(audience)}`, { token })
+    const { body } = await send('GET', `${url.pathname}${url.search}&audience=${encodeURIComponent(audience)}`, { token })
     return body.value
   }
   const signInAs = async (subject: string, issuer = world.github.issuer, audience?: string) => {
@@ -255,7 +255,7 @@ describe('Entra', () => {
     )
   }
 
-  test('refusals carry the codes that Entra gives', async () => {
+  test('refusals have the codes of Entra', async () => {
     const subject = world.github.subject
     expect((await signInAs(never)).body.error_description).toMatch(
       new RegExp(`^AADSTS700213: .* presented assertion subject '${never}'`),
@@ -287,10 +287,10 @@ describe('Entra', () => {
   })
 
   test('an OIDC token is only for the job that has the request token', async () => {
-    expect((await ask('GET', '/github/oidc?x=1', { token: 'other' })).status).toBe(401)
+    expect((await send('GET', '/github/oidc?x=1', { token: 'other' })).status).toBe(401)
   })
 
-  test('the same PostgreSQL token comes back while it is valid, for it is the password; others are new', async () => {
+  test('the same PostgreSQL token is returned while it is valid, because it is the password; others are new', async () => {
     const { objectId } = principal(deployerName)
     const twice = (audience: string) =>
       Promise.all([emulator.issueToken(objectId, audience), emulator.issueToken(objectId, audience)])
@@ -323,7 +323,7 @@ describe('Entra', () => {
 
 describe('Resource Manager', () => {
   test('describes its cloud, and needs no token for it', async () => {
-    const { status, body } = await ask('GET', '/metadata/endpoints?api-version=2022-09-01')
+    const { status, body } = await send('GET', '/metadata/endpoints?api-version=2022-09-01')
     expect(status).toBe(200)
     expect(body).toMatchObject({
       authentication: { loginEndpoint: emulator.url, audiences: expect.arrayContaining([`${emulator.url}/`]) },
@@ -335,12 +335,12 @@ describe('Resource Manager', () => {
 
   test('refuses tokens that are missing, forged, or for another audience', async () => {
     const path = `${server().id}?api-version=2025-08-01`
-    const code = async (token?: string) => (await ask('GET', path, token === undefined ? {} : { token })).body.error.code
+    const code = async (token?: string) => (await send('GET', path, token === undefined ? {} : { token })).body.error.code
     expect(await code()).toBe('AuthenticationFailed')
     expect(await code('a.b.c')).toBe('InvalidAuthenticationToken')
     const other = await emulator.issueToken(principal(deployerName).objectId, cognitiveAudience)
     expect(await code(other.token)).toBe('InvalidAuthenticationTokenAudience')
-    const answer = await ask('GET', path, { token: other.token })
+    const answer = await send('GET', path, { token: other.token })
     expect(answer.status).toBe(401)
     expect(answer.headers['www-authenticate']).toContain('Bearer')
     await withWorld(
@@ -354,10 +354,10 @@ describe('Resource Manager', () => {
     )
   })
 
-  test('says what does not exist, and which api-versions there are', async () => {
+  test('reports what does not exist, and the supported api-versions', async () => {
     const token = await managementToken()
     const get = async (path: string) => {
-      const { status, body, headers } = await ask('GET', path, { token })
+      const { status, body, headers } = await send('GET', path, { token })
       expect(headers['x-ms-request-id']).toEqual(expect.any(String))
       expect(headers['x-ms-correlation-request-id']).toEqual(expect.any(String))
       return [status, body.error.code]
@@ -374,10 +374,10 @@ describe('Resource Manager', () => {
     } finally {
       world.roleAssignments.pop()
     }
-    expect((await ask('GET', `//${server().id.toUpperCase().slice(1)}?api-version=2025-08-01`, { token })).status).toBe(200)
+    expect((await send('GET', `//${server().id.toUpperCase().slice(1)}?api-version=2025-08-01`, { token })).status).toBe(200)
   })
 
-  test('a reader reads, and is told which action and scope it lacks', async () => {
+  test('a reader reads; a refusal names the missing action and scope', async () => {
     const reader = principal(readerName)
     const client = postgresClient(reader)
     const shown = await client.servers.get(world.resourceGroup, 'pg-contoso')
@@ -387,7 +387,7 @@ describe('Resource Manager', () => {
     ).rejects.toThrow(
       `The client '${reader.clientId}' with object id '${reader.objectId}' does not have authorization to perform action 'Microsoft.DBforPostgreSQL/flexibleServers/write' over scope '${server().id}' or the scope is invalid. If access was recently granted, please refresh your credentials.`,
     )
-    const keys = await ask('POST', `${account('contoso-openai').id}/listKeys?api-version=2025-09-01`, {
+    const keys = await send('POST', `${account('contoso-openai').id}/listKeys?api-version=2025-09-01`, {
       token: await managementToken(readerName),
     })
     expect(keys.body.error).toMatchObject({
@@ -400,7 +400,7 @@ describe('Resource Manager', () => {
     const group = newPrincipal({ kind: 'Group' })
     const member = newPrincipal({ kind: 'User', memberOf: [group.objectId] })
     const token = (await emulator.issueToken(member.objectId, `${emulator.url}/`)).token
-    const status = async (method: string, path: string, body?: unknown) => (await ask(method, path, { token, body })).status
+    const status = async (method: string, path: string, body?: unknown) => (await send(method, path, { token, body })).status
     const rule = `${server('pg-replica').id}/firewallRules/office?api-version=2025-08-01`
     const body = { properties: { startIpAddress: '203.0.113.1', endIpAddress: '203.0.113.9' } }
     expect(await status('PUT', rule, body)).toBe(403)
@@ -410,7 +410,7 @@ describe('Resource Manager', () => {
     expect(
       await status('PUT', role, { properties: { roleDefinitionId: builtInRoles.reader, principalId: member.objectId } }),
     ).toBe(403)
-    expect((await ask('PUT', role, { token, body: {} })).body.error.message).toContain(
+    expect((await send('PUT', role, { token, body: {} })).body.error.message).toContain(
       "'Microsoft.Authorization/roleAssignments/write'",
     )
   })
@@ -450,7 +450,7 @@ describe('flexible servers', () => {
     const made = world.principals.find(({ objectId }) => objectId === replica.identity?.principalId)
     expect(made).toMatchObject({ kind: 'ManagedIdentity', displayName: replica.name, createdAt: expect.any(Number) })
 
-    // The trap: the plain type takes the others away.
+    // The type SystemAssigned alone removes the user-assigned identities.
     await client.servers.beginUpdateAndWait(world.resourceGroup, replica.name, { identity: { type: 'SystemAssigned' } }, quick)
     expect(replica.identity).toEqual({ type: 'SystemAssigned', principalId: made?.objectId })
     await client.servers.beginUpdateAndWait(world.resourceGroup, replica.name, { identity: { type: 'None' } }, quick)
@@ -464,7 +464,7 @@ describe('flexible servers', () => {
     await expect(enable('pg-cluster')).rejects.toMatchObject({ statusCode: 400 })
     await expect(enable('pg-stopped')).rejects.toMatchObject({ statusCode: 409 })
     const token = await managementToken()
-    const patch = await ask('PATCH', `${server().id}?api-version=2025-08-01`, { token, body: { sku: { name: 'x' } } })
+    const patch = await send('PATCH', `${server().id}?api-version=2025-08-01`, { token, body: { sku: { name: 'x' } } })
     expect(patch.body.error).toMatchObject({ code: 'NotEmulated', message: expect.stringContaining('sku') })
   })
 
@@ -543,12 +543,12 @@ describe('flexible servers', () => {
 describe('role assignments', () => {
   const roleId = (role: string) =>
     `/subscriptions/${world.subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/${role}`
-  const create = (scope: string, name: string, principalId: string, given: Record<string, unknown> = {}, who?: Principal) =>
+  const create = (scope: string, name: string, principalId: string, changes: Record<string, unknown> = {}, who?: Principal) =>
     rolesClient(who).roleAssignments.create(scope.replace(/^\//, ''), name, {
       roleDefinitionId: roleId(builtInRoles.cognitiveServicesOpenAIUser),
       principalId,
       principalType: 'ServicePrincipal',
-      ...given,
+      ...changes,
     })
   const list = async (scope: string, filter?: string) => {
     const found = await all(rolesClient().roleAssignments.listForScope(scope, filter === undefined ? {} : { filter }))
@@ -684,10 +684,10 @@ describe('role assignments', () => {
 })
 
 describe('accounts and Machine Learning in Resource Manager', () => {
-  test('shows kinds, endpoints, deployments; gives keys to who may have them', async () => {
+  test('shows kinds, endpoints, deployments; returns keys to callers with the right to list them', async () => {
     const token = await managementToken()
     const get = async (id: string, version: string, method = 'GET') =>
-      (await ask(method, `${id}?api-version=${version}`, { token })).body
+      (await send(method, `${id}?api-version=${version}`, { token })).body
     const openai = account('contoso-openai')
     expect(await get(openai.id, '2025-09-01')).toMatchObject({
       kind: 'OpenAI',
@@ -742,7 +742,7 @@ describe('AI services', () => {
     key?: string
     domain?: string
   }) =>
-    ask('POST', `/openai/deployments/${options.deployment ?? 'text-embedding-3-small'}/embeddings?api-version=2024-02-01`, {
+    send('POST', `/openai/deployments/${options.deployment ?? 'text-embedding-3-small'}/embeddings?api-version=2024-02-01`, {
       host: `${options.account ?? 'contoso-openai'}.${options.domain ?? 'openai.azure.com'}`,
       body: options.body ?? { input: 'hello world' },
       ...(options.token === undefined ? {} : { token: options.token }),
@@ -767,7 +767,7 @@ describe('AI services', () => {
     expect((await vectors('hello', { dimensions: 256 }))[0]).toHaveLength(256)
   })
 
-  test('say why they refuse', async () => {
+  test('give the reason of a refusal', async () => {
     const openai = account('contoso-openai')
     const key = openai.keys.key2
     const refusal = async (answer: Promise<Answer>) => [
@@ -775,7 +775,7 @@ describe('AI services', () => {
       (await answer).body.error.code,
       (await answer).body.error.message,
     ]
-    expect(await refusal(embed({ account: 'nobody', key }))).toEqual([
+    expect(await refusal(embed({ account: 'unknown', key }))).toEqual([
       404,
       'ResourceNotFound',
       'Subdomain does not map to a resource.',
@@ -855,7 +855,7 @@ describe('AI services', () => {
 
   test('sentiment follows the words', async () => {
     const analyze = async (...texts: string[]) => {
-      const { body } = await ask('POST', '/language/:analyze-text?api-version=2023-04-01', {
+      const { body } = await send('POST', '/language/:analyze-text?api-version=2023-04-01', {
         host: 'contoso-language.cognitiveservices.azure.com',
         token: await tokenFor(builtInRoles.cognitiveServicesUser, account('contoso-language').id),
         body: {
@@ -875,7 +875,7 @@ describe('AI services', () => {
     for (const { confidenceScores: scores } of documents)
       expect(scores.positive + scores.neutral + scores.negative).toBeCloseTo(1, 9)
     const openaiOnly = await tokenFor(builtInRoles.cognitiveServicesOpenAIUser, account('contoso-language').id)
-    const refused = await ask('POST', '/language/:analyze-text', {
+    const refused = await send('POST', '/language/:analyze-text', {
       host: 'contoso-language.cognitiveservices.azure.com',
       token: openaiOnly,
       body: {},
@@ -887,7 +887,7 @@ describe('AI services', () => {
     const translator = account('contoso-translator')
     const token = await tokenFor(builtInRoles.cognitiveServicesUser, translator.id)
     const translate = (host: string, headers: Record<string, string>, to = 'es', bearerToken: string | undefined = token) =>
-      ask('POST', `/translator/text/v3.0/translate?api-version=3.0&to=${to}`, {
+      send('POST', `/translator/text/v3.0/translate?api-version=3.0&to=${to}`, {
         host: `${host}.cognitiveservices.azure.com`,
         headers,
         body: [{ Text: 'Hello world, Zorblax' }],
@@ -927,7 +927,12 @@ describe('AI services', () => {
       body: unknown = JSON.parse(emulator.inputs['machine-learning-input'] ?? ''),
       headers: Record<string, string> = {},
     ) =>
-      ask('POST', '/score', { host: new URL(endpoint.scoringUri).host, body, headers, ...(token === undefined ? {} : { token }) })
+      send('POST', '/score', {
+        host: new URL(endpoint.scoringUri).host,
+        body,
+        headers,
+        ...(token === undefined ? {} : { token }),
+      })
     const token = await tokenFor(builtInRoles.dataScientist, endpoint.id, 'https://ml.azure.com')
     expect((await score(token)).body).toEqual([15, 10])
     expect((await score(token, [[1.5, 2]])).body).toEqual([3.5])
@@ -954,7 +959,7 @@ describe('AI services', () => {
     if (!endpoint) throw new Error('no endpoint')
     const body = { query: 'the key', documents: ['a cat', 'the key'] }
     const rank = (token: string | undefined, path = '/v2/rerank') =>
-      ask('POST', path, { host: new URL(endpoint.uri).host, body, ...(token === undefined ? {} : { token }) })
+      send('POST', path, { host: new URL(endpoint.uri).host, body, ...(token === undefined ? {} : { token }) })
     const token = await tokenFor(builtInRoles.dataScientist, endpoint.id, 'https://ml.azure.com')
     expect((await rank(token)).body.results.map(({ index }: { index: number }) => index)).toEqual([1, 0])
     expect((await rank(await tokenFor(builtInRoles.reader, endpoint.id, 'https://ml.azure.com'))).status).toBe(401)
@@ -992,7 +997,7 @@ describe('AI services', () => {
   test('a chat model answers, gpt-5 refuses a temperature, and neither without the role', async () => {
     const openai = account('contoso-openai')
     const chat = (token: string, deployment = 'gpt-4o-mini') =>
-      ask('POST', `/openai/deployments/${deployment}/chat/completions?api-version=2024-10-21`, {
+      send('POST', `/openai/deployments/${deployment}/chat/completions?api-version=2024-10-21`, {
         host: 'contoso-openai.openai.azure.com',
         body: { messages: [{ role: 'user', content: 'Say hello' }], temperature: 0.2 },
         token,
@@ -1016,7 +1021,7 @@ describe('AI services', () => {
     )
   })
 
-  test('unfamiliar texts keep the status and nothing else', async () => {
+  test('unfamiliar texts have the same status, but no known text', async () => {
     await withWorld(
       () => {
         world.switches.unfamiliarTexts = true
@@ -1098,16 +1103,16 @@ describe('the identity of the database server', () => {
 
   test('the identity endpoint is for the database alone', async () => {
     const path = `/identity/token?api-version=2018-02-01&resource=${cognitiveAudience}`
-    expect((await ask('GET', path, { headers: { Metadata: 'true' } })).status).toBe(403)
+    expect((await send('GET', path, { headers: { Metadata: 'true' } })).status).toBe(403)
   })
 })
 
 describe('the emulator itself', () => {
-  test('faults: an answer instead, a broken connection before or after, half an answer, silence', async () => {
+  test('world.fault: another answer, a broken connection before or after, half an answer, silence', async () => {
     const token = await managementToken()
     const rule = `${server('pg-replica').id}/firewallRules/fault?api-version=2025-08-01`
     const body = { properties: { startIpAddress: '203.0.113.1', endIpAddress: '203.0.113.1' } }
-    const put = () => ask('PUT', rule, { token, body })
+    const put = () => send('PUT', rule, { token, body })
     const seen = () => world.exchanges.at(-1)
     try {
       world.fault = ({ plane, method }) =>
@@ -1128,9 +1133,9 @@ describe('the emulator itself', () => {
       expect(server('pg-replica').firewallRules['fault']).toBeDefined()
       expect(seen()).toMatchObject({ method: 'PUT', status: 202 })
       world.fault = () => ({ kind: 'truncate' })
-      await expect(ask('GET', rule, { token })).rejects.toThrow()
+      await expect(send('GET', rule, { token })).rejects.toThrow()
       world.fault = () => ({ kind: 'hang' })
-      const silent = ask('GET', rule, { token }).then(
+      const silent = send('GET', rule, { token }).then(
         () => 'answered',
         () => 'ended',
       )
@@ -1144,9 +1149,9 @@ describe('the emulator itself', () => {
     const token = await managementToken()
     const counts = () => [emulator.writes().length, emulator.reads().length, emulator.keyReads().length]
     const [writes = 0, reads = 0, keys = 0] = counts()
-    await ask('GET', `${server().id}?api-version=2025-08-01`, { token })
-    await ask('POST', `${account('contoso-openai').id}/listKeys?api-version=2025-09-01`, { token })
-    await ask('PATCH', `${server().id}?api-version=2025-08-01`, { token, body: { sku: {} } })
+    await send('GET', `${server().id}?api-version=2025-08-01`, { token })
+    await send('POST', `${account('contoso-openai').id}/listKeys?api-version=2025-09-01`, { token })
+    await send('PATCH', `${server().id}?api-version=2025-08-01`, { token, body: { sku: {} } })
     expect(counts()).toEqual([writes + 1, reads + 2, keys + 1])
     const record = JSON.stringify(world.exchanges)
     const secrets = world.accounts.flatMap(({ keys: { key1, key2 } }) => [key1, key2])
@@ -1162,13 +1167,13 @@ describe('the emulator itself', () => {
       expect(other.url).not.toBe(emulator.url)
       expect(other.world.accounts[0]?.keys).not.toEqual(world.accounts[0]?.keys)
       const token = await managementToken()
-      expect((await ask('GET', `${server().id}?api-version=2025-08-01`, { token, from: other })).status).toBe(401)
+      expect((await send('GET', `${server().id}?api-version=2025-08-01`, { token, from: other })).status).toBe(401)
       expect(other.inputs['databases']).toBe('only')
     } finally {
       await other.stop()
     }
     expect(existsSync(other.folder)).toBe(false)
-    await expect(ask('GET', '/metadata/endpoints?api-version=2022-09-01', { from: other })).rejects.toThrow(/ECONNREFUSED/)
+    await expect(send('GET', '/metadata/endpoints?api-version=2022-09-01', { from: other })).rejects.toThrow(/ECONNREFUSED/)
   })
 })
 

@@ -15,7 +15,7 @@ if (folder === undefined) {
   )
 }
 
-describe.skipIf(folder === undefined)("what Resource Manager says, against Microsoft's OpenAPI files", () => {
+describe.skipIf(folder === undefined)("the emulated Resource Manager, compared with Microsoft's OpenAPI files", () => {
   let emulator: Emulator
   beforeAll(async () => {
     emulator = await started()
@@ -61,7 +61,7 @@ describe.skipIf(folder === undefined)("what Resource Manager says, against Micro
     ])
   })
 
-  test('the check itself finds what is wrong', async () => {
+  test('the check itself reports errors', async () => {
     await get(emulator, `${emulator.inputs['server']}?api-version=2025-08-01`)
     const exchange = structuredClone(emulator.reads().at(-1))
     if (!exchange) throw new Error('nothing was recorded')
@@ -76,14 +76,14 @@ describe.skipIf(folder === undefined)("what Resource Manager says, against Micro
   })
 })
 
-describe('serverless endpoints, against the shape that is documented', () => {
+describe('serverless endpoints, compared with the documented shape', () => {
   let emulator: Emulator
   beforeAll(async () => {
     emulator = await started()
   })
   afterAll(() => emulator?.stop())
 
-  test('both requests conform, and a change of the shape is found', async () => {
+  test('both requests conform, and a change of the shape is reported', async () => {
     await askServerless(emulator)
     const { operations, problems } = await checkConformance(emulator.world.exchanges)
     expect(problems).toEqual([])

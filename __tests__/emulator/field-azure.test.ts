@@ -1,4 +1,4 @@
-/** What the field shows of Resource Manager and identities, seen in the emulator directly. The action's own tests build on these states. */
+/** States of Resource Manager and identities that occur in the field, tested in the emulator directly. Tests of the action use these states. */
 import { readFileSync } from 'node:fs'
 import { request as httpsRequest } from 'node:https'
 import { connect, type TLSSocket } from 'node:tls'
@@ -26,11 +26,11 @@ const ca = readFileSync(emulator.caFile)
 
 beforeEach(() => begin(emulator))
 
-// biome-ignore lint/suspicious/noExplicitAny: what an answer contains is for the assertions to say.
+// biome-ignore lint/suspicious/noExplicitAny: the assertions check the shape of an answer.
 type Answer = { status: number; headers: Record<string, unknown>; body: any }
 
 /** One request to Resource Manager as the deployer. */
-async function ask(method: string, url: string, body?: unknown): Promise<Answer> {
+async function send(method: string, url: string, body?: unknown): Promise<Answer> {
   const { token } = await emulator.issueToken(principalNamed(world, deployerName).objectId, `${emulator.url}/`)
   const options = { method, ca, agent: false, headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' } }
   return new Promise((resolve, reject) => {
@@ -49,13 +49,13 @@ async function ask(method: string, url: string, body?: unknown): Promise<Answer>
 }
 
 const onServer = (method: string, rest = '', body?: unknown): Promise<Answer> =>
-  ask(method, `${serverOf(emulator).id}${rest}?api-version=2025-08-01`, body)
+  send(method, `${serverOf(emulator).id}${rest}?api-version=2025-08-01`, body)
 
 /** Polls until the operation has ended; its last answer. */
 async function ended({ headers }: Answer): Promise<Answer> {
   const url = String(headers['azure-asyncoperation'] ?? headers['location'])
   for (;;) {
-    const answer = await ask('GET', url)
+    const answer = await send('GET', url)
     if (answer.status !== 202 && answer.body?.status !== 'InProgress') return answer
   }
 }
@@ -77,7 +77,7 @@ const writes: Record<Exclude<Refusal['write'], 'roleAssignment'>, () => Promise<
 }
 const kinds = Object.keys(writes) as (keyof typeof writes)[]
 
-/** All that a refused write must leave as it was. */
+/** The state that a refused write must not change. */
 function state(): string {
   const { identity: own, configurations, firewallRules, restarts, state: name } = serverOf(emulator)
   return JSON.stringify({ own, configurations, firewallRules, restarts, name })
@@ -125,7 +125,7 @@ describe('a write that is refused', () => {
     expect(state()).toBe(before)
   })
 
-  test('passes when it was met as often as it says, with a status and text of its own', async () => {
+  test('passes after the configured number of refusals, which may have a status and text of their own', async () => {
     world.refusals = [{ write: 'restart', code: 'Strange', status: 418, message: 'on {name}', times: 2 }]
     for (let left = 2; left > 0; left--) {
       expect(await writes.restart()).toMatchObject({
@@ -147,12 +147,12 @@ describe('a write that is refused', () => {
     }
     const url = `${id}/providers/Microsoft.Authorization/roleAssignments/11111111-1111-4111-8111-111111111111?api-version=2022-04-01`
     const before = world.roleAssignments.length
-    expect(await ask('PUT', url, { properties })).toMatchObject({
+    expect(await send('PUT', url, { properties })).toMatchObject({
       status: 400,
       body: { error: { code: 'RoleAssignmentLimitExceeded' } },
     })
     expect(world.roleAssignments).toHaveLength(before)
-    expect((await ask('PUT', url, { properties })).status).toBe(201)
+    expect((await send('PUT', url, { properties })).status).toBe(201)
   })
 })
 
@@ -265,7 +265,7 @@ test('a deployment that is listed may be unknown to the service for a time', asy
   if (deployment === undefined) throw new Error('the world has no embedding deployment')
   deployment.createdAt = Date.now()
   world.delays.deploymentPropagation = 300_000
-  const listed = await ask('GET', `${account.id}/deployments?api-version=2025-09-01`)
+  const listed = await send('GET', `${account.id}/deployments?api-version=2025-09-01`)
   const found = listed.body.value.find(({ name }: { name: string }) => name === deployment.name)
   expect(Date.parse(found.systemData.createdAt)).toBe(deployment.createdAt)
   await expect(askEmbedding(emulator, 'app')).rejects.toThrow(
@@ -275,7 +275,7 @@ test('a deployment that is listed may be unknown to the service for a time', asy
   expect(await askEmbedding(emulator, 'app')).toBe(1536)
 })
 
-test('a connection that was opened ahead of time and not used is answered with 408, one in use is not', async () => {
+test('a connection that is opened early and not used is answered with 408, one in use is not', async () => {
   world.delays.unusedConnection = 400
   const open = (): TLSSocket =>
     connect({ port: Number(new URL(emulator.url).port), host: '127.0.0.1', servername: 'localhost', ca })

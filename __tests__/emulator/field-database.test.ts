@@ -1,4 +1,4 @@
-/** What the field shows of azure_ai and PostgreSQL, seen in the emulator directly. The action's own tests build on these switches. */
+/** Behaviour of azure_ai and PostgreSQL that occurs in the field, tested in the emulator directly. Tests of the action use these switches. */
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { passwordLogin } from '../../emulator/postgres.ts'
@@ -70,7 +70,7 @@ describe('the error of a function', () => {
 
   beforeEach(() => workWithKeys(emulator, 'app'))
 
-  test('is the one sample that was seen, when the wording is the wrapper', async () => {
+  test('is the one known sample with the wording wrapped', async () => {
     await turn({ wording: 'wrapped' })
     const body = JSON.stringify({ error: { code: '429', message: sample } })
     world.fault = ({ plane }) => (plane === 'ai' ? { kind: 'answer', status: 429, body } : undefined)
@@ -112,7 +112,7 @@ describe('the error of a function', () => {
   })
 })
 
-describe('a host that leads nowhere', () => {
+describe('a host that cannot be reached', () => {
   beforeEach(async () => {
     await workWithKeys(emulator, 'app')
     await setEndpoint('https://trial.invalid')
@@ -152,9 +152,9 @@ describe('create_embeddings is IMMUTABLE', () => {
 
   test('with constants once for a prepared statement, and before set_setting in the same statement', async () => {
     const client = await connect()
-    await client.query(`PREPARE ask AS ${embed}`)
-    await client.query('EXECUTE ask')
-    await client.query('EXECUTE ask')
+    await client.query(`PREPARE embed AS ${embed}`)
+    await client.query('EXECUTE embed')
+    await client.query('EXECUTE embed')
     expect(answered()).toBe(1)
     const both = `SELECT azure_ai.set_setting('azure_openai.endpoint', 'https://trial.invalid'), (${embed.replace(' AS found', '')})`
     await client.query(both)
@@ -162,7 +162,7 @@ describe('create_embeddings is IMMUTABLE', () => {
     expect(await failing(client.query(embed))).toContain('could not resolve host')
   })
 
-  test('what is made of it keeps the extension from being updated or dropped', async () => {
+  test('objects that use it block an update or a drop of the extension', async () => {
     await value('DROP EXTENSION azure_ai')
     await value(`CREATE EXTENSION azure_ai VERSION '1.3.1'`)
     await value(`CREATE TABLE docs (body text, embedding real[]
@@ -210,7 +210,7 @@ describe('settings', () => {
     expect(await failing(value(set))).toMatch(/^22023/)
     await turn({ anyAuthType: true })
     await value(set)
-    expect(await value(`SELECT cardinality(found) FROM (${embed}) AS asked`)).toBe(1536)
+    expect(await value(`SELECT cardinality(found) FROM (${embed}) AS answered`)).toBe(1536)
     await value(`SELECT azure_ai.set_setting('azure_openai.subscription_key', '')`)
     expect(await failing(value(embed))).toContain('azure_openai.subscription_key is not set')
   })
@@ -225,7 +225,7 @@ describe('settings', () => {
     await value(`SELECT azure_ai.set_setting('azure_openai.subscription_key', 'managed_identity')`)
     expect(await failing(value(embed))).toContain('Access denied due to invalid subscription key')
     await value(`SELECT azure_ai.set_setting('azure_openai.subscription_key', '')`)
-    expect(await value(`SELECT cardinality(found) FROM (${embed}) AS asked`)).toBe(1536)
+    expect(await value(`SELECT cardinality(found) FROM (${embed}) AS answered`)).toBe(1536)
   })
 
   test('without a key the identity may be used whatever auth_type says', async () => {
@@ -234,10 +234,10 @@ describe('settings', () => {
     await value(`SELECT azure_ai.set_setting('azure_openai.subscription_key', '')`)
     expect(await failing(value(embed))).toContain('azure_openai.subscription_key is not set')
     await turn({ keylessByIdentity: true })
-    expect(await value(`SELECT cardinality(found) FROM (${embed}) AS asked`)).toBe(1536)
+    expect(await value(`SELECT cardinality(found) FROM (${embed}) AS answered`)).toBe(1536)
   })
 
-  test('a lock on a row, which another session holds, keeps set_setting waiting and reading not', async () => {
+  test('a lock on a row by another session blocks set_setting, but not reading', async () => {
     const holder = await connect()
     await holder.query('BEGIN')
     await holder.query(`SELECT azure_ai.set_setting('azure_openai.auth_type', 'managed-identity')`)
@@ -349,7 +349,7 @@ describe('a database or a role that PostgreSQL limits', () => {
     }
   })
 
-  test('takes so many connections and no more, and a superuser is not counted', async () => {
+  test('accepts a limited number of connections, and does not count superusers', async () => {
     await value('ALTER ROLE reporter CONNECTION LIMIT 1')
     await connect('app', reporter)
     expect(await failing(connect('app', reporter))).toBe('53300 too many connections for role "reporter"')
@@ -358,13 +358,13 @@ describe('a database or a role that PostgreSQL limits', () => {
     expect(await value('SELECT 1')).toBe(1)
   })
 
-  test('takes no connections at all', async () => {
+  test('accepts no connections', async () => {
     await postgres.query('postgres', 'ALTER DATABASE app ALLOW_CONNECTIONS false')
     expect(await failing(connect())).toBe('55000 database "app" is not currently accepting connections')
     await postgres.query('postgres', 'ALTER DATABASE app ALLOW_CONNECTIONS true')
   })
 
-  test('refuses a login in the words of Entra, by a fault of the connection', async () => {
+  test('refuses a login with the text of Entra, by world.sqlFault', async () => {
     const message = 'Service principal oid mismatch for role "reporter"'
     world.sqlFault = ({ text }) => (text === '(connect)' ? { kind: 'error', code: '28000', message } : undefined)
     const outcome = await failing(connect('app', reporter))

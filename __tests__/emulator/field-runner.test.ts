@@ -1,4 +1,4 @@
-/** What the field shows of a runner: an az whose session is old, and a proxy that refuses. Seen directly, without the action. */
+/** An az with an old session and a proxy that refuses, as they occur on runners; tested without the action. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -26,9 +26,9 @@ describe('az', () => {
   }
   const tenMinutesAgo = (): number => Date.now() - 600_000
 
-  /** The token, or the error, as the SDK gives it. */
-  async function token(resource: string, given: AzSession | undefined): Promise<string> {
-    installAz(bin, given)
+  /** The token, or the error, as the SDK returns it. */
+  async function token(resource: string, state: AzSession | undefined): Promise<string> {
+    installAz(bin, state)
     process.env['PATH'] = [bin, before].join(delimiter)
     return new AzureCliCredential().getToken(`${resource}/.default`).then(
       (found) => found.token,

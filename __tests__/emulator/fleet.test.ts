@@ -10,7 +10,7 @@ import { principalNamed } from '../support/support.ts'
 
 const run = promisify(execFile)
 
-// biome-ignore lint/suspicious/noExplicitAny: what an answer holds is for the assertions to say.
+// biome-ignore lint/suspicious/noExplicitAny: the assertions check the shape of an answer.
 type Json = any
 
 let emulator: Emulator
@@ -24,7 +24,7 @@ beforeEach(() => {
 })
 
 /** One request as curl would send it; the test's own process does not trust the emulator. */
-async function ask(
+async function send(
   method: string,
   path: string,
   body?: unknown,
@@ -47,7 +47,7 @@ const of = (...types: string[]): string =>
   `resources | where type in~ (${types.map((type) => `'${type}'`).join(', ')}) | project id, name, type, kind, location, properties, identity | order by id asc`
 const serversOnly = of('Microsoft.DBforPostgreSQL/flexibleServers')
 const query = (body: object, caller?: string) =>
-  ask(
+  send(
     'POST',
     '/providers/Microsoft.ResourceGraph/resources?api-version=2024-04-01',
     { query: serversOnly, options: { $top: 1_000 }, ...body },
@@ -90,7 +90,7 @@ describe('Resource Graph', () => {
     })
   })
 
-  test('in pages, which can be made to lead back', async () => {
+  test('in pages, which can link back with a switch', async () => {
     emulator.world.resourceGraph = { pageSize: 3 }
     const first = await query({})
     expect(first.body).toMatchObject({ count: 3, totalRecords: 7 })
@@ -103,7 +103,7 @@ describe('Resource Graph', () => {
     expect(again.body.$skipToken).toBe(first.body.$skipToken)
   })
 
-  test('says how much of the quota is left, and answers 429 when nothing is', async () => {
+  test('returns the rest of the quota, and answers 429 when it is used up', async () => {
     emulator.world.resourceGraph = { quota: { remaining: 2, resetsAfter: 60_000 } }
     const first = await query({}, readerName)
     const left = Number(first.headers['x-ms-user-quota-remaining'])
@@ -121,7 +121,7 @@ describe('Resource Graph', () => {
     expect((await query({ query: endpoints })).body.data[0].properties.scoringUri).toBeUndefined()
   })
 
-  test.each(['resources | take 5', 'resources'])('does not pretend to understand %s', async (text) => {
+  test.each(['resources | take 5', 'resources'])('refuses the query %s', async (text) => {
     expect((await query({ query: text })).status).toBe(400)
   })
 })
@@ -147,7 +147,7 @@ describe('scopes', () => {
       403,
     ],
   ])('%s', async (_, path, status) => {
-    expect((await ask('GET', path())).status).toBe(status)
+    expect((await send('GET', path())).status).toBe(status)
   })
 })
 

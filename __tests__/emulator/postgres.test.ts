@@ -18,7 +18,7 @@ import { type Guard, guard } from '../../emulator/guardian.ts'
 import { type Postgres, passwordLogin, startPostgres } from '../../emulator/postgres.ts'
 import type { Server, SqlFault, Statement, Switches, World } from '../../emulator/world.ts'
 
-interface Asked {
+interface ReceivedRequest {
   method: string
   host: string
   url: string
@@ -32,12 +32,12 @@ interface Machine {
   folder: string
   authority: Authority
   postgres: Postgres
-  /** What the services were asked, identity endpoint included. */
-  asked: Asked[]
+  /** The requests that the services received, including the identity endpoint. */
+  requests: ReceivedRequest[]
   /** Connections to the services. */
   callers: Set<object>
   /** How the services answer; `undefined`: never. */
-  answer: (asked: Asked) => { status?: number; body: unknown } | undefined
+  answer: (request: ReceivedRequest) => { status?: number; body: unknown } | undefined
   stop(): Promise<void>
 }
 
@@ -46,7 +46,7 @@ const language = 'https://contoso.cognitiveservices.azure.com'
 const everyone = { everyone: { startIpAddress: '0.0.0.0', endIpAddress: '255.255.255.255' } }
 const deployer = { objectId: '11111111-1111-4111-8111-111111111111', principalName: 'Déploy "Bot" O\'Neil' }
 
-function good({ url, headers }: Asked): { status?: number; body: unknown } {
+function good({ url, headers }: ReceivedRequest): { status?: number; body: unknown } {
   if (url.startsWith('/identity/token')) {
     if (headers['x-identity-header'] !== 'identity-secret') return { status: 403, body: {} }
     return { body: { access_token: 'identity-token' } }
@@ -66,7 +66,7 @@ async function startMachine(version: string, shape: (world: World, server: Serve
   const folder = realpathSync(mkdtempSync(join(tmpdir(), 'pg-test-')))
   const guardian: Guard = guard(folder)
   const authority = await createAuthority(folder)
-  const asked: Asked[] = []
+  const requests: ReceivedRequest[] = []
   const services = https.createServer(
     authority.issue(['*.openai.azure.com', '*.cognitiveservices.azure.com', '*.westeurope.inference.ml.azure.com', 'localhost']),
     async (request, response) => {
@@ -74,8 +74,8 @@ async function startMachine(version: string, shape: (world: World, server: Serve
       for await (const chunk of request) chunks.push(chunk)
       const text = Buffer.concat(chunks).toString()
       const { method = '', url = '', headers } = request
-      const one: Asked = { method, host: headers.host ?? '', url, headers, body: text ? JSON.parse(text) : undefined }
-      asked.push(one)
+      const one: ReceivedRequest = { method, host: headers.host ?? '', url, headers, body: text ? JSON.parse(text) : undefined }
+      requests.push(one)
       const answer = machine.answer(one)
       if (!answer) return
       response.statusCode = answer.status ?? 200
@@ -112,7 +112,7 @@ async function startMachine(version: string, shape: (world: World, server: Serve
     folder,
     authority,
     postgres,
-    asked,
+    requests,
     callers,
     answer: good,
     async stop() {
@@ -185,7 +185,7 @@ afterEach(async () => {
   Object.assign(machine.world.switches, defaultWorld().switches)
   await machine.postgres.applySwitches()
   machine.answer = good
-  machine.asked.length = 0
+  machine.requests.length = 0
   for (const client of clients.splice(0)) await client.end().catch(() => {})
 })
 afterAll(() => machine?.stop())
@@ -196,8 +196,8 @@ function principal(objectId: string): World['principals'][number] {
 
 const reporter = { user: 'reporter', password: 'reporter' }
 
-describe('the way in', () => {
-  it('is TLS with a certificate of the server name, and nothing else', async () => {
+describe('a connection', () => {
+  it('uses TLS with a certificate of the server name, and nothing else', async () => {
     const client = await connect(machine)
     expect(await value(client, 'SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()')).toBe(true)
     expect(await failing(connect(machine, { ssl: { ca: machine.authority.caPem, servername: 'other.example' } }))).toContain(
@@ -225,7 +225,7 @@ describe('the way in', () => {
     await machine.postgres.applyFirewall()
   })
 
-  it('drops silently when asked to, and opens with a rule', async () => {
+  it('is dropped silently with the switch, and opens with a rule', async () => {
     machine.world.switches.silentFirewall = true
     machine.server.firewallRules = {}
     await machine.postgres.applyFirewall()
@@ -235,11 +235,11 @@ describe('the way in', () => {
     expect(await value(await connect(machine), 'SELECT 1')).toBe(1)
   })
 
-  it('keeps the database of the platform closed', async () => {
+  it('cannot reach the database of the platform', async () => {
     expect(await failing(connect(machine, { database: 'azure_maintenance' }))).toContain('pg_hba.conf rejects connection')
   })
 
-  it('takes an Entra token as the password of the role of the principal, and of its groups, until it expires', async () => {
+  it('accepts an Entra token as the password of the role of the principal, and of its groups, until it expires', async () => {
     const user = deployer.principalName
     const login = (password: string, name = user) => connect(machine, { user: name, password })
     const token = `eyJ.${'x'.repeat(1800)}.sig`
@@ -261,7 +261,7 @@ describe('the way in', () => {
     expect(readFileSync(machine.postgres.logFile, 'utf8')).not.toContain('labelled-token')
   })
 
-  it('gives administrators the rights of azure_pg_admin, without being superuser, and takes them away', async () => {
+  it('has the rights of azure_pg_admin for administrators, who are no superusers, until they are removed', async () => {
     const added = {
       objectId: '33333333-3333-4333-8333-333333333333',
       principalName: 'Später dazu',
@@ -370,15 +370,15 @@ describe('test functions', () => {
     await ordinary.query('BEGIN READ ONLY')
     expect(await value(ordinary, embed)).toEqual([0.5, -0.25])
     await ordinary.query('COMMIT')
-    expect(machine.asked).toHaveLength(1)
-    expect(machine.asked[0]).toMatchObject({
+    expect(machine.requests).toHaveLength(1)
+    expect(machine.requests[0]).toMatchObject({
       method: 'POST',
       host: 'contoso.openai.azure.com',
       url: '/openai/deployments/small/embeddings?api-version=2024-02-01',
       headers: { 'api-key': 'stored-key-1' },
       body: { input: ['a b c'] },
     })
-    expect(machine.asked[0]?.headers.authorization).toBeUndefined()
+    expect(machine.requests[0]?.headers.authorization).toBeUndefined()
   })
 
   it('make it with a token of the identity, for each family', async () => {
@@ -405,7 +405,7 @@ describe('test functions', () => {
       scored: true,
     })
 
-    const tokens = machine.asked.filter(({ url }) => url.startsWith('/identity/'))
+    const tokens = machine.requests.filter(({ url }) => url.startsWith('/identity/'))
     expect(tokens.map(({ url }) => new URLSearchParams(url.split('?')[1]).get('resource'))).toEqual([
       'https://cognitiveservices.azure.com',
       'https://cognitiveservices.azure.com',
@@ -413,7 +413,7 @@ describe('test functions', () => {
       'https://ml.azure.com',
     ])
     expect(tokens[0]?.headers).toMatchObject({ metadata: 'true', 'x-identity-header': 'identity-secret' })
-    const calls = machine.asked.filter(({ url }) => !url.startsWith('/identity/'))
+    const calls = machine.requests.filter(({ url }) => !url.startsWith('/identity/'))
     expect(calls.map(({ headers }) => headers.authorization)).toEqual(Array(4).fill('Bearer identity-token'))
     expect(calls[1]).toMatchObject({
       url: '/language/:analyze-text?api-version=2023-04-01',
@@ -428,12 +428,12 @@ describe('test functions', () => {
     expect(calls[3]).toMatchObject({ url: '/score', body: { x: 'ü"\\' }, headers: { 'azureml-model-deployment': 'blue' } })
   })
 
-  it('tell what went wrong', async () => {
+  it('report the error of the service', async () => {
     await prepare(machine, byIdentity)
     const client = await connect(machine)
-    machine.answer = (asked) =>
-      asked.url.startsWith('/identity')
-        ? good(asked)
+    machine.answer = (request) =>
+      request.url.startsWith('/identity')
+        ? good(request)
         : { status: 401, body: { error: { code: 'PermissionDenied', message: 'The principal lacks' } } }
     expect(await failing(client.query(embed))).toBe(
       'XX000 Azure OpenAI request failed with status 401: {"error":{"code":"PermissionDenied","message":"The principal lacks"}}',
@@ -443,7 +443,7 @@ describe('test functions', () => {
     expect(await failing(client.query(embed))).toContain(
       'failed to get an access token for the managed identity: Identity not found',
     )
-    machine.answer = (asked) => (asked.url.startsWith('/identity') ? good(asked) : { body: '{"data": [' })
+    machine.answer = (request) => (request.url.startsWith('/identity') ? good(request) : { body: '{"data": [' })
     expect(await failing(client.query(embed))).toContain('not JSON')
     machine.answer = () => undefined
     expect(await failing(client.query(embed.replace('5000', '300')))).toContain('timed out after 300 ms')
@@ -465,12 +465,12 @@ describe('test functions', () => {
     expect(await failing(client.query(embed))).toBe('XX000 E7741 upstream handshake rejected')
   })
 
-  it('try again as often as they are told', async () => {
+  it('retry as often as max_attempts says', async () => {
     await prepare(machine, byKey)
-    machine.answer = (asked) => (machine.asked.length < 3 ? { status: 429, body: {} } : good(asked))
+    machine.answer = (request) => (machine.requests.length < 3 ? { status: 429, body: {} } : good(request))
     const client = await connect(machine)
     expect(await value(client, embed.replace('5000', '5000, max_attempts => 3, retry_delay_ms => 10'))).toEqual([0.5, -0.25])
-    expect(machine.asked).toHaveLength(3)
+    expect(machine.requests).toHaveLength(3)
   })
 
   it('can be cancelled, time out and notice a lost client, and leave no request behind', async () => {
@@ -483,8 +483,8 @@ describe('test functions', () => {
       expect(machine.callers.size).toBe(0)
     }
     const started = async () => {
-      while (machine.asked.length === 0) await sleep(10)
-      machine.asked.length = 0
+      while (machine.requests.length === 0) await sleep(10)
+      machine.requests.length = 0
     }
     const endless = embed.replace('5000', '3600000')
 
@@ -534,27 +534,27 @@ describe('test functions', () => {
 
 describe('one statement', () => {
   const seen: Statement[] = []
-  /** Strikes the statement that contains the words. */
-  const strike = (words: string, fault: SqlFault) => {
+  /** Applies the fault to statements that contain the words. */
+  const failAt = (words: string, fault: SqlFault) => {
     seen.length = 0
     machine.world.sqlFault = (statement) => {
       seen.push(statement)
       return statement.text.includes(words) ? fault : undefined
     }
   }
-  const rows = async () => Number((await machine.postgres.query('app', 'SELECT count(*) AS n FROM struck'))[0]?.['n'])
+  const rows = async () => Number((await machine.postgres.query('app', 'SELECT count(*) AS n FROM written'))[0]?.['n'])
   const ended = (client: pg.Client) => new Promise<void>((resolve) => client.once('end', () => resolve()))
 
   beforeAll(async () => {
-    await machine.postgres.query('app', 'CREATE TABLE struck (n int); GRANT ALL ON struck TO PUBLIC')
+    await machine.postgres.query('app', 'CREATE TABLE written (n int); GRANT ALL ON written TO PUBLIC')
   })
   afterEach(async () => {
     delete machine.world.sqlFault
-    await machine.postgres.query('app', 'TRUNCATE struck')
+    await machine.postgres.query('app', 'TRUNCATE written')
   })
 
-  it('is seen as it was sent, whichever protocol carries it, and the server answers as ever', async () => {
-    strike('nothing', { kind: 'lost-before' })
+  it('is seen as it was sent, in either protocol, and the server answers as usual', async () => {
+    failAt('nothing', { kind: 'lost-before' })
     const client = await connect(machine)
     expect(await value(client, 'SELECT $1::int + 1', [41])).toBe(42)
     expect(await value(client, 'SELECT 2')).toBe(2)
@@ -573,98 +573,98 @@ describe('one statement', () => {
     ['before the server sees it', 'lost-before', 0],
     ['after it was carried out', 'lost-after', 1],
   ] as const)('can lose the connection %s', async (_, kind, inserted) => {
-    strike('INSERT', { kind })
+    failAt('INSERT', { kind })
     const client = await connect(machine)
     const gone = ended(client)
-    expect(await failing(client.query('INSERT INTO struck VALUES ($1)', [1]))).toMatch(/ECONNRESET|Connection terminated/)
+    expect(await failing(client.query('INSERT INTO written VALUES ($1)', [1]))).toMatch(/ECONNRESET|Connection terminated/)
     await gone
     expect(await rows()).toBe(inserted)
     // A connection is lost as well as a statement.
-    strike('(connect)', { kind })
+    failAt('(connect)', { kind })
     expect(await failing(connect(machine))).toMatch(/ECONNRESET|Connection terminated/)
   })
 
-  it('can be met by an administrator who ends the backend', async () => {
-    strike('INSERT', { kind: 'shutdown' })
+  it('can end with an administrator ending the backend', async () => {
+    failAt('INSERT', { kind: 'shutdown' })
     const client = await connect(machine)
     const gone = ended(client)
-    expect(await failing(client.query('INSERT INTO struck VALUES (1)'))).toMatch(/^57P01 terminating connection/)
+    expect(await failing(client.query('INSERT INTO written VALUES (1)'))).toMatch(/^57P01 terminating connection/)
     await gone
     expect(await rows()).toBe(0)
   })
 
   it.each(['40P01', '57014'])('can fail with %s, which leaves the transaction as that error does', async (code) => {
-    strike('VALUES (2)', { kind: 'error', code, message: "it's over" })
+    failAt('VALUES (2)', { kind: 'error', code, message: "it's over" })
     const client = await connect(machine)
     await client.query('BEGIN')
-    await client.query('INSERT INTO struck VALUES (1)')
+    await client.query('INSERT INTO written VALUES (1)')
     await client.query('SAVEPOINT before')
-    expect(await failing(client.query('INSERT INTO struck VALUES (2)'))).toBe(`${code} it's over`)
+    expect(await failing(client.query('INSERT INTO written VALUES (2)'))).toBe(`${code} it's over`)
     expect(await failing(client.query('SELECT 1'))).toMatch(/^25P02/)
     await client.query('ROLLBACK TO SAVEPOINT before')
-    await client.query('INSERT INTO struck VALUES ($1)', [3])
+    await client.query('INSERT INTO written VALUES ($1)', [3])
     await client.query('COMMIT')
     expect(await rows()).toBe(2)
   })
 
   it('that takes rows can fail with them', async () => {
-    strike('(rows of COPY)', { kind: 'error', code: '57014', message: 'too slow' })
+    failAt('(rows of COPY)', { kind: 'error', code: '57014', message: 'too slow' })
     const client = await connect(machine)
-    const copying = pipeline(Readable.from(['1\n']), client.query(copyFrom('COPY struck FROM STDIN')))
+    const copying = pipeline(Readable.from(['1\n']), client.query(copyFrom('COPY written FROM STDIN')))
     expect(await failing(copying)).toMatch(/^57014 /)
     expect(await rows()).toBe(0)
   })
 
-  it('can be watched: it is carried out before its answer is on its way', async () => {
-    const told: string[] = []
-    strike('INSERT', {
+  it('can be watched: it is carried out before its answer is sent', async () => {
+    const events: string[] = []
+    failAt('INSERT', {
       kind: 'watched',
-      acted: async () => void told.push(`acted, ${await rows()} rows, ${answered ? 'answered' : 'no answer yet'}`),
-      answered: () => void told.push('answered'),
+      acted: async () => void events.push(`acted, ${await rows()} rows, ${answered ? 'answered' : 'no answer yet'}`),
+      answered: () => void events.push('answered'),
     })
     let answered = false
     const client = await connect(machine)
-    await client.query('INSERT INTO struck VALUES (1)').then(() => {
+    await client.query('INSERT INTO written VALUES (1)').then(() => {
       answered = true
     })
-    while (told.length < 2) await sleep(5)
-    expect(told).toEqual(['acted, 1 rows, no answer yet', 'answered'])
+    while (events.length < 2) await sleep(5)
+    expect(events).toEqual(['acted, 1 rows, no answer yet', 'answered'])
   })
 
   describe('among statements that are sent without waiting for answers', () => {
     const piped = async () => Object.assign(await connect(machine), { pipeline: true })
-    const texts = ['BEGIN', 'INSERT INTO struck VALUES (1)', 'SELECT 7 AS seven', 'COMMIT']
+    const texts = ['BEGIN', 'INSERT INTO written VALUES (1)', 'SELECT 7 AS seven', 'COMMIT']
 
-    it('can be watched, and what comes after it waits for its turn', async () => {
-      const told: string[] = []
-      strike('INSERT', {
+    it('can be watched, and the statements after it wait', async () => {
+      const events: string[] = []
+      failAt('INSERT', {
         kind: 'watched',
         acted: async () => {
           await sleep(50)
-          told.push('acted')
+          events.push('acted')
         },
-        answered: () => void told.push('answered'),
+        answered: () => void events.push('answered'),
       })
       const client = await piped()
-      const answers = texts.map((text) => client.query(text).then(() => void told.push(text)))
+      const answers = texts.map((text) => client.query(text).then(() => void events.push(text)))
       await Promise.all(answers)
       expect(seen.map(({ text }) => text)).toEqual(['(connect)', ...texts])
-      expect(told.filter((each) => each !== 'answered')).toEqual([texts[0], 'acted', ...texts.slice(1)])
-      expect(told).toContain('answered')
+      expect(events.filter((each) => each !== 'answered')).toEqual([texts[0], 'acted', ...texts.slice(1)])
+      expect(events).toContain('answered')
     })
 
     it.each(['BEGIN', 'INSERT', 'SELECT 7', 'COMMIT'])('can lose the connection after %s', async (words) => {
-      strike(words, { kind: 'lost-after' })
+      failAt(words, { kind: 'lost-after' })
       const client = await piped()
       const outcomes = await Promise.allSettled(texts.map((text) => client.query(text)))
-      // A reset takes answers along that were on their way before.
+      // A reset also discards earlier answers that were not received yet.
       const after = outcomes.slice(texts.findIndex((text) => text.includes(words)))
       expect(after.map(({ status }) => status)).toEqual(after.map(() => 'rejected'))
       if (words === 'COMMIT') expect(await rows()).toBe(1)
     })
 
-    it('can fail, and the others hear of it', async () => {
-      strike('SELECT 7', { kind: 'error', code: '57014', message: 'too slow' })
+    it('can fail, and the others fail as well', async () => {
+      failAt('SELECT 7', { kind: 'error', code: '57014', message: 'too slow' })
       const client = await piped()
       const outcomes = await Promise.allSettled(texts.map((text) => client.query(text)))
       expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled'])
@@ -673,18 +673,18 @@ describe('one statement', () => {
   })
 })
 
-describe('what is not documented', () => {
-  // New connections go by the switches as they are then.
+describe('undocumented behaviour', () => {
+  // New connections use the current switches.
   const flip = (switches: Partial<Switches>) => Object.assign(machine.world.switches, switches)
   const stored = { ...byKey, ...byIdentity, 'azure_openai.subscription_key': 'stored-key-1' }
 
   it('a stored key may win over auth_type', async () => {
     await prepare(machine, stored)
     await (await connect(machine)).query(embed)
-    expect(machine.asked.at(-1)?.headers['api-key']).toBeUndefined()
+    expect(machine.requests.at(-1)?.headers['api-key']).toBeUndefined()
     flip({ keyWins: true })
     await (await connect(machine)).query(embed)
-    expect(machine.asked.at(-1)?.headers['api-key']).toBe('stored-key-1')
+    expect(machine.requests.at(-1)?.headers['api-key']).toBe('stored-key-1')
   })
 
   it('the functions may read committed rows only', async () => {
@@ -720,7 +720,7 @@ describe('what is not documented', () => {
     expect(await value(client, embed)).toEqual([0.5, -0.25])
   })
 
-  it('an old extension may be there, which knows no identity until it is updated', async () => {
+  it('an old extension may be installed, which knows no identity until it is updated', async () => {
     for (const name of ['app', 'sales 2026']) await machine.postgres.query(name, 'DROP EXTENSION IF EXISTS azure_ai')
     flip({ oldExtension: true })
     for (const database of ['app', 'sales 2026']) {
@@ -792,7 +792,7 @@ describe('a second server on the same machine', () => {
   })
 })
 
-/** Starts a PostgreSQL in a process of its own that tells where, and then waits for its end. */
+/** Starts a PostgreSQL in a process of its own, which prints its progress and then waits to be killed. */
 function startElsewhere(folder: string, account: { uid?: number; gid?: number }) {
   const file = (name: string) => JSON.stringify(new URL(`../../emulator/${name}`, import.meta.url).href)
   const program = `
@@ -815,7 +815,7 @@ function startElsewhere(folder: string, account: { uid?: number; gid?: number })
   })
 }
 
-/** The command lines of everything that runs. */
+/** The command lines of all processes. */
 function processes(): string[] {
   return execFileSync('ps', ['-A', '-ww', '-o', 'args='], { encoding: 'utf8' }).trimEnd().split('\n')
 }
@@ -827,12 +827,12 @@ async function killedAt(word: string, account: { uid?: number; gid?: number; pau
   if (ids.uid !== undefined) execFileSync('chown', [`${ids.uid}:${ids.gid}`, folder])
   const child = startElsewhere(folder, ids)
   const ended = once(child, 'exit')
-  let said = ''
+  let output = ''
   for await (const chunk of child.stdout) {
-    said += chunk
-    if (said.includes(word)) break
+    output += chunk
+    if (output.includes(word)) break
   }
-  expect(said).toContain(word)
+  expect(output).toContain(word)
   await sleep(pause)
   if (word === 'ready') expect(of(folder).length).toBeGreaterThan(1)
   child.kill('SIGKILL')
@@ -844,10 +844,10 @@ async function killedAt(word: string, account: { uid?: number; gid?: number; pau
 
 describe('after SIGKILL of its parent', () => {
   it('no process and no folder is left', () => killedAt('ready'))
-  it('nor when it was only just starting', () => killedAt('starting', { pause: 500 }))
+  it('nor while it was starting', () => killedAt('starting', { pause: 500 }))
 })
 
-/** Whether other accounts can come as far as this checkout. */
+/** Whether other accounts can read this checkout. */
 function othersMayRead(): boolean {
   for (let at = fileURLToPath(new URL('../..', import.meta.url)); ; at = dirname(at)) {
     if ((statSync(at).mode & 0o001) === 0) return false

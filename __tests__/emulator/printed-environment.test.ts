@@ -43,7 +43,7 @@ test('it sets the server up, prints its outputs, and leaves nothing in the check
   expect(output).toMatch(/^result=changed$/m)
   expect(output).toMatch(/^verified=true$/m)
   expect(output).toMatch(/^stored-keys=0$/m)
-  // What the runner would hide is not printed where there is no runner.
+  // Secrets that a runner would mask are not printed without a runner.
   expect(output).not.toMatch(/add-mask|set-output|save-state/)
   expect(readdirSync(root)).toEqual(before)
 }, 120_000)

@@ -1,4 +1,4 @@
-/** What azure_ai answers in the field, met by the built action: decided by what happens again and again, not by words. */
+/** The built action on responses of azure_ai that occur in the field. Repeated results decide, not texts. */
 import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
@@ -29,7 +29,7 @@ async function turn(switches: Partial<Switches>): Promise<void> {
   await emulator.refresh()
 }
 
-describe('a working family is switched, however an endpoint that leads nowhere is answered', () => {
+describe('a working family is switched, whatever the response of an unreachable endpoint', () => {
   test.each(['dns', 'proxy', 'wildcard', 'unfamiliar'] as const)('%s', async (deadHost) => {
     await begin(emulator)
     await workWithKeys(emulator, 'app')
@@ -41,19 +41,19 @@ describe('a working family is switched, however an endpoint that leads nowhere i
   })
 })
 
-describe('what get_setting does for a setting that is not set, or that nobody knows', () => {
+describe('get_setting for a setting that is not set or does not exist', () => {
   const ways = (['null', 'empty', 'raises'] as const).flatMap((unset) =>
     (['not-valid-key', 'invalid-name'] as const).map((unknownSetting) => ({ unset, unknownSetting })),
   )
 
-  test.each(ways)('%j: a setting that is not named costs nothing', async (switches) => {
+  test.each(ways)('%j: a missing setting of a service that is not named has no effect', async (switches) => {
     await begin(emulator)
     await turn({ ...switches, lackedSettings: ['azure_cognitive.translator_resource_id'] })
     const result = await apply(emulator, openai(), undefined, noPauses())
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test.each(ways)('%j: a named setting that the version lacks is named', async (switches) => {
+  test.each(ways)('%j: a missing setting of a named service is reported', async (switches) => {
     await begin(emulator)
     await putSettings(emulator, 'app', {})
     await turn({ ...switches, lackedSettings: ['azure_cognitive.translator_resource_id'] })
@@ -63,7 +63,7 @@ describe('what get_setting does for a setting that is not set, or that nobody kn
   })
 })
 
-describe('a stored endpoint that no service takes differs', () => {
+describe('a stored endpoint that no service accepts differs', () => {
   const endpoint = 'https://contoso-openai.openai.azure.com'
   test.each([` ${endpoint}`, `${endpoint}\n`, 'https://user:pw@contoso-openai.openai.azure.com', `${endpoint}#x`])(
     '%j',
@@ -89,14 +89,14 @@ test('a refusal is shown although the default of throw_on_error is false', async
   expect(codesOf(result), result.log).toContain('deployment-not-found')
 })
 
-test('a deployment that Resource Manager lists and the service does not know yet is waited for', async () => {
+test('the run waits for a deployment that Resource Manager lists and the service does not know yet', async () => {
   await begin(emulator, { delays: { deploymentPropagation: 3_000 } })
   for (const { deployments } of emulator.world.accounts) for (const each of deployments ?? []) each.createdAt = Date.now()
   const result = await apply(emulator, openai())
   expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
 })
 
-test('verify says at once that a family has no endpoint', async () => {
+test('verify reports immediately that a family has no endpoint', async () => {
   await begin(emulator)
   giveIdentity(emulator)
   await putSettings(emulator, 'app', {})
@@ -119,7 +119,7 @@ describe('a server that runs with a former identity', () => {
     return before
   }
 
-  test('check shows the restart as a step that is missing', async () => {
+  test('check shows the restart as a missing step', async () => {
     const before = await former()
     const result = await apply(emulator, { ...openai(), mode: 'check' })
     expect(differingSteps(result)['restart']?.slice(0, 2), result.log).toEqual([
@@ -129,7 +129,7 @@ describe('a server that runs with a former identity', () => {
     expect(result.outputs['drift']).toBe('true')
   })
 
-  test('apply restarts it at once where that is allowed', async () => {
+  test('apply restarts it immediately with allow-restart', async () => {
     await former()
     const { restarts } = serverOf(emulator)
     const result = await apply(emulator, openai(), undefined, noPauses())
@@ -137,7 +137,7 @@ describe('a server that runs with a former identity', () => {
     expect(serverOf(emulator).restarts).toBe(restarts + 1)
   })
 
-  test('apply says at once that a restart is required where it is not allowed', async () => {
+  test('apply ends immediately with restart-required without allow-restart', async () => {
     await former()
     const result = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '60' })
     expect(result.outputs['failure-reason'], result.log).toBe('restart-required')

@@ -1,6 +1,6 @@
 /**
- * Keys that are easy to recognise are planted, PostgreSQL logs all it can and the action says all it can: then every byte that a run
- * leaves is searched for them, after good runs and after each way to fail.
+ * The tests plant keys that are easy to recognise, with full logging of PostgreSQL and the action, and then search every byte that a
+ * run leaves for them, after successful runs and after each kind of failure.
  */
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
@@ -133,17 +133,17 @@ async function traced(inputs: Record<string, string>, env: Record<string, string
   return { result, left }
 }
 
-function holders(left: ReadonlyMap<string, string>, keys: readonly string[] = Object.values(planted)): string[] {
+function containing(left: ReadonlyMap<string, string>, keys: readonly string[] = Object.values(planted)): string[] {
   return [...left].flatMap(([name, text]) => keys.filter((key) => text.includes(key)).map((key) => `${name}: ${key}`))
 }
 
 function expectNone({ left, result }: Trace): void {
-  expect(holders(left)).toEqual([])
+  expect(containing(left)).toEqual([])
   expect(left.get('PostgreSQL log')).toContain('azure_ai.set_setting')
   expect(result.raw).toContain('::debug::POST /')
 }
 
-test('the search would find them: set by hand, a key stands in the log', async () => {
+test('the search finds a key that a statement puts into the log', async () => {
   await beginning()
   const from = logLength(emulator)
   await emulator.postgres.query('app', 'SELECT azure_ai.set_setting($1, $2)', ['azure_openai.subscription_key', planted.wrong])
@@ -153,7 +153,7 @@ test('the search would find them: set by hand, a key stands in the log', async (
 })
 
 describe('no key anywhere', () => {
-  test('back to keys that are read from the resource, over one that is stored', async () => {
+  test('the rollback to keys that are read from the resource, over a stored key', async () => {
     await beginning()
     const trace = await traced({ ...onlyService(emulator, 'openai', 'app'), ...back })
     expect(trace.result.outputs, trace.result.log).toMatchObject({ result: 'changed', verified: 'true' })
@@ -163,7 +163,7 @@ describe('no key anywhere', () => {
     expectNone(trace)
   })
 
-  test('keys as inputs, one of them wrong: each way, and both in one run', async () => {
+  test('keys as inputs, one of them wrong: each alone, and both in one run', async () => {
     await beginning()
     const trace = await traced({
       ...onlyService(emulator, 'openai', 'app'),
@@ -179,7 +179,7 @@ describe('no key anywhere', () => {
     expectNone(trace)
   })
 
-  test('put back after COMMIT, where only committed rows are read', async () => {
+  test('a revert after COMMIT, where only committed rows are read', async () => {
     await beginning()
     emulator.world.switches.committedRowsOnly = true
     const trace = await traced({ ...onlyService(emulator, 'openai', 'app'), ...back, 'openai-key': planted.wrong })
@@ -204,7 +204,7 @@ describe('no key anywhere', () => {
     expectNone(trace)
   })
 
-  test('to the identity with the key blanked', async () => {
+  test('a switch to the identity with the key cleared', async () => {
     await beginning()
     const trace = await traced({ ...onlyService(emulator, 'openai', 'app'), 'clear-keys': 'true' })
     expect(trace.result.outputs, trace.result.log).toMatchObject({ result: 'changed', verified: 'true' })
@@ -248,12 +248,12 @@ describe('no key anywhere', () => {
       { GITHUB_EVENT_PATH: event, GITHUB_EVENT_NAME: 'pull_request' },
     )
     expect(trace.result.outputs, trace.result.log).toMatchObject({ result: 'drift' })
-    const said = trace.left.get('issues and comments') ?? ''
+    const texts = trace.left.get('issues and comments') ?? ''
     // Underscores are escaped in Markdown.
-    expect(said).toMatch(/subscription&#95;key/)
+    expect(texts).toMatch(/subscription&#95;key/)
     expect(issues.length, trace.result.log).toBe(2)
     expect(issues[0]?.comments.length).toBe(1)
-    expect(holders(trace.left)).toEqual([])
+    expect(containing(trace.left)).toEqual([])
     issues.splice(0)
   })
 
@@ -265,11 +265,11 @@ describe('no key anywhere', () => {
     )
     const trace = await traced({ ...onlyService(emulator, 'openai', 'app'), ...back })
     expect(trace.result.outputs, trace.result.log).toMatchObject({ result: 'failed', 'failure-reason': 'database' })
-    // What PostgreSQL itself writes is not ours: its log has the row.
-    expect(holders(new Map([['PostgreSQL log', trace.left.get('PostgreSQL log') ?? '']]), [planted.key1])).toHaveLength(1)
+    // PostgreSQL's own log has the row, which the action cannot prevent.
+    expect(containing(new Map([['PostgreSQL log', trace.left.get('PostgreSQL log') ?? '']]), [planted.key1])).toHaveLength(1)
     trace.left.delete('PostgreSQL log')
     expect(trace.left.get('report')).toContain('Failing row contains (azure_openai.subscription_key, ***)')
-    expect(holders(trace.left)).toEqual([])
+    expect(containing(trace.left)).toEqual([])
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe(planted.stored)
   })
 })
@@ -292,21 +292,21 @@ describe('without the right to temporary tables', () => {
       const log = trace.left.get('PostgreSQL log') ?? ''
       expect(log).toContain(planted.key1)
       trace.left.delete('PostgreSQL log')
-      expect(holders(trace.left)).toEqual([])
+      expect(containing(trace.left)).toEqual([])
 
-      // What was cannot be kept either: nothing is tried then that would lose it, and when it was allowed it is said; still nobody sees a key.
+      // The previous key cannot be kept either: the run does not try what would lose it, unless the input allows it. No key is shown in either case.
       await putSettings(emulator, 'app', { ...identitySettings(emulator.world), 'azure_openai.subscription_key': planted.stored })
       emulator.world.switches.committedRowsOnly = true
       const badly = { ...onlyService(emulator, 'openai', 'app'), ...back, 'openai-key': planted.wrong }
       const refused = await traced(badly)
       expect(codesOf(refused.result), refused.result.log).toContain('not-switched-unproven')
       expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.subscription_key': planted.stored })
-      expect(holders(refused.left)).toEqual([])
+      expect(containing(refused.left)).toEqual([])
       const wrong = await traced({ ...badly, 'allow-unproven': 'true' })
       expect(codesOf(wrong.result), wrong.result.log).toContain('key-not-put-back')
       expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.auth_type': 'managed-identity' })
       wrong.left.delete('PostgreSQL log')
-      expect(holders(wrong.left)).toEqual([])
+      expect(containing(wrong.left)).toEqual([])
     } finally {
       await postgres.query('postgres', 'GRANT TEMPORARY ON DATABASE app TO PUBLIC, azure_pg_admin')
     }

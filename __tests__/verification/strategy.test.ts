@@ -1,4 +1,4 @@
-/** The table of strategies, read as a whole: every situation leads to one of them. */
+/** The whole table of strategies: every situation has one. */
 import { expect, test } from 'vitest'
 import { type Situation, type Strategy, strategyFor, type Visibility } from '../../src/verification/strategy.ts'
 
@@ -32,7 +32,7 @@ test.each<[string, Partial<Situation>, Strategy[]]>([
   ['they hide a key only where the extension sees it', { writes: false, visibility: 'hidden' }, ['ask-only']],
   ['and not while that is unclear', { writes: false, visibility: 'unclear' }, ['ask-only']],
   ['they read where the role may not set settings', { writes: false, mayHideKey: false }, ['ask-only']],
-  ['a key that was asked for is not hidden', { writes: false, byIdentity: false }, ['ask-only']],
+  ['a required key is not hidden', { writes: false, byIdentity: false }, ['ask-only']],
   ['without a query it is committed', { writes: true, hasQueries: false }, ['commit-then-check']],
   [
     'the identity is tried before it is committed',
@@ -41,17 +41,17 @@ test.each<[string, Partial<Situation>, Strategy[]]>([
   ],
   ['so is a key', { writes: true, hasQueries: true, visibility: 'visible', byIdentity: false }, ['store-key']],
   [
-    'what works is not disturbed on a guess',
+    'a working family is not changed while visibility is unclear',
     { writes: true, hasQueries: true, visibility: 'unclear', worksToday: true },
     ['wait'],
   ],
   [
-    'nor by a second COMMIT within a minute',
+    'and not by a second COMMIT within a minute',
     { writes: true, hasQueries: true, visibility: 'hidden', worksToday: true, committedLately: true },
     ['wait'],
   ],
   [
-    'what is seen only when committed is committed',
+    'a change that only COMMIT makes visible is committed',
     { writes: true, hasQueries: true, visibility: 'hidden', committedLately: false },
     ['commit-then-check'],
   ],

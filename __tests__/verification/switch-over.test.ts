@@ -1,4 +1,4 @@
-/** From keys to the identity, while the database is in use: nobody notices, and what is called proven is. */
+/** The switch from keys to the identity while the database is in use: no query fails, and only verified settings count as verified. */
 import { describe, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { Switches } from '../../emulator/world.ts'
@@ -73,7 +73,7 @@ async function inUse(switches: Partial<Switches> = {}): Promise<Record<string, s
   return before
 }
 
-/** Settings that hold something. */
+/** Settings with a value. */
 async function filled(database: string): Promise<Record<string, string>> {
   return Object.fromEntries(Object.entries(await settingsOf(emulator, database)).filter(([, value]) => value !== ''))
 }
@@ -81,8 +81,8 @@ async function filled(database: string): Promise<Record<string, string>> {
 const detailsOf = (result: JobResult): Record<string, string> =>
   Object.fromEntries((result.report.findings as { code: string; detail: string }[]).map(({ code, detail }) => [code, detail]))
 
-describe('an application that asks every 50 ms all through the switch', () => {
-  test('sees not one failure, in 20 runs with seeded delays', async () => {
+describe('an application that queries every 50 ms throughout the switch', () => {
+  test('has no failed query, in 20 runs with seeded delays', async () => {
     const random = seeded(20_261_124)
     const before = await inUse()
     const principal = serverOf(emulator).identity?.principalId
@@ -114,16 +114,16 @@ describe('an application that asks every 50 ms all through the switch', () => {
       const one = families[pair % 3] as Family
       const other = families[(pair + 1) % 3] as Family
       await Promise.all([switchIn('app', one), switchIn('crm', other)])
-      // The application was answered by key before, and the identity was asked.
+      // The application used the key before, and the run used the identity.
       const callers = callersOfServices(world.exchanges)
       expect(callers).toContain(undefined)
       expect(callers).toContain(principal)
     }
   })
 
-  test('sees none when the role never takes effect; between tries no transaction is open, and every setting stays', async () => {
+  test('has none when the role never takes effect; no transaction is open between tries, and every setting stays', async () => {
     const before = await inUse()
-    // A trial lasts long enough to be seen, on a fast machine too.
+    // A trial takes long enough to be observed, also on a fast machine.
     Object.assign(emulator.world.delays, { rolePropagation: Number.POSITIVE_INFINITY, inference: 200 })
     const stops = families.map((family) => application(emulator, 'app', family))
     let over = false
@@ -153,7 +153,7 @@ describe('an application that asks every 50 ms all through the switch', () => {
       expect(asked).toBeGreaterThan(5)
     }
     expect(seen.size).toBe(1)
-    // Seen open while it tries, and closed while it waits.
+    // The transaction is open during a trial, and closed during a wait.
     expect(Math.max(...open)).toBeGreaterThan(0)
     expect(open.filter((count) => count === 0).length).toBeGreaterThan(3)
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification', verified: 'false' })
@@ -162,7 +162,7 @@ describe('an application that asks every 50 ms all through the switch', () => {
 })
 
 describe('a lock of a trial', () => {
-  test('is held for the time of one query, however many are asked', async () => {
+  test('is held for the time of one query, however many run', async () => {
     const statements: string[] = []
     const slow: Session = {
       run: async (text) => {
@@ -175,7 +175,7 @@ describe('a lock of a trial', () => {
     const connection = {
       id: '00000000',
       database: 'app',
-      user: 'somebody',
+      user: 'another role',
       lockPatience: { limitMs: 1_000, since: undefined },
       close: async () => undefined,
       ...transactionsOn(slow),
@@ -226,7 +226,7 @@ describe('a lock of a trial', () => {
     expect(limits[0]).toBeGreaterThan(statementTimeoutMs - 5_000)
   })
 
-  test('a function without timeout_ms gets no trial in a transaction: committed, checked at once, and proven no further', async () => {
+  test('a function without timeout_ms gets no trial in a transaction: it is committed and checked immediately, but not verified', async () => {
     await inUse()
     const { postgres } = emulator
     const signature = 'azure_openai.create_embeddings(text, text, integer, integer, boolean, integer, integer)'
@@ -245,9 +245,9 @@ describe('a lock of a trial', () => {
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'false' })
     expect(queriesOf(result)['app/openai']).toBe('passed: key-present')
     const statements = statementsSince(emulator, position)
-    const asked = statements.filter(({ sql }) => sql.includes('create_embeddings(deployment_name'))
-    expect(asked.length).toBeGreaterThan(0)
-    for (const { pid, sql } of asked) {
+    const queries = statements.filter(({ sql }) => sql.includes('create_embeddings(deployment_name'))
+    expect(queries.length).toBeGreaterThan(0)
+    for (const { pid, sql } of queries) {
       expect(sql).not.toContain('timeout_ms')
       const before = statements.slice(
         0,
@@ -259,7 +259,7 @@ describe('a lock of a trial', () => {
   })
 })
 
-describe('what is not documented, while the key could answer', () => {
+describe('undocumented behaviour, while the key could answer', () => {
   const pairs: [string, Partial<Switches>][] = [
     ['committed rows only, remembered settings', { committedRowsOnly: true, sessionCache: true }],
     ['committed rows only, no blanking', { committedRowsOnly: true, blankingRefused: true }],
@@ -282,7 +282,7 @@ describe('what is not documented, while the key could answer', () => {
       }
       expect(['changed', 'failed', 'in-sync']).toContain(result.outputs['result'])
       expect(result.outputs['failure-reason']).not.toBe('internal')
-      // Either switched and passed, or exactly what it was.
+      // Either switched and passed, or unchanged.
       const now = await filled('app')
       if (result.outputs['result'] === 'failed') expect(now).toEqual(before)
       else expect(now['azure_openai.auth_type']).toBe('managed-identity')
@@ -311,7 +311,7 @@ describe('what is not documented, while the key could answer', () => {
     expect(refusing.outputs).toMatchObject({ result: 'in-sync', verified: 'true' })
     expect(queriesOf(refusing)['app/openai']).toBe('passed: keyless')
 
-    // Apply takes the key out of reach for its query and puts it back.
+    // Apply hides the key for its query and restores it.
     accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = false
     const applied = await apply(emulator, openai)
     expect(applied.outputs, applied.log).toMatchObject({ result: 'in-sync', changed: 'false', verified: 'true' })
@@ -320,8 +320,8 @@ describe('what is not documented, while the key could answer', () => {
   })
 })
 
-describe('a family is one', () => {
-  test('the sentiment passes and the translation does not: neither is committed, and the application goes on', async () => {
+describe('the services of a family are switched together', () => {
+  test('the sentiment query passes and the translation fails: neither is committed, and the application keeps working', async () => {
     const before = await inUse()
     const translator = accountNamed(emulator.world, 'contoso-translator')
     translator.networkAcls = { defaultAction: 'Deny' }
@@ -335,7 +335,7 @@ describe('a family is one', () => {
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })
 
-  test('used for what was not named: left as it is where it works, unless allow-unproven', async () => {
+  test('a family with an unnamed service stays unchanged where it works, unless allow-unproven is set', async () => {
     const before = await inUse()
     await putSettings(emulator, 'app', {
       ...before,
@@ -345,15 +345,15 @@ describe('a family is one', () => {
     const used = await settingsOf(emulator, 'app')
     const result = await apply(emulator, { databases: 'app', translator: '' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification', drift: 'true' })
-    const told = (result.report.findings as { code: string; detail: string }[]).filter(
+    const unverified = (result.report.findings as { code: string; detail: string }[]).filter(
       ({ code }) => code === 'not-switched-unproven',
     )
-    expect(told.map(({ detail }) => detail).sort()).toEqual([
+    expect(unverified.map(({ detail }) => detail).sort()).toEqual([
       expect.stringMatching(/^azure_cognitive in "app" .*azure_cognitive\.region is set: it translates/),
       expect.stringMatching(/^azure_ml in "app" .*serverless_ranking_endpoint is set: .*`ranking` is not named/),
     ])
     const after = await settingsOf(emulator, 'app')
-    // Azure OpenAI is none of their business.
+    // Azure OpenAI is not affected.
     expect(after['azure_openai.auth_type']).toBe('managed-identity')
     for (const [name, value] of Object.entries(used)) if (!name.startsWith('azure_openai')) expect(after[name]).toBe(value)
 
@@ -366,7 +366,7 @@ describe('a family is one', () => {
     })
   })
 
-  test('a translator alone does not take the endpoint that another account answers at', async () => {
+  test('translator alone does not change an endpoint of another account', async () => {
     const before = await inUse()
     const result = await apply(emulator, onlyService(emulator, 'translator', 'app'))
     expect(detailsOf(result)['not-switched-unproven'], result.log).toContain(
@@ -375,7 +375,7 @@ describe('a family is one', () => {
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })
 
-  test('a query that cannot run: what works is not switched, what does not is set and reported as unproven', async () => {
+  test('when a query cannot run, a working family is not switched; one that does not work is set, with the finding unproven', async () => {
     const before = await inUse()
     await emulator.postgres.query('crm', 'DELETE FROM azure_ai.settings')
     const inputs = { ...onlyService(emulator, 'machine-learning', 'app\ncrm'), 'machine-learning-input': '' }
@@ -389,13 +389,13 @@ describe('a family is one', () => {
     expect(await filled('crm')).toMatchObject({ 'azure_ml.auth_type': 'managed-identity' })
     expect(queriesOf(result)['crm/machine-learning']).toBe('skipped: `machine-learning-input` is not set')
 
-    // Test queries off is the same for all.
+    // With test-queries off this is true of every family.
     const off = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'test-queries': 'false' })
     expect(codesOf(off)).toContain('not-switched-unproven')
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })
 
-  test('an account with chat deployments only: the refusal that comes in the place of another proves access', async () => {
+  test('an account with chat deployments only: the refusal of an embedding verifies access', async () => {
     await inUse()
     const account = accountNamed(emulator.world, 'contoso-openai')
     account.deployments = account.deployments.filter(({ name }) => name === 'gpt-4o-mini')
@@ -408,7 +408,7 @@ describe('a family is one', () => {
     expect(query.attempts).toBeGreaterThan(1)
   })
 
-  test('an online endpoint in use with its key is left alone, by the advice as well', async () => {
+  test('an online endpoint in use with its key stays unchanged, and no finding suggests changing it', async () => {
     const before = await inUse()
     const [, byKey] = emulator.world.workspaces[0]?.onlineEndpoints ?? []
     const result = await apply(emulator, {
@@ -426,9 +426,9 @@ describe('a family is one', () => {
 })
 
 describe('two databases, one of which fails', () => {
-  test('the other is switched, and the step tells which was not', async () => {
+  test('the other is switched, and the step of the failed one is reported', async () => {
     const before = await inUse()
-    // The first of the two, in which the others wait.
+    // The first of the two, whose queries the others wait for.
     await emulator.postgres.query(
       'app',
       `CREATE OR REPLACE FUNCTION azure_ai_emulator.embeddings(deployment_name text, input text[], dimensions integer, batch_size integer,
@@ -451,12 +451,12 @@ describe('two databases, one of which fails', () => {
     })
   })
 
-  test('a check that fails after COMMIT puts back what was, and the next run switches', async () => {
+  test('a check that fails after COMMIT restores the previous settings, and the next run switches', async () => {
     const before = await inUse()
     giveRoles(emulator)
-    let asked = 0
+    let calls = 0
     emulator.world.fault = ({ plane }) =>
-      plane === 'ai' && ++asked === 2 ? { kind: 'answer', status: 500, body: '{"error": "a bad moment"}' } : undefined
+      plane === 'ai' && ++calls === 2 ? { kind: 'answer', status: 500, body: '{"error": "a bad moment"}' } : undefined
     const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'verify-timeout-minutes': '0' })
     delete emulator.world.fault
     expect(result.log).toContain('azure_openai was committed and is not verified; putting the previous settings back')
@@ -470,12 +470,12 @@ describe('two databases, one of which fails', () => {
     expect(again.outputs).toMatchObject({ result: 'changed', verified: 'true' })
   })
 
-  test('cancelled between COMMIT and its check, where nothing else proves: what worked is put back', async () => {
+  test('a run that is cancelled between COMMIT and its check restores the previous settings', async () => {
     const before = await inUse({ committedRowsOnly: true })
     emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
     let job: Awaited<ReturnType<typeof start>> | undefined
     emulator.world.fault = ({ plane, method }) => {
-      // The first question that comes with a token is that of the check.
+      // The first call with a token is that of the check.
       if (plane !== 'identity' || method !== 'GET') return undefined
       job?.child.kill('SIGINT')
       return { kind: 'hang' }
@@ -490,7 +490,7 @@ describe('two databases, one of which fails', () => {
 })
 
 describe('clear-keys', () => {
-  test('blanks after the proof; from then on a stored key is drift, and the summary says what can be turned off', async () => {
+  test('clears keys after the verification; then a stored key is drift, and the summary names what can be turned off', async () => {
     await inUse()
     giveRoles(emulator)
     const inputs = { ...onlyService(emulator, 'openai', 'app'), 'clear-keys': 'true' }
@@ -507,13 +507,13 @@ describe('clear-keys', () => {
 
     const clean = await apply(emulator, { ...inputs, mode: 'check' })
     expect(clean.outputs).toMatchObject({ result: 'in-sync', verified: 'true' })
-    await emulator.postgres.query('app', `SELECT azure_ai.set_setting('azure_openai.subscription_key', 'somebody put one there')`)
+    await emulator.postgres.query('app', `SELECT azure_ai.set_setting('azure_openai.subscription_key', 'set by another app')`)
     const drifted = await apply(emulator, { ...inputs, mode: 'check' })
     expect(drifted.outputs).toMatchObject({ result: 'drift', verified: 'false' })
     expect(statusesOf(drifted)['app/azure_openai.subscription_key']).toBe('different')
   })
 
-  test('a key that cannot be blanked: the step fails, and nothing is lost', async () => {
+  test('a key that cannot be cleared: the step fails, and nothing is lost', async () => {
     const before = await inUse({ blankingRefused: true })
     giveRoles(emulator)
     const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'clear-keys': 'true' })
@@ -529,7 +529,7 @@ describe('clear-keys', () => {
   test.each<[string, Partial<Switches>]>([
     ['the key wins while it is there', { keyWins: true }],
     ['only committed rows are read', { committedRowsOnly: true }],
-  ])('%s: gone, and proven without it', async (_, switches) => {
+  ])('%s: the key is cleared, and the identity is verified without it', async (_, switches) => {
     await inUse(switches)
     giveRoles(emulator)
     const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'clear-keys': 'true' })
@@ -538,7 +538,7 @@ describe('clear-keys', () => {
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe('')
   })
 
-  test('the key wins, only committed rows are read and the role does not work: the key is back', async () => {
+  test('the key wins, only committed rows are read and the role does not work: the key is restored', async () => {
     const before = await inUse({ committedRowsOnly: true, keyWins: true })
     emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
     const result = await apply(emulator, {
@@ -551,7 +551,7 @@ describe('clear-keys', () => {
     await emulator.postgres.query('app', questions.azure_openai)
   })
 
-  test('without a proof nothing is blanked', async () => {
+  test('without a verification no key is cleared', async () => {
     await inUse()
     giveRoles(emulator)
     const [first] = emulator.world.workspaces[0]?.onlineEndpoints ?? []
@@ -567,11 +567,11 @@ describe('clear-keys', () => {
   })
 })
 
-test('one account for two services: turned off only when both are proven', async () => {
+test('one account for two services: the finding suggests turning keys off only when both are verified', async () => {
   await inUse()
   const account = accountNamed(emulator.world, 'contoso-openai')
   account.kind = 'AIServices'
-  // Its other role never comes to work.
+  // The other role never takes effect.
   emulator.world.fault = ({ plane, url }) =>
     plane === 'ai' && url.includes('analyze-text')
       ? { kind: 'answer', status: 500, body: '{"error": "out of order"}' }
@@ -588,7 +588,7 @@ test('one account for two services: turned off only when both are proven', async
 })
 
 describe('a run that is killed in the middle of the switch', () => {
-  test.each([1, 2, 3])('(moment %i): a second run comes to the same end, and no lock stays', async (seed) => {
+  test.each([1, 2, 3])('(moment %i): a second run completes it, and no lock stays', async (seed) => {
     await inUse()
     emulator.world.delays.inference = 60
     const random = seeded(seed)
@@ -600,7 +600,7 @@ describe('a run that is killed in the middle of the switch', () => {
     if (killed.signal !== null) {
       expect(killed.outputs).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'internal' })
     }
-    // Whatever it had come to, the application is answered.
+    // Wherever the run was killed, the application's query works.
     for (const database of ['app', 'crm']) await emulator.postgres.query(database, questions.azure_openai)
     const again = await apply(emulator, inputs)
     expect(again.outputs, again.log).toMatchObject({ verified: 'true', 'failure-reason': 'none', drift: 'false' })

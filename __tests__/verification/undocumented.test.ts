@@ -1,4 +1,4 @@
-/** What nobody has documented, each way round: a whole apply either succeeds or fails cleanly, and a key never passes for the identity. */
+/** Undocumented behaviour, in each variant: an apply either succeeds or fails cleanly, and a key never counts as the identity. */
 import { describe, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { Switches } from '../../emulator/world.ts'
@@ -23,7 +23,7 @@ type Query = { database: string; service: string; status: string; proof: string;
 const queries = (result: JobResult, database: string): Query[] =>
   result.report.queries.filter((query: Query) => query.database === database)
 
-/** One database with nothing in it, one where every family works with its key. */
+/** An empty database, and one where every family works with its key. */
 async function bothBeginnings(switches: Partial<Switches>): Promise<Record<string, string>> {
   await begin(emulator, { switches: { ...switches, blankingRefused: false, namesByPath: false } })
   const before = await workWithKeys(emulator, 'keyed', switches.oldExtension === true ? '1.0.0' : undefined)
@@ -33,7 +33,7 @@ async function bothBeginnings(switches: Partial<Switches>): Promise<Record<strin
   return before
 }
 
-/** What must hold of any run, whatever it came to. */
+/** What is true of every run, whatever its result. */
 function expectClean(result: JobResult): void {
   expect(result.outputs['failure-reason'], result.log).not.toBe('internal')
   expect(result.report.schemaVersion).toBe(1)
@@ -56,12 +56,12 @@ async function expectSwitched(result: JobResult): Promise<void> {
   }
 }
 
-/** Settings that hold something: what was put back after a commit may be there as an empty row. */
+/** Settings with a value: a setting that was restored after a commit may be an empty row. */
 async function filled(database: string): Promise<Record<string, string>> {
   return Object.fromEntries(Object.entries(await settingsOf(emulator, database)).filter(([, value]) => value !== ''))
 }
 
-/** The stored keys are what they were. */
+/** The stored keys are unchanged. */
 async function expectKeysKept(before: Record<string, string>): Promise<void> {
   const after = await settingsOf(emulator, 'keyed')
   for (const [key, value] of Object.entries(before)) if (key.endsWith('_key')) expect(after[key]).toBe(value)
@@ -75,7 +75,7 @@ const familyOf: Record<string, (typeof families)[number]> = {
   'machine-learning': 'azure_ml',
 }
 
-/** Each family of the database with the key is either switched, and all its queries passed, or exactly what it was. */
+/** Each family of the database with the key is either switched, and all its queries passed, or unchanged. */
 async function expectWholeFamilies(result: JobResult, before: Record<string, string>): Promise<void> {
   const after = await filled('keyed')
   for (const family of families) {
@@ -86,20 +86,20 @@ async function expectWholeFamilies(result: JobResult, before: Record<string, str
   }
 }
 
-describe('each way round, from nothing and from a database that works with its key', () => {
+describe('each variant, from nothing and from a database that works with its key', () => {
   test.each<[string, Partial<Switches>]>([
     ['everything as it is likely to be', {}],
     ["an unset key is ''", { unset: 'empty' }],
     ['a key cannot be blanked', { blankingRefused: true }],
     ['the functions remember the settings of their session', { sessionCache: true }],
     ['the functions refuse to run read-only', { refuseReadOnly: true }],
-    ['texts that nobody has seen before', { unfamiliarTexts: true }],
+    ['unknown texts', { unfamiliarTexts: true }],
     ['names looked up by the search path', { namesByPath: true }],
     ['names looked up by the search path, and read-only refused', { namesByPath: true, refuseReadOnly: true }],
     ['no schema of its own', { schemaOpen: true }],
     ['remembered settings, and unset is empty', { sessionCache: true, unset: 'empty' }],
     ['read-only refused and remembered settings', { refuseReadOnly: true, sessionCache: true }],
-  ])('%s: switched, and proven without a key', async (_, switches) => {
+  ])('%s: switched, and verified without a key', async (_, switches) => {
     const before = await bothBeginnings(switches)
     const result = await apply(emulator)
     expectClean(result)
@@ -114,7 +114,7 @@ describe('each way round, from nothing and from a database that works with its k
   test.each<[string, Partial<Switches>]>([
     ['a stored key wins over auth_type', { keyWins: true }],
     ['a key cannot be blanked and wins', { blankingRefused: true, keyWins: true }],
-    ['texts that nobody has seen before, and a stored key wins', { unfamiliarTexts: true, keyWins: true }],
+    ['unknown texts, and a stored key wins', { unfamiliarTexts: true, keyWins: true }],
     ['committed rows only, and a stored key wins', { committedRowsOnly: true, keyWins: true }],
   ])(
     '%s: the empty database is switched, and where the key answers nothing is called keyless or verified',
@@ -129,7 +129,7 @@ describe('each way round, from nothing and from a database that works with its k
       for (const query of queries(result, 'keyed')) expect(query.proof).not.toBe('keyless')
       expect(result.outputs['verified']).toBe('false')
 
-      // In sync now where it was switched; a run that has nothing to set proves no more.
+      // In sync where it was switched; a run with nothing to set verifies no more than that.
       const again = await apply(emulator, { 'verify-timeout-minutes': '0' })
       expectClean(again)
       for (const query of queries(again, 'keyed')) expect(query.proof).not.toBe('keyless')
@@ -137,7 +137,7 @@ describe('each way round, from nothing and from a database that works with its k
     },
   )
 
-  test('the functions read committed rows only: committed, checked at once, and not called keyless where a key is stored', async () => {
+  test('the functions read committed rows only: committed, checked immediately, and not keyless where a key is stored', async () => {
     const before = await bothBeginnings({ committedRowsOnly: true })
     const result = await apply(emulator, { translator: '', 'machine-learning': '', 'machine-learning-input': '' })
     expectClean(result)
@@ -164,7 +164,7 @@ describe('each way round, from nothing and from a database that works with its k
     expect(statusesOf(result)['restart']).toBe('skipped')
   })
 
-  test('translate needs an endpoint of its own: the family is left as it was, and the finding says what to do', async () => {
+  test('translate needs an endpoint of its own: the family stays unchanged, and the finding has the fix', async () => {
     const before = await bothBeginnings({ translateOwnEndpoint: true })
     const result = await apply(emulator, { 'verify-timeout-minutes': '0.05' })
     expectClean(result)
@@ -172,12 +172,12 @@ describe('each way round, from nothing and from a database that works with its k
     expect(codesOf(result)).toContain('one-endpoint')
     const after = await settingsOf(emulator, 'keyed')
     for (const [key, value] of Object.entries(before)) if (key.startsWith('azure_cognitive')) expect(after[key]).toBe(value)
-    // The other families are none of its business.
+    // The other families are not affected.
     expect(after['azure_openai.auth_type']).toBe('managed-identity')
     expect(after['azure_ml.auth_type']).toBe('managed-identity')
   })
 
-  test('the installed extension is too old: nothing is written, until it may be updated', async () => {
+  test('the installed extension is too old: nothing is written without update-extension', async () => {
     const before = await bothBeginnings({ oldExtension: true })
     const refused = await apply(emulator)
     expectClean(refused)
@@ -194,7 +194,7 @@ describe('each way round, from nothing and from a database that works with its k
     expect(statusesOf(updated)).toMatchObject({ 'fresh/extension': 'updated', 'keyed/extension': 'updated' })
   })
 
-  test('the extension is too old and says so in words that nobody has seen before', async () => {
+  test('the installed extension is too old and reports it with an unknown text', async () => {
     const before = await bothBeginnings({ oldExtension: true, unfamiliarTexts: true })
     const result = await apply(emulator, { databases: 'keyed' })
     expectClean(result)
@@ -203,7 +203,7 @@ describe('each way round, from nothing and from a database that works with its k
     expect(await settingsOf(emulator, 'keyed')).toEqual(before)
   })
 
-  test('a firewall that drops silently: told as a network problem before the first write', async () => {
+  test('a firewall that drops silently is reported as a network problem before the first write', async () => {
     await begin(emulator, {
       switches: { silentFirewall: true },
       shape: ({ servers }) => Object.assign(servers[0] ?? {}, { firewallRules: {} }),
@@ -229,7 +229,7 @@ describe('a role that never takes effect while a key is stored', () => {
     ['strange texts, and a stored key wins', { unfamiliarTexts: true, keyWins: true }],
     ['strange texts', { unfamiliarTexts: true }],
   ]
-  test.each(cases)('%s: nothing passes as keyless, and nothing is verified', async (_, switches) => {
+  test.each(cases)('%s: no query counts as keyless, and nothing is verified', async (_, switches) => {
     const before = await bothBeginnings(switches)
     emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
     giveIdentity(emulator)

@@ -1,4 +1,4 @@
-/** States that the field shows, each met by the built action: dead keys, locked settings, retired functions, what is left of a set-up. */
+/** The built action on states that occur in the field: dead keys, locked settings, retired functions, incomplete set-ups. */
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
@@ -36,11 +36,11 @@ const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'ap
 const finding = (result: { report: { findings: { code: string; detail: string; fix: string }[] } }, code: string) =>
   result.report.findings.find((each) => each.code === code)
 
-describe('a stored key that wins over the identity and is dead', () => {
+describe('a dead stored key that wins over the identity', () => {
   test.each([
-    ['rotated', 'an-old-key-that-nobody-accepts'],
+    ['rotated', 'an-old-key-that-no-service-accepts'],
     ['the literal managed_identity', 'managed_identity'],
-  ])('%s: clear-keys switches and clears in one transaction, and production works', async (_, key) => {
+  ])('%s: clear-keys switches and clears in one transaction, and the application works', async (_, key) => {
     await setUp({ keyWins: true }, { 'azure_openai.subscription_key': key, 'azure_openai.auth_type': 'subscription-key' })
     const result = await apply(emulator, { ...openai(), 'clear-keys': 'true' })
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'stored-keys': '0' })
@@ -50,7 +50,7 @@ describe('a stored key that wins over the identity and is dead', () => {
     expect(again.outputs, again.log).toMatchObject({ result: 'in-sync', verified: 'true' })
   })
 
-  test('refused by policy: clear-keys switches and clears in one transaction, and production works', async () => {
+  test('refused by policy: clear-keys switches and clears in one transaction, and the application works', async () => {
     await begin(emulator)
     const { key1 } = accountNamed(emulator.world, 'contoso-openai').keys
     await setUp({ keyWins: true }, { 'azure_openai.subscription_key': key1, 'azure_openai.auth_type': 'subscription-key' })
@@ -60,7 +60,7 @@ describe('a stored key that wins over the identity and is dead', () => {
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key'] ?? '').toBe('')
   })
 
-  test('when the identity does not work either, the dead key is back and the run says so', async () => {
+  test('when the identity does not work either, the dead key is restored and the run reports it', async () => {
     await setUp(
       { keyWins: true },
       { 'azure_openai.subscription_key': 'a-dead-key', 'azure_openai.auth_type': 'subscription-key' },
@@ -73,14 +73,14 @@ describe('a stored key that wins over the identity and is dead', () => {
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })
 
-  test('a key that is the text managed_identity is named, and its value is nowhere', async () => {
+  test('a key that is the text managed_identity is reported, without its value', async () => {
     await setUp({}, { 'azure_openai.subscription_key': 'managed_identity' })
     const result = await apply(emulator, { ...openai(), mode: 'check' })
     expect(finding(result, 'key-is-a-word')?.detail, result.log).toContain('azure_openai.subscription_key in "app"')
   })
 })
 
-test('settings that another session locks end with lock, and name who holds them', async () => {
+test('settings that another session locks: the failure names that session', async () => {
   await setUp({}, { 'azure_openai.auth_type': 'subscription-key' })
   const holding = emulator.postgres
     .query(
@@ -102,7 +102,7 @@ test('settings that another session locks end with lock, and name who holds them
   }
 }, 120_000)
 
-test('sentiment that the service has retired: the language is detected instead, and the run says so', async () => {
+test('a retired sentiment function: the run detects the language instead, and reports it', async () => {
   await setUp({ sentimentRetired: true }, { 'azure_cognitive.auth_type': 'subscription-key' })
   const language = onlyService(emulator, 'cognitive', 'app')
   const result = await apply(emulator, language)
@@ -121,21 +121,21 @@ test.each([
   ['https://contoso-openai.openai.azure.com/openai/', 'the path /openai/'],
   ['https://swedencentral.api.cognitive.microsoft.com/', 'regional endpoint'],
   ['https://contoso.azure-api.net/ai', 'API gateway'],
-])('the stored endpoint %s is named for what it is', async (endpoint, kind) => {
+])('the stored endpoint %s: the finding names its kind', async (endpoint, kind) => {
   await setUp({}, { 'azure_openai.endpoint': endpoint })
   const result = await apply(emulator, { ...openai(), mode: 'check' })
   expect(finding(result, 'endpoint-of-another-kind')?.detail, result.log).toContain(kind)
 })
 
-describe('what is left of a set-up', () => {
-  test('the identity was turned off, or the allow-list rewritten: probably infrastructure code', async () => {
+describe('an incomplete set-up', () => {
+  test('with an identity turned off or a rewritten allow-list, the finding suspects infrastructure code', async () => {
     await setUp()
     serverOf(emulator).configurations['azure.extensions'] = { value: 'vector', source: 'user-override' }
     const result = await apply(emulator, { ...openai(), mode: 'check' })
     expect(finding(result, 'taken-away')?.detail, result.log).toContain('probably infrastructure code')
   })
 
-  test('azure_ai is gone although its roles are there: probably an upgrade', async () => {
+  test('with azure_ai missing although its roles exist, the finding suspects an upgrade', async () => {
     await begin(emulator)
     const applied = await apply(emulator, openai())
     expect(applied.outputs, applied.log).toMatchObject({ result: 'changed' })
@@ -145,7 +145,7 @@ describe('what is left of a set-up', () => {
   })
 })
 
-test('a stopped server whose configurations answer 500 is judged by its state, at once', async () => {
+test('a stopped server whose configurations fail with 500 is reported as stopped, immediately', async () => {
   await setUp()
   serverOf(emulator).state = 'Stopped'
   emulator.world.switches.stoppedReads = 'failed'
@@ -188,11 +188,11 @@ describe('a server that is starting', () => {
   )
 })
 
-describe('an update of azure_ai that other objects stand in the way of', () => {
+describe('an update of azure_ai that other objects block', () => {
   const dependant = `CREATE TABLE docs (body text, embedding real[]
     GENERATED ALWAYS AS (azure_openai.create_embeddings('text-embedding-3-small', body)) STORED)`
 
-  test('is refused with the dependants, which stay as they are', async () => {
+  test('is refused with a list of the dependent objects, which stay unchanged', async () => {
     await setUp()
     await emulator.postgres.query('app', 'DROP EXTENSION azure_ai')
     const settings = await workWithKeys(emulator, 'app', '1.3.1')
@@ -204,7 +204,7 @@ describe('an update of azure_ai that other objects stand in the way of', () => {
       expect(finding(result, 'extension-has-dependants')?.detail).toContain('column embedding of table')
       expect(finding(result, 'extension-has-dependants')?.fix).not.toMatch(/DROP .* CASCADE/)
       expect(await settingsOf(emulator, 'app')).toEqual(settings)
-      // The command that the fix shows lists them.
+      // The command of the fix lists them.
       const [listing = ''] = (finding(result, 'extension-has-dependants')?.fix ?? '').split('   --')
       const listed = await emulator.postgres.query('app', listing)
       expect(JSON.stringify(listed)).toContain('column embedding of table docs')
@@ -214,7 +214,7 @@ describe('an update of azure_ai that other objects stand in the way of', () => {
   })
 })
 
-test('the id of a HorizonDB cluster is refused with one clear sentence', async () => {
+test('the id of a HorizonDB cluster is refused with one sentence', async () => {
   await setUp()
   const server = serverOf(emulator).id.replace('Microsoft.DBforPostgreSQL/flexibleServers', 'Microsoft.HorizonDB/clusters')
   const result = await apply(emulator, { ...openai(), server })
@@ -223,7 +223,7 @@ test('the id of a HorizonDB cluster is refused with one clear sentence', async (
   expect(emulator.writes()).toEqual([])
 })
 
-test('a key access that is turned off is not called possible', async () => {
+test('key access that is turned off is not reported as possible', async () => {
   await setUp()
   accountNamed(emulator.world, 'contoso-openai').disableLocalAuth = true
   const result = await apply(emulator, { ...openai(), mode: 'check' })

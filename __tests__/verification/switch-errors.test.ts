@@ -1,4 +1,4 @@
-/** Bad moments in the middle of a switch: what is not proven is not committed, or is put back, and nobody else's change is lost. */
+/** Errors in the middle of a switch: unverified settings are not committed, or are reverted, and changes of others are kept. */
 import { expect, test } from 'vitest'
 import type { Fault } from '../../emulator/world.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
@@ -19,41 +19,41 @@ const emulator = await ownEmulator({ databases: ['app'] })
 
 const openai = () => onlyService(emulator, 'openai', 'app')
 
-/** Answers the n-th questions to the AI services otherwise, or does something when they come. */
-function whenAsked(which: readonly number[], what: () => Fault | undefined): void {
-  let asked = 0
-  emulator.world.fault = ({ plane }) => (plane === 'ai' && which.includes(++asked) ? what() : undefined)
+/** Changes the response to the n-th calls of the AI services, or does something when they come. */
+function onCalls(which: readonly number[], what: () => Fault | undefined): void {
+  let calls = 0
+  emulator.world.fault = ({ plane }) => (plane === 'ai' && which.includes(++calls) ? what() : undefined)
 }
 
 const later = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
 let throttles = 0
-/** Each in words of its own. */
+/** Each with a different text. */
 const throttle = (): Fault => ({
   kind: 'answer',
   status: 429,
   body: JSON.stringify({ error: { code: '429', message: `Rate limit is exceeded. Try again in ${++throttles} seconds.` } }),
 })
 
-test.each([1, 2, 3])('a throttled control (question %i) never lets the stored key pass for the identity', async (question) => {
+test.each([1, 2, 3])('after a throttled control (call %i) the stored key never counts as the identity', async (call) => {
   await begin(emulator, { switches: { committedRowsOnly: true, keyWins: true } })
   giveIdentity(emulator)
   await workWithKeys(emulator, 'app')
-  whenAsked([question], throttle)
+  onCalls([call], throttle)
   const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0.05' })
   expect(result.report.queries[0].proof, result.log).not.toBe('keyless')
   expect(result.outputs['verified']).toBe('false')
 })
 
 test.each(['apply', 'check'])(
-  'an identity that begins to work between two trials of %s is not taken for a key that wins',
+  'an identity that begins to work between two trials of %s does not count as a key that wins',
   async (mode) => {
     await begin(emulator)
     giveIdentity(emulator)
     await workWithKeys(emulator, 'app')
     if (mode === 'check') await apply(emulator, openai())
-    // Only the first trial, which has a placeholder in the place of the key, is refused, in words that nobody knows.
-    whenAsked([1], () => ({ kind: 'answer', status: 401, body: 'Not you, not now.' }))
+    // Only the first trial, which uses a placeholder for the key, is refused, with an unknown text.
+    onCalls([1], () => ({ kind: 'answer', status: 401, body: 'Not you, not now.' }))
     const result = await apply(emulator, { ...openai(), mode })
     expect(codesOf(result), result.log).not.toContain('key-wins')
     expect(result.report.queries[0], result.log).toMatchObject({ status: 'passed', proof: 'keyless' })
@@ -61,7 +61,7 @@ test.each(['apply', 'check'])(
   },
 )
 
-test('a lock in the way of the placeholder never lets the stored key pass for the identity', async () => {
+test('when a lock blocks the placeholder, the stored key never counts as the identity', async () => {
   await begin(emulator, { switches: { keyWins: true } })
   giveIdentity(emulator)
   await workWithKeys(emulator, 'app')
@@ -90,18 +90,18 @@ test('a throttled control commits nothing where a key works and the role never t
   await begin(emulator, { switches: { committedRowsOnly: true }, delays: { rolePropagation: Number.POSITIVE_INFINITY } })
   giveIdentity(emulator)
   const before = await workWithKeys(emulator, 'app')
-  whenAsked([1], throttle)
+  onCalls([1], throttle)
   const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0' })
   expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
   expect(await settingsOf(emulator, 'app')).toEqual(before)
 })
 
-test('a check after COMMIT that loses its line is asked once more, and what was is put back when it cannot be', async () => {
+test('a check after COMMIT that loses its connection is retried, and the previous settings are restored when it fails again', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true } })
   giveIdentity(emulator)
   const before = await workWithKeys(emulator, 'app')
-  // The control is answered; then every question of the check is cut off.
-  whenAsked([2, 3, 4, 5, 6, 7, 8], () => {
+  // The control gets its response; then every call of the check is cut off.
+  onCalls([2, 3, 4, 5, 6, 7, 8], () => {
     void emulator.postgres.terminateClients()
     return { kind: 'hang' }
   })
@@ -111,7 +111,7 @@ test('a check after COMMIT that loses its line is asked once more, and what was 
   expect(await settingsOf(emulator, 'app')).toEqual(before)
 })
 
-test('a database that ends idle sessions loses no key: the session that keeps it is not ended', async () => {
+test('a database that ends idle sessions loses no key: the session that keeps the key stays open', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true } })
   giveIdentity(emulator)
   const before = await workWithKeys(emulator, 'app')
@@ -119,7 +119,7 @@ test('a database that ends idle sessions loses no key: the session that keeps it
   await postgres.query('postgres', "ALTER ROLE azuresu IN DATABASE app SET idle_session_timeout = '0'")
   await postgres.query('postgres', "ALTER DATABASE app SET idle_session_timeout = '400ms'")
   try {
-    // The check of the committed key takes longer than an idle session is left alone.
+    // The check of the committed key takes longer than the idle timeout.
     emulator.world.fault = ({ plane }) => (plane === 'ai' ? { kind: 'watched', acted: () => later(900) } : undefined)
     const result = await apply(emulator, {
       ...openai(),
@@ -136,11 +136,11 @@ test('a database that ends idle sessions loses no key: the session that keeps it
   }
 })
 
-test('a key that is not proven and cannot be put back is told', async () => {
+test('a key that is not verified and cannot be restored is reported', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true } })
   giveIdentity(emulator)
   await workWithKeys(emulator, 'app')
-  whenAsked([2, 3, 4, 5, 6, 7, 8], () => {
+  onCalls([2, 3, 4, 5, 6, 7, 8], () => {
     void emulator.postgres.terminateClients()
     return { kind: 'hang' }
   })
@@ -159,7 +159,7 @@ test('a key that is not proven and cannot be put back is told', async () => {
   expect(step).toMatchObject({ status: 'failed', detail: expect.stringContaining('could not be put back') })
 })
 
-test('a database that only ranks is not switched without proof', async () => {
+test('a database that only ranks is not switched without verification', async () => {
   await begin(emulator)
   giveIdentity(emulator)
   await emulator.postgres.query('app', 'CREATE EXTENSION azure_ai')
@@ -173,10 +173,10 @@ test('a database that only ranks is not switched without proof', async () => {
   expect(await settingsOf(emulator, 'app')).toEqual(before)
 })
 
-test('an extension that somebody else allows meanwhile, and an identity that somebody else gives, are kept', async () => {
+test('an extension that another app allows meanwhile, and an identity that it assigns, are kept', async () => {
   await begin(emulator)
   const server = serverOf(emulator)
-  const other = `${server.id.split('/providers/')[0]}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id-of-somebody-else`
+  const other = `${server.id.split('/providers/')[0]}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id-of-another-app`
   emulator.world.fault = ({ plane, method, url }) => {
     if (plane !== 'resource-manager') return undefined
     // Right after the plan, before the first write.
@@ -200,7 +200,7 @@ test('an extension that somebody else allows meanwhile, and an identity that som
   expect(Object.keys(server.identity?.userAssignedIdentities ?? {})).toContain(other)
 })
 
-test('every database without azure_ai is none: that is told, not green', async () => {
+test('when no database has azure_ai the run fails with no-database', async () => {
   await begin(emulator)
   giveIdentity(emulator)
   for (const mode of ['check', 'verify']) {
@@ -210,7 +210,7 @@ test('every database without azure_ai is none: that is told, not green', async (
   }
 })
 
-test('a check tells of the rest when one thing cannot be read', async () => {
+test('a check reports the rest when one part cannot be read', async () => {
   await begin(emulator)
   emulator.world.fault = ({ method, url }) =>
     method === 'GET' && url.includes('azure.extensions')
@@ -231,7 +231,7 @@ test('a check tells of the rest when one thing cannot be read', async () => {
   expect(statusesOf(result)).toMatchObject({ identity: 'missing', 'allow-list': 'failed' })
 })
 
-test('an endpoint with a key is no way for the identity: the run says which other way there is', async () => {
+test('an online endpoint in key mode does not accept the identity: the finding names the mode that does', async () => {
   await begin(emulator)
   giveIdentity(emulator)
   const endpoint = addKeyedEndpoint(emulator.world)
