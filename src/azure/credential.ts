@@ -287,7 +287,7 @@ function noLogin(cause?: unknown): Failure {
       title: 'There is no login to use',
       detail:
         'Neither `tenant-id` and `client-id` are set, nor a service principal in the environment, nor is there a session of az or a managed identity of the runner.',
-      fix: 'Give `tenant-id` and `client-id` and let the job have `permissions: id-token: write`; or run azure/login before this step; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.',
+      fix: 'Set `tenant-id` and `client-id` and let the job have `permissions: id-token: write`; or run azure/login before this step; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.',
     },
     cause,
   )

@@ -86,7 +86,7 @@ function resourceProblems(inputs: Inputs, name: Inputs['services'][number]['serv
         code: 'account-kind',
         title: `The account does not serve ${title}`,
         detail: `\`${name}\` names ${resource.name}, an account of kind ${resource.kind}; expected ${service.kinds.join(' or ')}.`,
-        fix: `az cognitiveservices account list --query "[?contains('${service.kinds.join(' ')}', kind)].id" --output tsv   # and give one as \`${name}\``,
+        fix: `az cognitiveservices account list --query "[?contains('${service.kinds.join(' ')}', kind)].id" --output tsv   # and set one as \`${name}\``,
       }),
     )
   } else if (byIdentity && service.kinds !== undefined && resource.customSubdomain === undefined) {
@@ -133,7 +133,7 @@ function endpointProblems({ authType }: Inputs, { name, authModes }: Service, re
       code: 'endpoint-auth-mode',
       title: `The ${kind} takes no ${takes}`,
       detail: `${resource.name} (\`${name}\`) has authMode ${resource.authMode ?? 'unknown'}; expected ${wanted.join(' or ')}.`,
-      fix: `Leave this endpoint to those who use it now: make a second one with the same model and give it as \`${name}\`: ${another}`,
+      fix: `Leave this endpoint to those who use it now: make a second one with the same model and set it as \`${name}\`: ${another}`,
     })
     return [failure]
   }

@@ -194,7 +194,7 @@ function addressOf({ inputs, finding }: FirewallOptions, seen: string | undefine
       code: 'runner-ip-needed',
       title: "The runner's address is not known",
       detail: `${inputs.server.name} does not answer at all, so it does not name the address it sees, and this action calls no third party to find out.`,
-      fix: "Give `runner-ip`, the runner's public IPv4 address.",
+      fix: "Set `runner-ip`, the runner's public IPv4 address.",
     })
   }
   if (/^[\da-f:.]{2,45}$/i.test(address) && address.includes(':')) {

@@ -282,7 +282,7 @@ function administratorOf(inputs: Inputs, administrators: readonly Administrator[
     detail: `${oid === undefined ? 'The login names no object id' : `Object id ${oid} is not among the Entra administrators of ${name}`}, and \`database-user\` is not set.${hint}`,
     fix:
       oid === undefined
-        ? 'Give `database-user`.'
-        : `az postgres flexible-server microsoft-entra-admin create --resource-group ${resourceGroup} --server-name ${name} --object-id ${oid} --display-name NAME-OF-THE-APP --type ServicePrincipal   # or give \`database-user\``,
+        ? 'Set `database-user`.'
+        : `az postgres flexible-server microsoft-entra-admin create --resource-group ${resourceGroup} --server-name ${name} --object-id ${oid} --display-name NAME-OF-THE-APP --type ServicePrincipal   # or set \`database-user\``,
   })
 }
