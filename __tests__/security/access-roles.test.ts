@@ -17,7 +17,7 @@ beforeEach(async () => {
 const azure = (role: string, inputs: Record<string, string> = {}) =>
   apply(emulator, { ...onlyService(emulator, 'openai', 'app'), part: 'azure', 'openai-role': role, ...inputs })
 
-/** A custom role with these actions; gives its id. */
+/** Creates a custom role with these actions; returns its id. */
 function customRole(actions: string[], notActions: string[] = []): string {
   const name = randomUUID()
   world.roleDefinitions.push({ name, roleName: `Custom ${name}`, actions, notActions, dataActions: [], notDataActions: [] })
@@ -62,7 +62,7 @@ test.each([
   expect(rolesOfServer(emulator)).toEqual([`${role} on ${emulator.inputs['openai']}`])
 })
 
-test('a custom role whose definition may not be read is assigned: nothing is known against it', async () => {
+test('a custom role whose definition may not be read is assigned', async () => {
   const role = customRole(['*'])
   world.fault = ({ method, url }) =>
     method === 'GET' && url.includes('/roleDefinitions/')

@@ -1,4 +1,4 @@
-/** Anybody who may connect can hold the lock of the action: that costs a run some time, and nothing else. */
+/** Any role that may connect can hold the action's lock: that costs a run some time, and nothing else. */
 import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { afterEach, beforeAll, expect, test } from 'vitest'
@@ -47,7 +47,7 @@ async function mallory(): Promise<pg.Client> {
   return client
 }
 
-test('held for the whole run, it ends each attempt in time, with who holds it, and nothing is written', async () => {
+test('held for the whole run, it ends each attempt in time, the failure names its holder, and nothing is written', async () => {
   await begin(emulator)
   giveIdentity(emulator)
   giveRoles(emulator)
@@ -56,7 +56,7 @@ test('held for the whole run, it ends each attempt in time, with who holds it, a
   const { rows } = await holder.query(`SELECT pg_backend_pid() AS pid, pg_advisory_lock(${lock})`)
   const from = logLength(emulator)
   const start = performance.now()
-  // Three families want the lock, each for more than one thing.
+  // Three families need the lock, each more than once.
   const result = await apply(emulator, { 'verify-timeout-minutes': '0', 'clear-keys': 'true' })
   const tookMs = performance.now() - start
   expect(result.outputs, result.log).toMatchObject({
@@ -74,14 +74,14 @@ test('held for the whole run, it ends each attempt in time, with who holds it, a
     /another session holds the lock of this action in database "app": waiting for mallory .*, for at most 5\.0 s/,
   )
   expect(result.raw).not.toMatch(/^::error::x/m)
-  // Once for the run, not once for each attempt: beside five seconds it is the time of a run.
+  // The run waits five seconds once, not once for each attempt; the rest is the time of a run.
   expect(result.log.match(/^… another session holds the lock of this action/gm)).toHaveLength(1)
   expect(tookMs).toBeLessThan(60_000)
   expect(await settingsOf(emulator, 'app')).toEqual(before)
   expect(writingStatements(statementsSince(emulator, from)).filter((sql) => /COMMIT|set_setting/.test(sql))).toEqual([])
 })
 
-test('taken between COMMIT and the check, it does not keep the previous key from coming back', async () => {
+test('taken between COMMIT and the check, it does not prevent the return of the previous key', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true } })
   giveIdentity(emulator)
   const before = await workWithKeys(emulator, 'app')
@@ -89,7 +89,7 @@ test('taken between COMMIT and the check, it does not keep the previous key from
   let taken: Promise<unknown> | undefined
   emulator.world.sqlFault = ({ text }) => {
     if (text !== 'COMMIT' || taken !== undefined) return undefined
-    // As soon as the transaction that holds it ends.
+    // The session takes it as soon as the transaction that holds it ends.
     taken = holder.query(`SELECT pg_advisory_lock(${lock})`)
     return { kind: 'watched', acted: async () => void (await taken) }
   }

@@ -1,4 +1,4 @@
-/** Answers of Azure, Entra and GitHub that are too large, lead elsewhere, never end, or are about something else. */
+/** Responses of Azure, Entra and GitHub that are too large, link elsewhere, never end, or describe another resource. */
 import { statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { gzipSync } from 'node:zlib'
@@ -20,7 +20,7 @@ import {
 const emulator = await ownEmulator({ databases: ['app'] })
 const { world, inputs } = emulator
 const only = onlyService(emulator, 'openai', 'app')
-/** Only Resource Manager: no database is looked at. */
+/** Only Resource Manager: no database is inspected. */
 const azureOnly = { ...only, mode: 'check', part: 'azure', 'fail-on-drift': 'false' }
 
 /** Ten megabytes on the wire are ten gigabytes unpacked; built of one part that is repeated. */
@@ -29,7 +29,7 @@ function bomb(gigabytes: number): Buffer {
   return Buffer.concat(Array.from({ length: gigabytes * 16 }, () => part))
 }
 
-/** The fault for requests of a plane whose path holds the text. */
+/** Applies the fault to requests of a plane whose path contains the text. */
 function faulty(plane: Exchange['plane'], part: string, fault: Fault): void {
   world.fault = (request) => (request.plane === plane && request.url.includes(part) ? fault : undefined)
 }
@@ -65,7 +65,7 @@ describe('an answer that is too large', () => {
     expect(result.log.length).toBeLessThan(100_000)
   })
 
-  test('a text of megabytes in an error is cut, and still names the error', async () => {
+  test('an error text of megabytes is shortened, and still names the error', async () => {
     await begin(emulator)
     const message = `over scope '/subscriptions/${'fail '.repeat(400_000)}`
     faulty('resource-manager', '/accounts/', {
@@ -130,7 +130,7 @@ describe('a list that does not end', () => {
     ['deployments', '/deployments', { part: 'all', mode: 'apply', 'embedding-deployment': '' }],
   ] as const
 
-  test.each(lists)('%s: a page that leads to itself is read twice', async (_, part, more) => {
+  test.each(lists)('%s: a page that links to itself is read twice', async (_, part, more) => {
     await begin(emulator)
     const own = inputs['environment'] ?? ''
     world.fault = ({ plane, url }) =>
@@ -140,7 +140,7 @@ describe('a list that does not end', () => {
     expect(world.exchanges.filter(({ url }) => url.includes(part)).length).toBeLessThanOrEqual(3)
   })
 
-  test.each(lists)('%s: pages without end are counted', async (_, part, more) => {
+  test.each(lists)('%s: endless pages are read up to a limit', async (_, part, more) => {
     await begin(emulator)
     const own = inputs['environment'] ?? ''
     let page = 0
@@ -153,7 +153,7 @@ describe('a list that does not end', () => {
     expect(page).toBeLessThanOrEqual(200)
   })
 
-  test('the next page of a list lies on another host: no token is sent there', async () => {
+  test('the next page of a list is on another host: no token is sent there', async () => {
     await begin(emulator)
     const other = (inputs['environment'] ?? '').replace('localhost', '127.0.0.1')
     for (const link of [
@@ -217,7 +217,7 @@ describe('an answer about another resource', () => {
     expect(emulator.writes()).toEqual([])
   })
 
-  test('a read replica that is no server', async () => {
+  test('a read replica that is not a server', async () => {
     await begin(emulator)
     faulty(
       'resource-manager',
@@ -229,7 +229,7 @@ describe('an answer about another resource', () => {
 
   test('the only endpoint of a workspace lies in another workspace: no role, and its keys are not read', async () => {
     const workspace = (inputs['machine-learning'] ?? '').replace(/\/onlineEndpoints\/.*$/, '')
-    const given = { ...onlyService(emulator, 'machine-learning', 'app'), 'machine-learning': workspace }
+    const ofWorkspace = { ...onlyService(emulator, 'machine-learning', 'app'), 'machine-learning': workspace }
     for (const id of [other(workspace), `${other(workspace)}/onlineEndpoints/x`, `${workspace}-2/onlineEndpoints/x`]) {
       await begin(emulator)
       giveIdentity(emulator)
@@ -239,7 +239,7 @@ describe('an answer about another resource', () => {
         changed((body) => ({ value: (body['value'] as object[]).map((each) => ({ ...each, id })) })),
       )
       for (const more of [{}, { 'auth-type': 'subscription-key' }]) {
-        const result = await apply(emulator, { ...given, ...more })
+        const result = await apply(emulator, { ...ofWorkspace, ...more })
         expect(codesOf(result), result.log).toEqual(['other-resource'])
       }
       expect(emulator.writes()).toEqual([])
@@ -260,14 +260,14 @@ describe('an answer about another resource', () => {
   })
 })
 
-test('a hostile text of a service while a working family is switched: a cancel still puts back what worked, at once', async () => {
+test('a hostile text of a service while a working family is switched: a cancel still restores the settings, immediately', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true } })
   giveIdentity(emulator)
   const before = await workWithKeys(emulator, 'app')
   let sentAt = 0
   let usesIdentity = false
   let job: Awaited<ReturnType<typeof start>> | undefined
-  // Before the settings are committed the key is used: the first token of the identity says that they are.
+  // Before the COMMIT the key is used, so the first token of the identity shows that the settings are committed.
   world.fault = ({ plane }) => {
     if (plane === 'identity') usesIdentity = true
     if (plane !== 'ai' || !usesIdentity) return undefined
@@ -284,7 +284,7 @@ test('a hostile text of a service while a working family is switched: a cancel s
   expect(result.outputs['failure-reason']).toBe('cancelled')
 })
 
-test.skipIf(process.platform === 'win32')('the report is for the user of the runner alone', async () => {
+test.skipIf(process.platform === 'win32')('only the user of the runner may read the report', async () => {
   await begin(emulator)
   const result = await apply(emulator, azureOnly)
   const path = result.outputs['report-path'] ?? ''

@@ -71,7 +71,7 @@ async function drifted(inputs?: Record<string, string>): Promise<JobResult> {
   return result
 }
 
-/** Everything as the workflow wants it. */
+/** Everything is as the workflow requires. */
 async function inSync(): Promise<JobResult> {
   giveIdentity(emulator)
   giveRoles(emulator)
@@ -113,7 +113,7 @@ describe('an issue with our hidden comment', () => {
     },
   )
 
-  test('by others keeps no issue from being opened', async () => {
+  test('by others does not prevent a new issue', async () => {
     const own = await ownIssue()
     issues().push(...forgers.map((author, index) => forged(own, index + 1, author)))
     const before = structuredClone(issues())
@@ -157,7 +157,7 @@ describe('our issue, edited by another', () => {
     expect(issues()[0]).toMatchObject({ title, body, comments: [] })
   })
 
-  test('is not written again for the number of the run alone', async () => {
+  test('is not edited when only the number of the run differs', async () => {
     await drifted()
     world.exchanges.length = 0
     env['GITHUB_RUN_ID'] = '4712'
@@ -198,19 +198,19 @@ const answer = (status: number, body: string, headers: Record<string, string> = 
   headers: { 'content-type': 'application/json', ...headers },
 })
 
-describe('whose token it is', () => {
+describe('the author of the token', () => {
   const failures: readonly [string, Fault][] = [
     ['answers 404', answer(404, '{"message":"Not Found"}')],
     ['answers 500', answer(500, '')],
     ['answers 403 for a limit', answer(403, '{"message":"secondary rate limit"}', { 'retry-after': '3600' })],
     ['answers a page of something in between', answer(200, '<html>Sign in</html>', { 'content-type': 'text/html' })],
-    ['answers with nothing that it should hold', answer(200, '{"login":7,"data":{"viewer":[]}}')],
+    ['answers without the expected fields', answer(200, '{"login":7,"data":{"viewer":[]}}')],
     ['answers null', answer(200, 'null')],
     ['leads to another place', answer(302, '', { location: 'https://127.0.0.1:1/user' })],
     ['breaks', { kind: 'reset-before' }],
     ['is cut off', { kind: 'truncate' }],
   ]
-  test.each(failures)('a look-up that %s does not keep the issue from being written', async (_, fault) => {
+  test.each(failures)('a look-up that %s does not prevent the issue', async (_, fault) => {
     world.fault = ({ url }) => (isLookUp(url) ? fault : undefined)
     const { report, log } = await drifted()
     expect(
@@ -247,7 +247,7 @@ describe('whose token it is', () => {
     expect(issues()).toMatchObject([{ state: 'open', author: actor }])
     const [own] = issues()
     if (own === undefined) throw new Error('no issue was opened')
-    // One of the job's own token is another's for this one.
+    // An issue of the job's own token belongs to another author here.
     issues().push({
       ...structuredClone(own),
       number: 2,
@@ -293,7 +293,7 @@ describe('a locked conversation', () => {
     const [issue] = issues()
     if (issue === undefined) throw new Error('no issue was opened')
     issue.locked = true
-    expect(codesOf(await drifted()), 'nothing is to be said on it').not.toContain('drift-issue-locked')
+    expect(codesOf(await drifted()), 'the issue does not change').not.toContain('drift-issue-locked')
     const result = await inSync()
     expect(issue).toMatchObject({ state: 'closed', comments: [] })
     const finding = result.report.findings.find(({ code }: { code: string }) => code.startsWith('drift-issue'))

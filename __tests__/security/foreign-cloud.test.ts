@@ -1,6 +1,6 @@
 /**
- * `environment` as the URL of a host that someone else runs. That host describes its cloud as it likes, and answers whatever
- * is sent to it; it must receive no assertion, secret or token that is meant for a cloud of Azure.
+ * `environment` as the URL of an attacker's host. That host describes its cloud as it likes, and answers every request;
+ * it must receive no assertion, secret or token that is meant for a cloud of Azure.
  */
 import { randomUUID } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -41,7 +41,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** A look at Azure with the hostile host as `environment`; nothing else is on PATH but what the test puts there. */
+/** A check of Azure with the hostile host as `environment`; PATH contains only what the test puts there. */
 async function job(inputs: Record<string, string>, env: Record<string, string> = {}): Promise<JobResult> {
   const empty = join(folder, 'empty')
   mkdirSync(empty, { recursive: true })
@@ -69,7 +69,7 @@ function audiencesRequested(): (string | null)[] {
     .map(({ url }) => new URL(url, emulator.url).searchParams.get('audience'))
 }
 
-/** The hostile host was asked what its cloud is, at most. */
+/** The hostile host received at most a request for the description of its cloud. */
 function expectNothingReceived(secret?: string): void {
   expect(hostile.audiences()).toEqual([])
   expect(hostile.received.filter((text) => !text.startsWith('GET /metadata/endpoints?'))).toEqual([])
@@ -193,13 +193,13 @@ const descriptions: [string, (url: string) => Record<string, unknown>][] = [
   ['http', () => ({ audiences: ['http://arm.example'] })],
   ['a query', (url) => ({ audiences: [`${url}/?x=https://management.azure.com`] })],
   ['an object', () => ({ audiences: [{ toString: 'x' }] })],
-  ['a text in place of a list', () => ({ audiences: 'https://management.azure.com/' })],
+  ['a text instead of a list', () => ({ audiences: 'https://management.azure.com/' })],
   ['no audience', () => ({ audiences: [] })],
 ]
 
 describe("az's session and the runner's managed identity", () => {
-  /** An az with a session; it writes what it is asked into a file, and issues a token for everything. */
-  function az(): { path: string; asked: () => string } {
+  /** An az with a session; it logs its calls to a file, and issues a token for everything. */
+  function az(): { path: string; calls: () => string } {
     const bin = mkdtempSync(join(folder, 'bin-'))
     const log = join(bin, 'log')
     const script = `import { appendFileSync } from 'node:fs'
@@ -210,7 +210,7 @@ console.log(JSON.stringify({ environmentName: 'AzureCloud', accessToken: 'a-toke
     writeFileSync(join(bin, 'az.mjs'), script)
     writeFileSync(join(bin, 'az'), `#!/bin/sh\nexec '${process.execPath}' '${join(bin, 'az.mjs')}' "$@"\n`)
     chmodSync(join(bin, 'az'), 0o755)
-    return { path: bin, asked: () => (existsSync(log) ? readFileSync(log, 'utf8') : '') }
+    return { path: bin, calls: () => (existsSync(log) ? readFileSync(log, 'utf8') : '') }
   }
 
   const described = (part: Record<string, unknown>): void => {
@@ -220,17 +220,17 @@ console.log(JSON.stringify({ environmentName: 'AzureCloud', accessToken: 'a-toke
 
   test.each(descriptions.slice(0, 1))('az issues no token for %s', async (_, part) => {
     described(part(hostile.url))
-    const { path, asked } = az()
+    const { path, calls } = az()
     expectFailure(await job(withoutOidc, { PATH: path }), 'azure', 'cloud-metadata', /own clouds/)
     expectNothingReceived('a-token-of-az')
-    expect(asked()).toBe('')
+    expect(calls()).toBe('')
   })
 
-  test('az issues a token for a private audience, as before', async () => {
-    const { path, asked } = az()
+  test('az issues a token for a private audience', async () => {
+    const { path, calls } = az()
     const result = await job(withoutOidc, { PATH: path })
     expect(errorsOf(result), result.log).toEqual(['resource-not-found'])
-    expect(asked()).toContain(`get-access-token --output json --resource ${hostile.url}`)
+    expect(calls()).toContain(`get-access-token --output json --resource ${hostile.url}`)
   })
 
   test("az issues no token for Azure's PostgreSQL", async () => {
@@ -239,16 +239,16 @@ console.log(JSON.stringify({ environmentName: 'AzureCloud', accessToken: 'a-toke
       ossrdbmsresourceid: 'https://ossrdbms-aad.database.windows.net/',
       ossrDbmsResourceId: undefined,
     }
-    const { path, asked } = az()
+    const { path, calls } = az()
     expectFailure(await job({ ...withoutOidc, part: 'all' }, { PATH: path }), 'azure', 'cloud-metadata', /ossrDbmsResourceId/)
     expectNothingReceived('a-token-of-az')
-    expect(asked()).toBe('')
+    expect(calls()).toBe('')
   })
 
-  test("the managed identity is not asked for a token of Azure's Resource Manager", async () => {
-    const asked: string[] = []
+  test("the managed identity gets no request for a token of Azure's Resource Manager", async () => {
+    const requests: string[] = []
     const endpoint = createServer((request, response) => {
-      asked.push(request.url ?? '')
+      requests.push(request.url ?? '')
       const later = String(Math.floor(Date.now() / 1_000) + 3_600)
       const body = { access_token: 'a-token-of-the-machine', expires_on: later, resource: 'x', token_type: 'Bearer' }
       response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
@@ -260,7 +260,7 @@ console.log(JSON.stringify({ environmentName: 'AzureCloud', accessToken: 'a-toke
       const env = { IDENTITY_ENDPOINT: `http://127.0.0.1:${port}/msi/token`, IDENTITY_HEADER: randomUUID() }
       expectFailure(await job(withoutOidc, env), 'azure', 'cloud-metadata', /own clouds/)
       expectNothingReceived('a-token-of-the-machine')
-      expect(asked).toEqual([])
+      expect(requests).toEqual([])
     } finally {
       endpoint.close()
     }
@@ -297,7 +297,7 @@ describe('descriptions', () => {
     const honest = describedBy(url)
     const answer = { ...honest, authentication: { ...honest.authentication, ...part(url) } }
     await expect(discovered(answer)).rejects.toMatchObject(refused)
-    // The same value would do the same harm as the audience of PostgreSQL.
+    // As the audience of PostgreSQL the same value would do the same harm.
     const [last] = [part(url)['audiences']].flat().slice(-1)
     await expect(discovered({ ...honest, ossrDbmsResourceId: last })).rejects.toMatchObject(refused)
   })
@@ -350,7 +350,7 @@ describe('descriptions', () => {
     }
   })
 
-  test('the suffix of the database servers may be that of Azure, and is a suffix', async () => {
+  test('the suffix of the database servers may be that of Azure, and is used as a suffix', async () => {
     for (const postgresqlServerEndpoint of ['.postgres.database.azure.com', 'postgres.database.azure.com'])
       expect(await discovered({ ...describedBy(url), suffixes: { postgresqlServerEndpoint } })).toMatchObject({
         postgresSuffix: '.postgres.database.azure.com',

@@ -47,7 +47,7 @@ describe('the endpoint that would be stored', () => {
     'https://contoso-openai.openai.azure.com.evil.example/',
     'https://contoso-openai.openai.azure.com:8443/',
     'javascript:alert(1)',
-  ])('an account that shows only %s gets the endpoint of the own cloud or none, by identity and by key', async (shown) => {
+  ])('an account that shows only %s gets the endpoint of its own cloud or none, by identity and by key', async (shown) => {
     for (const more of [{}, { 'auth-type': 'subscription-key' }]) {
       await begin(emulator)
       giveIdentity(emulator)
@@ -88,7 +88,7 @@ describe('the name of the server', () => {
     ['the suffix of the cloud behind it', 'localhost#.postgres.database.azure.com'],
     ['another server of the cloud', 'pg-evil.postgres.database.azure.com'],
     ['no text', 7],
-  ])('that Resource Manager shows is %s: no login goes there', async (_, fullyQualifiedDomainName) => {
+  ])('in Resource Manager is %s: no login goes there', async (_, fullyQualifiedDomainName) => {
     await begin(emulator)
     const listener = await startHostilePostgres(certificate)
     try {
@@ -111,7 +111,7 @@ describe('the name of the server', () => {
     }
   })
 
-  test('an administrator whose name holds a NUL adds no startup parameter', async () => {
+  test('an administrator whose name contains a NUL adds no startup parameter', async () => {
     await begin(emulator)
     const listener = await startHostilePostgres(certificate)
     try {
@@ -139,7 +139,7 @@ describe('keys and deployments with hostile names', () => {
     await workWithKeys(emulator, 'app')
     rewrite(world, 'POST', /\/listKeys\?/i, (body) => ({ ...body, key1 }))
     const result = await apply(emulator, { ...only, ...soon, 'auth-type': 'subscription-key' })
-    // The service does not know it: what worked is back.
+    // The service does not know the key, so the working settings are restored.
     expect(result.outputs, result.log.slice(-3_000)).toMatchObject({ result: 'failed', verified: 'false' })
     const printed = allOf({
       ...result,
@@ -186,7 +186,7 @@ describe('keys and deployments with hostile names', () => {
     `x\\'); CREATE TABLE public.planted (); --`,
     `x\0'); CREATE TABLE public.planted (); --`,
     '$$; CREATE TABLE public.planted (); $$',
-  ])('a deployment named %j runs nothing, also where a backslash is an escape', async (name) => {
+  ])('a deployment named %j runs no SQL, also where a backslash is an escape', async (name) => {
     await begin(emulator)
     giveIdentity(emulator)
     await emulator.postgres.query('postgres', 'ALTER DATABASE app SET standard_conforming_strings = off')

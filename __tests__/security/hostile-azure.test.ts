@@ -43,7 +43,7 @@ async function beginHere(): Promise<void> {
   host.received.length = 0
 }
 
-describe('a long-running operation that is to be followed elsewhere', () => {
+describe('a long-running operation with a poll URL on another host', () => {
   const places: [string, () => string][] = [
     ['another host', () => `${host.url}/subscriptions/x`],
     ['another port of the same host', () => `${host.url.replace('localhost', new URL(own).hostname)}/subscriptions/x`],
@@ -84,7 +84,7 @@ describe('a long-running operation that is to be followed elsewhere', () => {
       world.fault = ({ method, url }) =>
         method === 'GET' && /azureAsyncOperation|operationResults|asyncOperations/i.test(url) && polls++ < 1 ? waiting : undefined
       const { env } = emulator
-      // A poll is put off for half a minute at most, which need not pass here. The limit of a request is as long and becomes
+      // A poll is delayed by at most half a minute, which the clock of the test shortens. The limit of a request is as long and becomes
       // as short: three seconds are enough for an answer on a busy machine.
       Object.assign(env, hurried([[20_000, 40_000, 3_000]]))
       try {
@@ -243,7 +243,7 @@ describe('Entra', () => {
     ['a token that expired before it was issued', { expires_in: -1 }],
     ['no lifetime', { expires_in: 'NaN' }],
   ]
-  test.each(answers)('answers with %s: the run ends, and asks no more than a few times', async (_, change) => {
+  test.each(answers)('answers with %s: the run ends after a few requests', async (_, change) => {
     await beginHere()
     world.fault = ({ plane, method }) =>
       plane === 'entra' && method === 'POST'
@@ -251,8 +251,8 @@ describe('Entra', () => {
         : undefined
     const result = await apply(emulator, { ...only, ...soon, mode: 'check', part: 'azure', 'fail-on-drift': 'false' })
     expect(['drift', 'failed'], result.log).toContain(result.outputs['result'])
-    const asked = world.exchanges.filter(({ plane, method }: Exchange) => plane === 'entra' && method === 'POST').length
-    expect(asked).toBeLessThan(20)
+    const requests = world.exchanges.filter(({ plane, method }: Exchange) => plane === 'entra' && method === 'POST').length
+    expect(requests).toBeLessThan(20)
     expect(result.endedAt - result.startedAt).toBeLessThan(20_000)
   })
 })

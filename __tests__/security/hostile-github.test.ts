@@ -1,6 +1,6 @@
 /**
  * Strangers, bots and members of a repository against the drift issue and the comment, with the built action: they quote its
- * hidden comment where another workflow repeats it, edit what it remembers, close and flood, and something in between answers.
+ * hidden comment where another workflow repeats it, edit its state, close and flood, and another server answers.
  */
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -84,7 +84,7 @@ describe('another workflow of the same author that repeats the text of a strange
     ['behind a whole issue of ours', (text) => `Quoted:\n\n<code>pg</code> has drifted from its workflow\n${text}\n-- end`],
   ]
 
-  test.each(quotes)('%s: its issue is not edited or closed, and the own one is opened', async (_, quoted) => {
+  test.each(quotes)('%s: its issue is not edited or closed, and the action opens its own', async (_, quoted) => {
     const { body } = await ownIssue()
     issues().push(issueOf(1, { author: bot, body: quoted(hiddenIn(body)), labels: ['azure-ai-drift'] }))
     const [before] = structuredClone(issues())
@@ -114,7 +114,7 @@ describe('another workflow of the same author that repeats the text of a strange
 })
 
 describe('a member who may triage', () => {
-  test('closes the issue while the drift is there: it is opened again', async () => {
+  test('closes the issue while the drift exists: it is opened again', async () => {
     await drifted()
     const [issue] = issues()
     Object.assign(issue ?? {}, { state: 'closed', stateReason: 'not_planned', labels: [] })
@@ -128,7 +128,7 @@ describe('a member who may triage', () => {
     ['a service that does not exist', (hidden) => hidden.replace('services=openai', 'services=none')],
     ['nothing that can be read', (hidden) => hidden.replace(/ part=.*/, ' part= -->')],
     ['no hidden comment', () => ''],
-  ])('has the issue remember %s: the drift is in an open issue after the next run', async (_, edit) => {
+  ])('changes the state in the issue to %s: the drift is in an open issue after the next run', async (_, edit) => {
     await drifted()
     const [issue] = issues()
     if (issue === undefined) throw new Error('no issue was opened')
@@ -140,7 +140,7 @@ describe('a member who may triage', () => {
     expect(open[0]?.title).toContain('is not set up yet')
   })
 
-  test('writes thousands of steps and unfinished comments into it: the run is not held up, and the text is restored', async () => {
+  test('writes thousands of steps and unfinished comments into it: the run is not delayed, and the text is restored', async () => {
     await drifted()
     const [issue] = issues()
     if (issue === undefined) throw new Error('no issue was opened')
@@ -154,7 +154,7 @@ describe('a member who may triage', () => {
 })
 
 describe('a stranger', () => {
-  test('opens a thousand issues after ours: it is still the only one, and the requests are few', async () => {
+  test('opens a thousand issues after ours: ours stays the only one, with few requests', async () => {
     await drifted()
     for (let number = 2; number <= 1_200; number++) issues().push(issueOf(number, { body: 'azure-ai-postgres-identity drift' }))
     world.exchanges.length = 0
@@ -163,7 +163,7 @@ describe('a stranger', () => {
     expect(world.exchanges.filter(({ plane }) => plane === 'github').length).toBeLessThan(10)
   })
 
-  test('opens a thousand issues that a template labels: at most one more issue, within the bound of pages', async () => {
+  test('opens a thousand issues that a template labels: at most one more issue, within the limit of pages', async () => {
     await drifted()
     for (let number = 2; number <= 1_200; number++) issues().push(issueOf(number, { labels: ['azure-ai-drift'] }))
     for (let run = 0; run < 3; run++) {
@@ -175,7 +175,7 @@ describe('a stranger', () => {
   })
 })
 
-describe('whatever answers in the place of the API', () => {
+describe('a server that answers instead of the API', () => {
   const isWrite = (method: string, url: string): boolean => method !== 'GET' && url.includes('/issues')
 
   test.each([301, 302, 303, 307, 308])(
@@ -219,7 +219,7 @@ describe('whatever answers in the place of the API', () => {
     expect(result.outputs).toMatchObject({ result: 'drift', verified: 'false' })
   })
 
-  test('sends lists of what is no issue: the own one is written, and nothing else is touched', async () => {
+  test('sends lists of other objects: the action writes its own issue, and changes nothing else', async () => {
     const odd = [
       null,
       7,

@@ -25,7 +25,7 @@ import {
   workWithKeys,
 } from '../support/support.ts'
 
-/** Inputs that take any text, or nearly: a name, a password, a key. What they hold goes on as it is. */
+/** Inputs that take any text, or nearly: a name, a password, a key. Their values are used unchanged. */
 const free: Partial<Record<InputName, (inputs: Inputs) => unknown>> = {
   databases: ({ databases }) => databases,
   'embedding-deployment': ({ embeddingDeployment }) => embeddingDeployment,
@@ -46,10 +46,10 @@ const free: Partial<Record<InputName, (inputs: Inputs) => unknown>> = {
 function around(name: InputName, value: string): Record<InputName, string> {
   const keys = name.endsWith('-key') ? { 'auth-type': 'subscription-key', translator: '' } : {}
   const app = { 'tenant-id': 'contoso.com', 'client-id': '7e4b2d18-3f60-4c9a-8d25-b1a6f0c3e974' }
-  return rawInputs({ ...keys, ...app, 'database-user': 'somebody', [name]: value })
+  return rawInputs({ ...keys, ...app, 'database-user': 'a user', [name]: value })
 }
 
-/** The problems as they are told, each naming its input; undefined when there are none. */
+/** The problems as they are reported, each naming its input; undefined when there are none. */
 function problemsOf(raw: Record<InputName, string>): { failure: Failure | undefined; inputs: Inputs | undefined } {
   try {
     return { failure: undefined, inputs: parseInputs(raw) }
@@ -128,8 +128,8 @@ describe('parsing', () => {
     ['half a surrogate pair', { 'machine-learning-input': '["\\ud800"]' }],
     ['a token that no header takes', { 'github-token': 'ghs_\u202e' }],
     ['a number without end', { 'machine-learning-input': '[1e999]' }],
-  ])('%s is refused', (_, given) => {
-    expect(problemsOf(rawInputs(given)).failure?.reason).toBe('input')
+  ])('%s is refused', (_, inputs) => {
+    expect(problemsOf(rawInputs(inputs)).failure?.reason).toBe('input')
   })
 })
 
@@ -147,18 +147,18 @@ const outputs = [
 ]
 const groups = ['Sign in', 'Observe', 'Plan', 'Apply', 'Settings and test queries', 'Test queries', 'Firewall']
 
-/** Fails where the run did anything that a text told it to. */
+/** Fails when the run did anything that a text contained as a command. */
 function expectOnlyText(result: JobResult, secrets: readonly string[] = []): void {
-  const said = JSON.stringify(result.report)
+  const reported = JSON.stringify(result.report)
   for (const { name, properties, data } of commandsIn(result.raw)) {
     expect(['add-mask', 'debug', 'error', 'warning', 'group', 'endgroup']).toContain(name)
     if (name === 'group') expect(groups).toContain(data)
     if (name === 'add-mask') expect(data.startsWith('OWNED') && !secrets.some((each) => each.includes(data)), data).toBe(false)
     if (name === 'error' || name === 'warning') {
       expect(Object.keys(properties)).toEqual(['title'])
-      // Drift that fails the step is an error and no finding: its title names the server.
+      // Drift that fails the step is an error annotation and no finding; its title names the server.
       const title = (properties['title'] ?? '').replace(/ (?:is not set up yet|has drifted from its workflow)$/, '')
-      expect(said).toContain(JSON.stringify(title).slice(1, -1))
+      expect(reported).toContain(JSON.stringify(title).slice(1, -1))
     }
   }
   expect(Object.keys(result.outputs).sort()).toEqual([...outputs].sort())
@@ -185,7 +185,7 @@ describe('whole runs', () => {
     await emulator?.stop()
   })
 
-  test('inputs with a form of their own are refused before any request, each by its name', async () => {
+  test('inputs with a fixed form are refused before any request, each by its name', async () => {
     await begin(emulator)
     const formed = inputNames.filter((name) => !(name in free))
     const third = Math.ceil(formed.length / 3)
@@ -199,35 +199,35 @@ describe('whole runs', () => {
       expectOnlyText(result)
     }
     expect(emulator.world.exchanges).toEqual([])
-    // The longest that an environment variable can be on Linux.
+    // The maximum length of an environment variable on Linux.
     const long = await apply(emulator, { server: `${'::error::OWNED\n'.repeat(8_500)}` })
     expect(long.outputs['failure-reason']).toBe('input')
     expectOnlyText(long)
   })
 
-  test('inputs that take any text: a database, a user, a password, a deployment, an audience, a token are what they are', async () => {
+  test('inputs that accept any text are used unchanged: a database, a user, a password, a deployment, an audience, a token', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     giveRoles(emulator)
     const line = (): string => pick().replaceAll(/\p{Cc}/gu, ' ')
     const one = onlyService(emulator, 'openai', 'app')
     const database = line().replaceAll(',', ';').slice(-40)
-    const [asked, user, password, audience, token] = await Promise.all([
+    const [named, user, password, audience, token] = await Promise.all([
       apply(emulator, { ...one, mode: 'check', databases: `app\n${database}`, 'embedding-deployment': line() }),
       apply(emulator, { ...one, mode: 'check', 'database-user': line() }),
       apply(emulator, { ...one, mode: 'check', 'database-user': 'pgadmin', 'database-password': line() }),
       apply(emulator, { ...one, mode: 'check', audience: line() }),
       apply(emulator, { ...one, mode: 'check', 'github-token': line().replaceAll(/[^!-~]/g, '.'), 'drift-issue': 'true' }),
     ])
-    for (const result of [asked, user, password, audience, token]) expectOnlyText(result, result.masked)
-    expect(asked.report.findings.map(({ code }: { code: string }) => code)).toContain('database-not-found')
+    for (const result of [named, user, password, audience, token]) expectOnlyText(result, result.masked)
+    expect(named.report.findings.map(({ code }: { code: string }) => code)).toContain('database-not-found')
     expect(user.outputs['failure-reason']).toBe('credentials')
     expect(password.outputs['failure-reason']).toBe('credentials')
     expect(audience.outputs['failure-reason']).toBe('credentials')
     expect(token.outputs['result']).toBe('drift')
   })
 
-  test('a key of any signs is stored as it is, and shown nowhere', async () => {
+  test('a key of any characters is stored unchanged, and shown nowhere', async () => {
     await begin(emulator)
     await workWithKeys(emulator, 'app')
     const key = `OWNED\\.\\N\\t'"$1 -- {}|<b>\`;${pick().replaceAll(/\p{Cc}/gu, ' ')}`
@@ -313,8 +313,13 @@ describe('whole runs', () => {
       expectOnlyText(silent)
 
       delete emulator.world.fault
-      const told = await apply(emulator, { mode: 'check', 'drift-issue': 'true', 'github-token': token, 'test-queries': 'false' })
-      expectOnlyText(told)
+      const checked = await apply(emulator, {
+        mode: 'check',
+        'drift-issue': 'true',
+        'github-token': token,
+        'test-queries': 'false',
+      })
+      expectOnlyText(checked)
       const [issue] = emulator.world.github.issues ?? []
       const run = 'https://github.com/contoso/shop/actions/runs/4711'
       const page = read((issue?.body ?? '').replaceAll(/<!--.*-->/g, ''), [run])

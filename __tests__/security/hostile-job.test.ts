@@ -1,6 +1,6 @@
 /**
  * What an earlier step of the job left behind: variables that PostgreSQL's clients, proxies and Node read, a folder that it
- * prepared, the file of the event. None of it decides as whom the action works, where a token goes, what a gate reads or
+ * prepared, the file of the event. None of it decides which identity the action uses, where a token goes, what a gate reads or
  * which file is written.
  */
 import { randomUUID } from 'node:crypto'
@@ -57,8 +57,8 @@ interface Before {
 
 /** Runs the action for one service and one database. */
 async function run({ exported = {}, inputs = {}, env = {} }: Before): Promise<JobResult> {
-  const given = { ...emulator.inputs, ...onlyService(emulator, 'openai', 'app'), ...usual, ...inputs }
-  const result = await runJob({ inputs: given, env: { ...emulator.env, ...env }, exported })
+  const all = { ...emulator.inputs, ...onlyService(emulator, 'openai', 'app'), ...usual, ...inputs }
+  const result = await runJob({ inputs: all, env: { ...emulator.env, ...env }, exported })
   jobs.push(result)
   return result
 }
@@ -70,7 +70,7 @@ async function listening(server: Server | HttpServer): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-/** All that was printed but the commands that mask, which the runner does not show. */
+/** Everything that was printed, without the commands that mask, which the runner does not show. */
 const shownOf = ({ raw }: JobResult): string => raw.replaceAll(/^::add-mask::.*$/gm, '')
 const token = /eyJ[\w-]{10,}\.[\w-]{10,}/
 const withoutOidc = { 'tenant-id': '', 'client-id': '', audience: '' }
@@ -115,7 +115,7 @@ describe("variables that PostgreSQL's clients read", () => {
   })
 })
 
-describe('a secret that another step made up', () => {
+describe('a secret that another step invented', () => {
   const names = ['verification', 'azure_openai.auth_type', 'Microsoft.DBforPostgreSQL']
 
   test.each(names)('AZURE_CLIENT_SECRET=%s hides nothing in a job that signs in with its OIDC token', async (word) => {
@@ -135,7 +135,7 @@ describe('a secret that another step made up', () => {
   })
 })
 
-describe('variables that make Node and its libraries talk', () => {
+describe('variables that turn on debug output of Node and its libraries', () => {
   test('NODE_DEBUG prints no token and no key', async () => {
     const { key1 } = accountNamed(emulator.world, 'contoso-openai').keys
     await workWithKeys(emulator, 'app')
@@ -154,7 +154,7 @@ describe('variables that make Node and its libraries talk', () => {
 })
 
 describe('a proxy', () => {
-  /** Answers every tunnel as the server behind it, with a certificate of an authority that nobody trusts. */
+  /** Answers every tunnel as the server behind it, with a certificate of an untrusted authority. */
   async function between() {
     const received: string[] = []
     const tunnels: string[] = []
@@ -177,7 +177,7 @@ describe('a proxy', () => {
     ['https_proxy', { https_proxy: '' }],
     ['ALL_PROXY', { ALL_PROXY: '' }],
     ['NODE_USE_ENV_PROXY', { NODE_USE_ENV_PROXY: '1', HTTPS_PROXY: '', HTTP_PROXY: '' }],
-  ])('%s, which opens the TLS of its tunnels: receives no login, and the run fails at once', async (_, variables) => {
+  ])('%s, which opens the TLS of its tunnels: it receives no login, and the run fails immediately', async (_, variables) => {
     const { url, received, tunnels } = await between()
     const exported = Object.fromEntries(Object.entries(variables).map(([name, value]) => [name, value || url]))
     const inputs = { ...look, 'drift-issue': 'true', 'github-token': 'a-github-token-0123456789' }
@@ -226,7 +226,7 @@ describe('a proxy', () => {
 })
 
 describe('a folder that another step prepared in RUNNER_TEMP', () => {
-  test('links in it are not followed, files in it stay, and the report is the own one', async () => {
+  test('links in it are not followed, files in it stay, and the report is that of the run', async () => {
     const [temporary, elsewhere] = [join(folder, randomUUID()), join(folder, randomUUID())]
     for (const path of [temporary, elsewhere]) mkdirSync(path)
     const victim = join(folder, 'victim')
@@ -286,14 +286,14 @@ describe('the file of the event', () => {
     ['a device without end', '/dev/zero'],
     ['a folder', tmpdir()],
     ['nothing', join(folder, 'absent')],
-  ])('%s in its place does not keep the run from its end', async (_, path) => {
+  ])('%s instead of the file does not stop the run', async (_, path) => {
     const result = await run({ env: { GITHUB_EVENT_PATH: path }, inputs: look })
     expect(result.outputs, result.log).toMatchObject({ result: 'drift' })
   })
 })
 
-describe('names that look like instructions to connect elsewhere', () => {
-  test('databases that read as a URL or as options are names of databases', async () => {
+describe('names that look like connection strings', () => {
+  test('a database name that reads as a URL or as options is used as a name', async () => {
     const received: string[] = []
     const port = await listening(createServer((socket) => void received.push(`from ${socket.remotePort}`)))
     giveRoles(emulator)

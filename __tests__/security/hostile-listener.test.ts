@@ -1,4 +1,4 @@
-/** A listener at the address of the database that is no PostgreSQL, or one that an attacker runs. */
+/** A listener at the address of the database that is not a PostgreSQL, or one that an attacker runs. */
 import { afterEach, describe, expect, test } from 'vitest'
 import { passwordLogin } from '../../emulator/postgres.ts'
 import { hurried } from '../support/clock.ts'
@@ -34,7 +34,7 @@ async function listen(manners: Manners, certificate = good): Promise<HostilePost
   return listener
 }
 
-/** The database is all that is asked; the waits between tries, and for a connection or an answer, are short. */
+/** The run contacts only the database; the waits between tries, and for a connection or a response, are short. */
 const alone = {
   ...onlyService(emulator, 'openai', 'app'),
   mode: 'verify',
@@ -72,7 +72,7 @@ describe('before TLS', () => {
     ['TLS taken, and an answer without it behind that', Buffer.concat([Buffer.from('S'), welcome])],
     ['a refusal that names an address', refusal],
     ['a request for the password', message('R', int32(3))],
-  ])('%s: nothing but the request for TLS is sent, and no firewall rule is made', async (_, bytes) => {
+  ])('%s: only the request for TLS is sent, and no firewall rule is created', async (_, bytes) => {
     for (const more of [byPassword, {}]) {
       const listener = await listen({ beforeTls: (socket) => socket.write(bytes) })
       await run(listener.port, { ...more, 'temporary-firewall-rule': 'true' })
@@ -113,7 +113,7 @@ describe('a login', () => {
     expect(listener.passwords).toEqual([])
   })
 
-  test('by SCRAM with two thousand million rounds: the run does not count them', async () => {
+  test('by SCRAM with two thousand million rounds: the run refuses to compute them', async () => {
     const listener = await listen({
       onStartup: ({ send }) => send(message('R', int32(10), 'SCRAM-SHA-256\0\0')),
       onPassword: ({ send }, sent) => {
@@ -141,7 +141,7 @@ describe('a login', () => {
   })
 })
 
-/** Sends again and again until the client is gone; how much it took, in bytes. */
+/** Sends repeatedly until the client disconnects; returns how many bytes it accepted. */
 function flood(part: Buffer, sent: { bytes: number }): (visitor: Visitor) => void {
   return (visitor) => {
     const more = (): void => {
@@ -171,7 +171,7 @@ describe('a flood', () => {
     ['a name of a column of a gigabyte', large, Buffer.concat([Buffer.from('T'), int32(1_073_741_824)])],
   ]
 
-  test.each(floods)('of %s in place of an answer ends with a name', async (_, part, first = Buffer.alloc(0)) => {
+  test.each(floods)('of %s instead of a result ends with a named failure', async (_, part, first = Buffer.alloc(0)) => {
     const sent = { bytes: 0 }
     const listener = await listen({
       onQuery: (visitor) => {
@@ -184,7 +184,7 @@ describe('a flood', () => {
     expect(sent.bytes).toBeLessThan(100_000_000)
   })
 
-  test.each(floods)('of %s in place of a login ends', async (_, part, first = Buffer.alloc(0)) => {
+  test.each(floods)('of %s instead of a login ends the run', async (_, part, first = Buffer.alloc(0)) => {
     const sent = { bytes: 0 }
     const listener = await listen({
       onStartup: (visitor) => {
@@ -204,7 +204,7 @@ describe('a flood', () => {
   })
 })
 
-describe('an answer that does not fit', () => {
+describe('a result of another shape', () => {
   const facts = {
     version: '17',
     installed: '1.3.1',
@@ -250,12 +250,12 @@ describe('an answer that does not fit', () => {
     await run(listener.port)
   })
 
-  test('none at all', async () => {
+  test('no result at all', async () => {
     const listener = await listen({ onQuery: () => undefined })
     await run(listener.port)
   })
 
-  test('none but to the question of the firewall, whose lie about the address makes no rule', async () => {
+  test('none except for the query of the address, whose false address creates no rule', async () => {
     for (const address of ['0.0.0.0', '203.0.113.7']) {
       const listener = await listen({
         onQuery: ({ send }, sql) => {
@@ -268,7 +268,7 @@ describe('an answer that does not fit', () => {
     }
   })
 
-  test('parameters that lie change nothing of what is sent', async () => {
+  test('false server parameters do not change what is sent', async () => {
     const texts: string[][] = []
     for (const lies of [
       [],

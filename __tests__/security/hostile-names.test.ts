@@ -1,4 +1,4 @@
-/** Names and values that others chose, in runs over all databases (`databases: '*'`): nobody named these databases. */
+/** Names and values that others chose, in runs over all databases (`databases: '*'`), which no input names. */
 import pg from 'pg'
 import { afterEach, beforeAll, expect, test } from 'vitest'
 import type { JobResult } from '../../emulator/runner.ts'
@@ -19,7 +19,7 @@ const emulator = await ownEmulator({ databases: ['app'] })
 const { postgres, world } = emulator
 const inSync = identitySettings(world)
 
-/** Each is another one than `app`, and could be taken for it, for a step of it or for something else by who is not careful. */
+/** Each is a database other than `app`, with a name that careless code could mistake for `app`, for a step of it or for something else. */
 const names = [
   'App',
   ' app',
@@ -74,7 +74,7 @@ function planLines(result: JobResult): string[] {
 
 test('each database is judged by its own settings, one line of the log for each step', async () => {
   await putSettings(emulator, 'app', { ...inSync, 'azure_openai.auth_type': 'subscription-key' })
-  // Every other one is in sync: whoever takes one of them for `app` says that `app` is.
+  // Every second one is in sync, so code that mistakes it for `app` would report `app` as in sync.
   for (const name of names) {
     await make(name)
     await putSettings(emulator, name, inSync)
@@ -101,7 +101,7 @@ test('each database is judged by its own settings, one line of the log for each 
   expect(planLines(result)).toHaveLength(steps.length)
 })
 
-test('a verify asks each of them by its own connection', async () => {
+test('a verify queries each of them over its own connection', async () => {
   const some = names.filter((_, index) => index % 3 === 0)
   await putSettings(emulator, 'app', inSync)
   for (const name of some) {
@@ -134,9 +134,9 @@ test('a line break in a name, in a value or in an error adds no line to the log 
   expect(lines.filter((each) => /^different app\/azure_openai\.auth_type/.test(each))).toHaveLength(1)
 })
 
-test('a name that is no UTF-8 is not taken for the database whose name it reads as', async () => {
+test('a name that is not UTF-8 does not count as the database whose name it resembles', async () => {
   await make('latin', ` ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0`)
-  // The sessions of a database write names in its own encoding.
+  // Sessions of a database send names in its encoding.
   await postgres.query('latin', `CREATE DATABASE "x\u00ff" OWNER mallory`)
   try {
     await make('x\ufffd')
@@ -153,11 +153,11 @@ test('a name that is no UTF-8 is not taken for the database whose name it reads 
   }
 })
 
-test('the fix for what is planted runs nothing of it, whatever it and its database are called', async () => {
+test('the fix for a planted function runs nothing of it, whatever its name and that of its database', async () => {
   const name = `); GRANT azure_pg_admin TO reader; --`
   await make(name)
   const sign = '\u0001'
-  // Wherever a text is cut: in a name that is spelled out, in one with quotes in it, in a list of them.
+  // The text may be cut anywhere: in a name, in one with quotes, in a list of names.
   const types = [sign.repeat(60), `"`.repeat(60), `; GRANT azure_pg_admin TO reader; --`, 'x'.repeat(60)].map((each) =>
     pg.escapeIdentifier(each),
   )
@@ -183,7 +183,7 @@ test('the fix for what is planted runs nothing of it, whatever it and its databa
     const fix = findings.find(({ code }) => code === 'foreign-functions')?.fix ?? ''
     expect(fix, result.log).not.toBe('')
     fixes.add(fix)
-    // An administrator pastes it. What psql itself takes as its own command is not sent.
+    // An administrator pastes the fix. psql does not send its own commands to the server.
     if (!fix.startsWith('\\')) await postgres.query(name, fix)
     await postgres.query(
       name,

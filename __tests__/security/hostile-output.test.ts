@@ -1,4 +1,4 @@
-/** Whatever Azure, PostgreSQL, the AI services and GitHub say: in the log, the summary, issues and comments it is text. */
+/** Texts of Azure, PostgreSQL, the AI services and GitHub stay text in the log, the summary, issues and comments. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -103,30 +103,30 @@ const headings = /^(Steps|Test queries|Findings|Next)$/
 
 test('the summary: no value becomes markup, a link, a mention or a row; each can be read', () => {
   fc.assert(
-    fc.property(report, (given) => {
-      const shown = summary(given)
+    fc.property(report, (anyReport) => {
+      const shown = summary(anyReport)
       expectOwnPicture(shown)
       const page = read(shown)
       expect(page.headings.length).toBeGreaterThan(0)
       for (const heading of page.headings.slice(1)) expect(heading).toMatch(headings)
-      for (const each of given.queries) {
-        // A later answer to the same question takes the place of an earlier one.
-        const counts = given.queries.find((one) => one.database === each.database && one.name === each.name) === each
+      for (const each of anyReport.queries) {
+        // A later result of the same query replaces an earlier one.
+        const counts = anyReport.queries.find((one) => one.database === each.database && one.name === each.name) === each
         if (counts) expect(shows(page, each.status === 'passed' ? each.answer : each.error)).toBe(true)
         expect(shows(page, each.database)).toBe(true)
       }
-      for (const each of given.findings) {
-        for (const said of [each.code, each.title, each.detail]) expect(shows(page, said), said).toBe(true)
+      for (const each of anyReport.findings) {
+        for (const anyText of [each.code, each.title, each.detail]) expect(shows(page, anyText), anyText).toBe(true)
         expect(shows(page, each.fix), each.fix).toBe(true)
       }
-      for (const each of given.steps) if (each.detail !== '') expect(shows(page, each.detail), each.detail).toBe(true)
+      for (const each of anyReport.steps) if (each.detail !== '') expect(shows(page, each.detail), each.detail).toBe(true)
       expect(Buffer.byteLength(shown)).toBeLessThan(1024 * 1024)
     }),
     runs(80),
   )
 })
 
-test('an issue and a comment: what others say stands in code, where nobody is mentioned; the title holds a name only', () => {
+test('an issue and a comment: texts of others are code, where no mention works; the title contains only a name', () => {
   fc.assert(
     fc.property(
       report,
@@ -134,39 +134,39 @@ test('an issue and a comment: what others say stands in code, where nobody is me
       fc.boolean(),
       hostileText,
       fc.array(hostileText),
-      (given, before, namesOnly, address, databases) => {
+      (anyReport, before, namesOnly, address, databases) => {
         const runUrl = 'https://github.example/contoso/shop/actions/runs/1'
-        const coverage = { server: given.server.id, part: 'all', services: ['openai', 'translator'], databases } as const
+        const coverage = { server: anyReport.server.id, part: 'all', services: ['openai', 'translator'], databases } as const
         for (const writing of [
           { namesOnly, runUrl },
           { namesOnly, runUrl: address },
         ]) {
           const earlier = driftIssue(before, coverage, driftOf(before, []), { namesOnly, runUrl }).state
-          const drift = driftOf(given, earlier.steps)
-          const issue = driftIssue(given, coverage, drift, writing)
+          const drift = driftOf(anyReport, earlier.steps)
+          const issue = driftIssue(anyReport, coverage, drift, writing)
           expect(issue.title).toMatch(
             /^[\w.-]{0,63} (?:has drifted|is not set up yet): (\d+ )?databases?[\p{L}\p{N}_., -]* \(openai, translator\)$/u,
           )
           expect(issue.title.length).toBeLessThanOrEqual(256)
-          expect(driftState(issue.body, given.server.id)).toEqual(issue.state)
+          expect(driftState(issue.body, anyReport.server.id)).toEqual(issue.state)
           const all = [
             issue.body,
-            driftGone(given, earlier.mark, coverage, writing),
-            planComment(given, coverage, writing),
+            driftGone(anyReport, earlier.mark, coverage, writing),
+            planComment(anyReport, coverage, writing),
             returnedComment(drift, writing),
-            goneComment(given, writing),
+            goneComment(anyReport, writing),
           ]
           for (const body of [...all, changedComment(drift, earlier, writing)]) {
             const links = writing.runUrl === runUrl || !URL.canParse(address) ? [runUrl] : [linkOf(address)]
-            // What our own comment of one line hides is no markup of others.
+            // The content of our own hidden comment is not markup of others.
             const page = read(body.replaceAll(/^<!-- azure-ai-postgres-identity (drift|plan) [0-9a-z.= -]+ -->$/gm, ''), links)
             expect(page.elements).not.toContain('h2')
             expect(body.length).toBeLessThanOrEqual(65_536)
           }
           if (!namesOnly) {
-            const page = read(planComment(given, coverage, { namesOnly, runUrl }).replaceAll(/<!--.*-->/g, ''), [runUrl])
-            for (const each of given.steps) if (each.detail !== '') expect(shows(page, each.detail)).toBe(true)
-            for (const each of given.findings) expect(shows(page, each.title)).toBe(true)
+            const page = read(planComment(anyReport, coverage, { namesOnly, runUrl }).replaceAll(/<!--.*-->/g, ''), [runUrl])
+            for (const each of anyReport.steps) if (each.detail !== '') expect(shows(page, each.detail)).toBe(true)
+            for (const each of anyReport.findings) expect(shows(page, each.title)).toBe(true)
           }
         }
       },
@@ -181,12 +181,12 @@ function linkOf(address: string): string {
   return new URL(address).href.replaceAll(/[()<>[\]\\`*_~|]/g, sign)
 }
 
-test('a fix that is meant to be pasted has no second line by a name, and no part of an error text that a shell would run', () => {
+test('a fix to paste gets no second line from a name, and no part of an error text that a shell would run', () => {
   fc.assert(
-    fc.property(hostileText, (said) => {
-      expect(onOneLine(said)).not.toMatch(/[\n\r]/)
+    fc.property(hostileText, (anyText) => {
+      expect(onOneLine(anyText)).not.toMatch(/[\n\r]/)
       const at = { doing: 'reading the server', server: 'pg-one', resourceGroup: 'rg', host: 'h', port: 5432 }
-      const message = `does not have authorization to perform action 'x/read' over scope '${said}' object id '${said}' no pg_hba.conf entry for host "${said}"`
+      const message = `does not have authorization to perform action 'x/read' over scope '${anyText}' object id '${anyText}' no pg_hba.conf entry for host "${anyText}"`
       for (const row of known) {
         const { fix } = explain({ origin: row.origin, code: row.codes?.[0] ?? '', text: message }, at)
         if (/az role assignment create|firewall-rule create/.test(fix))
@@ -209,7 +209,7 @@ describe('the log', () => {
   })
   afterEach(() => void vi.restoreAllMocks())
 
-  test('the reader of commands reads what the runner reads', () => {
+  test('the test reads commands as the runner does', () => {
     expect(commandOf('::error title=a%3Ab,file=x::one%0Atwo')).toEqual({
       name: 'error',
       properties: { title: 'a:b', file: 'x' },
@@ -219,31 +219,31 @@ describe('the log', () => {
     expect(commandOf('so ##[group]x')).toMatchObject({ name: 'group', data: 'x' })
     for (const line of ['', 'x ::error::y', '::nothing::x', '::error', '##[nothing]x', ':\u200b:error::x', 'a::text'])
       expect([line, commandOf(line)]).toEqual([line, undefined])
-    // Left as they are, a quarter of the texts are commands: what is held against them below means something.
+    // Unchanged, a quarter of the texts are commands, so the checks below are meaningful.
     expect(texts.flatMap((each) => commandsIn(each)).length).toBeGreaterThan(8)
   })
 
-  test('no line of it is a command, and nothing in it is unseen', () => {
+  test('no line of it is a command, and every character is visible', () => {
     fc.assert(
-      fc.property(hostileText, (said) => {
-        for (const line of plain(said).split('\n')) {
+      fc.property(hostileText, (anyText) => {
+        for (const line of plain(anyText).split('\n')) {
           expect(commandOf(line), JSON.stringify(line)).toBeUndefined()
           expect(visible(line.replaceAll('\u200b', ''))).toBe(line.replaceAll('\u200b', ''))
         }
-        if (said.length < 10_000)
-          expect(bare(plain(said).replaceAll('\u200b', ''))).toBe(bare(visible(said.replaceAll('\r', '\n'))))
+        if (anyText.length < 10_000)
+          expect(bare(plain(anyText).replaceAll('\u200b', ''))).toBe(bare(visible(anyText.replaceAll('\r', '\n'))))
         printed = ''
-        createLog().info(said)
+        createLog().info(anyText)
         expect(commandsIn(printed)).toEqual([])
       }),
       { ...runs(300), examples: texts.map((each): [string] => [each]) },
     )
   })
 
-  test('annotations, debug lines, masks and titles are one command each, whatever they hold', () => {
+  test('annotations, debug lines, masks and titles are one command each, whatever they contain', () => {
     const log = createLog()
     fc.assert(
-      fc.property(fc.array(finding, { maxLength: 3 }), hostileText, (found, said) => {
+      fc.property(fc.array(finding, { maxLength: 3 }), hostileText, (found, anyText) => {
         printed = ''
         annotate(alikeFindings(found, []))
         const loud = found.filter(({ severity }) => severity !== 'notice')
@@ -256,12 +256,12 @@ describe('the log', () => {
           expect(Object.keys(properties)).toEqual(properties['title'] ? ['title'] : [])
 
         printed = ''
-        warn(said, said)
-        fail(said)
-        log.debug(said)
+        warn(anyText, anyText)
+        fail(anyText)
+        log.debug(anyText)
         expect(commandsIn(printed).map(({ name }) => name)).toEqual(['warning', 'error', 'debug'])
         const [first] = commandsIn(printed)
-        if (said.length < 1_000) expect(first?.data).toBe(visible(said))
+        if (anyText.length < 1_000) expect(first?.data).toBe(visible(anyText))
       }),
       runs(100),
     )
@@ -269,18 +269,18 @@ describe('the log', () => {
   })
 
   test('a title of a group is one line', async () => {
-    for (const said of texts) {
+    for (const anyText of texts) {
       printed = ''
-      await createLog().group(said, async () => undefined)
+      await createLog().group(anyText, async () => undefined)
       expect(commandsIn(printed).map(({ name }) => name)).toEqual(['group', 'endgroup'])
     }
   })
 
-  // The last one: what is masked stays so for the rest of the process.
-  test('a mask holds a line of the secret, and nothing but that', () => {
+  // This is the last test, because a mask stays for the rest of the process.
+  test('a mask contains a line of the secret, and nothing else', () => {
     const log = createLog()
-    for (const said of texts) {
-      const secret = `${said}x`
+    for (const anyText of texts) {
+      const secret = `${anyText}x`
       printed = ''
       log.secret(secret)
       const commands = commandsIn(printed)
@@ -300,11 +300,11 @@ test('an output is the value of its own name only', () => {
   process.env['GITHUB_OUTPUT'] = file
   try {
     fc.assert(
-      fc.property(hostileText, (said) => {
+      fc.property(hostileText, (anyText) => {
         writeFileSync(file, '')
-        setOutput('principal-id', said)
+        setOutput('principal-id', anyText)
         setOutput('result', 'failed')
-        expect(keyValues(readFileSync(file, 'utf8'))).toEqual({ 'principal-id': said.toWellFormed(), result: 'failed' })
+        expect(keyValues(readFileSync(file, 'utf8'))).toEqual({ 'principal-id': anyText.toWellFormed(), result: 'failed' })
       }),
       runs(60),
     )
@@ -315,13 +315,14 @@ test('an output is the value of its own name only', () => {
   }
 })
 
-test('single values: code stays one element on one line, text begins nothing', () => {
+test('single values: code stays one element on one line, and text starts no markup', () => {
   fc.assert(
-    fc.property(hostileText, (said) => {
-      if (said !== '') expect(read(`x ${code(said)} y`).elements.filter((each) => !['p', 'wbr'].includes(each))).toEqual(['code'])
-      const page = read(`x ${text(said)} y`)
+    fc.property(hostileText, (anyText) => {
+      if (anyText !== '')
+        expect(read(`x ${code(anyText)} y`).elements.filter((each) => !['p', 'wbr'].includes(each))).toEqual(['code'])
+      const page = read(`x ${text(anyText)} y`)
       expect(page.elements.filter((each) => !['p', 'br', 'wbr', 'span'].includes(each))).toEqual([])
-      expect(shows(page, said)).toBe(true)
+      expect(shows(page, anyText)).toBe(true)
     }),
     { ...runs(150), examples: texts.map((each): [string] => [each]) },
   )

@@ -1,4 +1,4 @@
-/** A role that owns a database, or has some right on azure_ai's objects, and what it can make of a run of an administrator. */
+/** A role that owns a database, or has some right on azure_ai's objects, against a run of an administrator. */
 import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -64,7 +64,7 @@ async function mallory(database = 'owned'): Promise<pg.Client> {
 
 const only = (databases: string): Record<string, string> => onlyService(emulator, 'openai', databases)
 
-/** A function that becomes an administrator where it runs with the rights for that, and keeps what it sees. */
+/** A function that makes its owner an administrator when it runs with the rights for that, and records what it sees. */
 const trap = `CREATE SCHEMA evil; CREATE TABLE evil.loot (value text); GRANT ALL ON SCHEMA evil TO PUBLIC; GRANT ALL ON evil.loot TO PUBLIC;
 CREATE FUNCTION evil.trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   RAISE LOG 'trap sprang in a session of %', session_user;
@@ -73,7 +73,7 @@ CREATE FUNCTION evil.trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   RETURN NEW;
 END $$`
 
-/** Nothing of mallory's ran in a session of the action, and mallory has got neither a key nor a role. */
+/** No code of mallory ran in a session of the action, and mallory got neither a key nor a role. */
 async function expectNoGain(from: number): Promise<void> {
   expect(logSince(emulator, from)).not.toContain(`trap sprang in a session of ${deployerName}`)
   const [loot] = await postgres.query('owned', `SELECT to_regclass('evil.loot') IS NOT NULL AS found`)
@@ -87,7 +87,7 @@ async function expectNoGain(from: number): Promise<void> {
   expect(members).toEqual([])
 }
 
-/** The run touched nothing in `owned`, says why, and has switched `app`. */
+/** The run changed nothing in `owned`, reported why, and switched `app`. */
 function expectRefused(result: JobResult, object: string): void {
   expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
   const finding = (result.report.findings as { code: string; detail: string }[]).find(({ code }) => code === 'foreign-functions')
@@ -140,7 +140,7 @@ describe('on the table of the settings', () => {
     expectRefused(set, 'TABLE azure_ai.settings')
   })
 
-  test('a foreign key to it, with triggers on the table that refers to it, springs nothing', async () => {
+  test('a foreign key to it, with triggers on the referring table, runs nothing', async () => {
     await postgres.query('owned', 'GRANT REFERENCES ON azure_ai.settings TO mallory')
     const own = await mallory()
     await own.query(trap)
@@ -155,7 +155,7 @@ describe('on the table of the settings', () => {
     await expectNoGain(from)
   })
 
-  test('CREATE on a schema of azure_ai by way of pg_database_owner counts as that of the owner', async () => {
+  test('CREATE on a schema of azure_ai through pg_database_owner counts as a right of the owner', async () => {
     await postgres.query('owned', 'GRANT CREATE ON SCHEMA azure_openai TO pg_database_owner')
     const own = await mallory()
     await own.query(`CREATE FUNCTION azure_openai.nothing_yet() RETURNS integer LANGUAGE sql AS 'SELECT 1'`)
@@ -170,7 +170,7 @@ describe('on the table of the settings', () => {
   })
 })
 
-test('what depends on the functions of azure_ai is not computed: generated columns, indexes, views', async () => {
+test('objects that depend on the functions of azure_ai are not computed: generated columns, indexes, views', async () => {
   const own = await mallory()
   await own.query(trap)
   await own.query(
@@ -186,7 +186,7 @@ test('what depends on the functions of azure_ai is not computed: generated colum
   await expectNoGain(from)
 })
 
-test('values that look like SQL are put back as they were, and run nothing', async () => {
+test('values that look like SQL are restored unchanged, and run nothing', async () => {
   const hostile = `x'); GRANT azure_pg_admin TO mallory; --\\'; $$ \n E'\\x00' %s`
   const translator = accountNamed(world, 'contoso-translator')
   await putSettings(emulator, 'owned', {
@@ -194,7 +194,7 @@ test('values that look like SQL are put back as they were, and run nothing', asy
     'azure_cognitive.endpoint': `https://${translator.customSubDomainName}.cognitiveservices.azure.com`,
     'azure_cognitive.subscription_key': translator.keys.key1,
     'azure_cognitive.region': translator.location,
-    // Not sent together with a key: what works today goes on working.
+    // They are not sent together with a key, so the working settings keep working.
     'azure_cognitive.translator_resource_id': hostile,
   })
   world.switches.committedRowsOnly = true
@@ -214,7 +214,7 @@ test('values that look like SQL are put back as they were, and run nothing', asy
   expect(members).toEqual([])
 })
 
-describe('a database that keeps everybody waiting keeps no other one from being looked at', () => {
+describe('a database that delays its sessions does not delay the others', () => {
   test('its login does not end, since a session renames it', async () => {
     await postgres.query('postgres', 'CREATE DATABASE "0" OWNER mallory')
     const own = await mallory('postgres')
@@ -237,7 +237,7 @@ describe('a database that keeps everybody waiting keeps no other one from being 
   })
 
   test('its test query is refused as if the role were not effective yet', async () => {
-    // An account of the same tenant that the identity has no role on, as its owner may set it.
+    // The owner sets an account of the same tenant on which the identity has no role.
     const other = accountNamed(world, 'contoso-language')
     world.roleAssignments = world.roleAssignments.filter(({ scope }) => scope !== other.id)
     await putSettings(emulator, 'app', {
@@ -257,13 +257,13 @@ describe('a database that keeps everybody waiting keeps no other one from being 
   })
 })
 
-describe('a key that the run stores on the way back', () => {
+describe('a key that the rollback stores', () => {
   test.each([
     ['in a temporary table', ''],
     ['as a parameter, since the owner took the right to temporary tables away', 'REVOKE TEMPORARY ON DATABASE owned FROM PUBLIC'],
-  ])('%s: is seen by no session of the owner, who watches all others and may read what new tables hold', async (_, before) => {
+  ])('%s: no session of the owner sees it, although the owner watches all others and may read new tables', async (_, before) => {
     await putSettings(emulator, 'owned', identitySettings(world))
-    // What the run keeps for putting it back is there for as long as the check of the new key takes.
+    // The run keeps the previous key only as long as the check of the new one takes.
     world.delays.inference = 300
     await postgres.query(
       'owned',

@@ -10,13 +10,13 @@ export interface Visitor {
 }
 
 export interface Manners {
-  /** Answers the request for TLS in place of `S`; the connection stays as it is. */
+  /** Sent instead of `S` in response to the request for TLS; the connection stays unencrypted. */
   readonly beforeTls?: (socket: Socket) => void
-  /** Answers the startup message in place of {@link welcome}. */
+  /** Responds to the startup message, instead of {@link welcome}. */
   readonly onStartup?: (visitor: Visitor) => void
-  /** Answers each query in place of an empty result. */
+  /** Responds to each query, instead of an empty result. */
   readonly onQuery?: (visitor: Visitor, sql: string) => void
-  /** Answers what comes as a password, or as a step of SASL, in place of {@link welcome}. */
+  /** Responds to a password, or to a step of SASL, instead of {@link welcome}. */
   readonly onPassword?: (visitor: Visitor, password: Buffer) => void
 }
 
@@ -72,7 +72,7 @@ export function dataRow(...values: readonly (string | null)[]): Buffer {
   )
   return message('D', int16(values.length), ...cells)
 }
-/** Lets the client in, as an ordinary server does. */
+/** Accepts the login, as an ordinary server does. */
 export const welcome = Buffer.concat([
   message('R', int32(0)),
   parameter('server_version', '17.0'),

@@ -1,4 +1,4 @@
-/** An AI service, or a gateway in front of it, whose answers try to look like access, to be shown, or to fill the run's memory. */
+/** An AI service, or a gateway in front of it, whose responses imitate access, try to show a secret, or fill the run's memory. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { Fault, Switches } from '../../emulator/world.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
@@ -21,7 +21,7 @@ const emulator = await ownEmulator({ databases: ['app'] })
 const { world } = emulator
 const once = { 'verify-timeout-minutes': '0' }
 
-/** The identity is there, with its roles, and all settings are right: only the services decide. */
+/** The identity has its roles and all settings are right, so the result depends on the services only. */
 async function beginReady(switches: Partial<Switches> = {}): Promise<void> {
   await begin(emulator, { switches })
   giveIdentity(emulator)
@@ -29,15 +29,15 @@ async function beginReady(switches: Partial<Switches> = {}): Promise<void> {
   await putSettings(emulator, 'app', identitySettings(world))
 }
 
-/** The AI services answer so; a function is given the number of the request, from 0. */
-function answers(given: Fault | ((number: number) => Fault | undefined)): void {
+/** Sets the response of the AI services; a function gets the number of the request, from 0. */
+function answers(fault: Fault | ((number: number) => Fault | undefined)): void {
   let count = 0
-  world.fault = ({ plane }) => (plane !== 'ai' ? undefined : typeof given === 'function' ? given(count++) : given)
+  world.fault = ({ plane }) => (plane !== 'ai' ? undefined : typeof fault === 'function' ? fault(count++) : fault)
 }
 
 const answer = (status: number, body: unknown): Fault => ({ kind: 'answer', status, body: JSON.stringify(body) })
 const refusal = (status: number, message: string, code = 'X'): Fault => answer(status, { error: { code, message } })
-/** All that is shown; what is masked is masked in the log. */
+/** All texts that are shown, with the masks of the log applied. */
 const everything = ({ raw, summary, report, outputs }: Awaited<ReturnType<typeof apply>>): string =>
   `${raw.replaceAll(/^::add-mask::.*$/gm, '')} ${summary} ${JSON.stringify(report)} ${JSON.stringify(outputs)}`
 
@@ -53,11 +53,11 @@ describe('a refusal in the words of a service that grants access', () => {
   const cases = [401, 403, 500].flatMap((status) =>
     (['own', 'wrapped', 'wrapped-with-codes'] as const).map((wording) => [status, wording] as const),
   )
-  test.each(cases)('with status %i is no access, nor is it throttling: wording %s', async (status, wording) => {
+  test.each(cases)('with status %i does not count as access or as throttling: wording %s', async (status, wording) => {
     await beginReady({ wording })
     let number = 0
-    const said = words[cases.findIndex((each) => each[0] === status && each[1] === wording) % words.length] ?? ''
-    answers(() => refusal(status, number++ % 2 === 0 ? said : (words[0] ?? ''), 'OperationNotSupported'))
+    const text = words[cases.findIndex((each) => each[0] === status && each[1] === wording) % words.length] ?? ''
+    answers(() => refusal(status, number++ % 2 === 0 ? text : (words[0] ?? ''), 'OperationNotSupported'))
     for (const mode of ['verify', 'apply']) {
       const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), ...once, mode })
       expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
@@ -69,15 +69,15 @@ describe('a refusal in the words of a service that grants access', () => {
     'terminating connection due to administrator command (57P01)',
     'Query read timeout',
     'ECONNRESET: Connection terminated',
-  ])('and in those of a database, %s, is one answer: it is not repeated as a lost connection is', async (said) => {
-    answers(refusal(400, said))
+  ])('and in the words of a database, %s, is one response: it is not retried like a lost connection', async (text) => {
+    answers(refusal(400, text))
     const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), ...once, mode: 'verify' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'verification' })
     expect(world.exchanges.filter(({ plane }) => plane === 'ai').length).toBeLessThan(4)
   })
 })
 
-describe('an answer of 200 that holds no answer is no verification', () => {
+describe('a response of 200 without a result does not verify', () => {
   const empty: [string, unknown[]][] = [
     ['openai', [{}, null, [], { data: [] }, { data: [{ index: 0, embedding: [] }] }, { data: [{ index: 0 }] }, { data: [null] }]],
     ['cognitive', [{}, null, { results: { documents: [] } }, ...['', 'granted', { a: 1 }, null].map(sentiment)]],
@@ -112,7 +112,7 @@ describe('what a service sends back of the request', () => {
     }
     return () => token
   }
-  /** Neither the token nor a part of it that is worth something. */
+  /** Neither the token nor a usable part of it. */
   function expectHidden(text: string, secret: string): void {
     expect(secret.length).toBeGreaterThan(40)
     for (let at = 0; at + 32 <= secret.length; at += 16) expect(text).not.toContain(secret.slice(at, at + 32))
@@ -157,8 +157,8 @@ describe('what a service sends back of the request', () => {
   })
 })
 
-describe('an answer that costs memory or time', () => {
-  test('of forty megabytes ends with a name, and is not shown', async () => {
+describe('a response that costs memory or time', () => {
+  test('of forty megabytes ends with a named failure, and is not shown', async () => {
     answers({ kind: 'answer', status: 200, body: JSON.stringify(Array.from({ length: 40_000 }, () => 'x'.repeat(1_000))) })
     const result = await apply(emulator, { ...onlyService(emulator, 'machine-learning', 'app'), ...once, mode: 'verify' })
     expect(codesOf(result), result.log.slice(-2_000)).toContain('message-too-large')
@@ -172,14 +172,14 @@ describe('an answer that costs memory or time', () => {
     expect(result.outputs['result'], result.log).toBe('in-sync')
   })
 
-  test.each([2_000, 100_000])('of %i brackets ends as one answer', async (depth) => {
+  test.each([2_000, 100_000])('of %i brackets counts as one response', async (depth) => {
     answers({ kind: 'answer', status: 200, body: `${'['.repeat(depth)}${']'.repeat(depth)}` })
     const result = await apply(emulator, { ...onlyService(emulator, 'machine-learning', 'app'), ...once, mode: 'verify' })
     expect(result.outputs['failure-reason'], result.log.slice(-2_000)).not.toBe('internal')
     expect(everything(result).length).toBeLessThan(400_000)
   })
 
-  test('that breaks off every second time, or comes as another page: the working key stays', async () => {
+  test('that breaks off every second time, or is another page: the working key stays', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     giveRoles(emulator)
@@ -195,14 +195,14 @@ describe('an answer that costs memory or time', () => {
   })
 })
 
-describe('a service that answers the control in a way of its own', () => {
+describe('a service that answers the control differently', () => {
   const control: [string, Fault][] = [
     ['with the name of the host that leads nowhere', refusal(400, 'could not resolve host: trial.invalid')],
     ['with a failure of the gateway', refusal(502, 'could not resolve host: https://trial.invalid/openai')],
     ['as if there were no token', refusal(400, 'failed to get an access token for the managed identity')],
   ]
-  test.each(control)('%s: no key is taken for the identity', async (_, fault) => {
-    // Only what is committed counts here, and a stored key wins: the service is asked by key, whatever is tried.
+  test.each(control)('%s: no key counts as the identity', async (_, fault) => {
+    // The functions see only committed settings, and a stored key wins: every call uses the key.
     for (const wrong of [(number: number) => number === 0, (number: number) => number % 2 === 0]) {
       await begin(emulator, { switches: { committedRowsOnly: true, keyWins: true } })
       giveIdentity(emulator)

@@ -12,7 +12,7 @@ import { ownEmulator } from '../support/own-emulator.ts'
 import { begin, codesOf, giveIdentity, giveRoles, onlyService, settingsOf, usual, workWithKeys } from '../support/support.ts'
 
 const hostile = ['first', 'last', 'smallest', 'largest', 'worded'] as const
-/** Databases that their owner makes useless for a session, by what does it. */
+/** Settings by which an owner makes a database unusable for a session. */
 const ending: Readonly<Record<string, string>> = {
   idle: `SET idle_session_timeout = '1ms'`,
   limited: 'SET transaction_timeout = 1',
@@ -105,7 +105,7 @@ beforeAll(async () => {
   }
 }, 180_000)
 
-/** The emulator's own sessions stay what they are. */
+/** The emulator's own sessions do not change. */
 async function keepOwn(database: string, name: string, value: string | undefined): Promise<void> {
   const [now] =
     value === undefined ? await postgres.query('postgres', `SELECT current_setting('${name}', true) AS value`) : [{ value }]
@@ -148,7 +148,7 @@ test('sessions that end at once, or never begin: the run fails in these database
   expect(result.outputs, result.log).toMatchObject({ result: 'failed', changed: 'true', verified: 'false' })
   const queries = result.report.queries as { database: string; status: string }[]
   const { idle, ...others } = Object.fromEntries(queries.map(({ database, status }) => [database, status]))
-  // A session may by luck be quicker than its limit: then its database is set up as any other.
+  // A session may be quicker than its limit; then its database is set up like any other.
   expect(['skipped', 'failed', 'passed']).toContain(idle)
   expect(others).toEqual({
     limited: 'skipped',

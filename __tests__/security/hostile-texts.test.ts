@@ -1,6 +1,6 @@
 /**
- * Texts that are written to keep an expression busy. Every expression of the sources meets them, found in the sources
- * themselves, so that a new one is not forgotten: sixteen times the text may take at most forty times as long.
+ * Texts that are written to make a regular expression slow. The tests find every expression in the sources, so that none is
+ * forgotten, and run it on these texts: sixteen times the text may take at most forty times as long.
  */
 import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -20,7 +20,7 @@ const root = join(import.meta.dirname, '..', '..')
 const small = 64 * 1024
 const large = 16 * small
 const most = 40
-/** Below this a duration says nothing, in milliseconds. */
+/** Shorter durations, in milliseconds, are not meaningful. */
 const floor = 16
 
 const made: Map<string, string> = new Map()
@@ -128,7 +128,7 @@ function took(work: (text: string) => void, text: string): number {
 /** The least of up to five times: a collection of garbage may come in between. */
 function least(work: (text: string) => void, text: string, enough: number): number {
   let best = Number.POSITIVE_INFINITY
-  // What is ten times too long is no accident.
+  // A duration ten times too long is not a coincidence.
   for (let run = 0; run < 5 && best > enough && (run === 0 || best < 10 * enough); run++) best = Math.min(best, took(work, text))
   return best
 }
@@ -185,7 +185,7 @@ for (const { file, text } of sources) {
 }
 
 suite('every expression of the sources takes sixteen times the text in at most forty times the time', () => {
-  test('all of them are looked at: none is made of a text but those for secrets and for the marks of issues and comments', () => {
+  test('all are tested: only those for secrets and for the marks of issues and comments are built from a text', () => {
     expect(found.length).toBeGreaterThan(90)
     expect([...dynamic].sort()).toEqual(['src/lib/secrets.ts', 'src/report/drift-issue.ts', 'src/report/drift-issue.ts'])
     const patterns = new Set(found.map(({ pattern }) => String(pattern)))
@@ -293,7 +293,7 @@ suite('functions that meet texts of others take sixteen times the text in at mos
     expect(slow).toEqual([])
   })
 
-  test('every row of the table says what it says of a text of any length, in a bounded text', () => {
+  test('every row of the table has a bounded text for a text of any length', () => {
     for (const { origin, codes } of known) {
       for (const text of ['x'.repeat(1_000_000), "perform action 'a' over scope '".repeat(30_000)]) {
         const failure = explain({ origin, code: codes?.[0] ?? '', text, requestId: text }, { ...at, user: text, resource: text })
@@ -304,7 +304,7 @@ suite('functions that meet texts of others take sixteen times the text in at mos
 })
 
 suite('a text that was cut', () => {
-  test('says how much was cut, never ends in half a sign, and is known as cut', () => {
+  test('names how much was cut, never ends in half a character, and is marked as cut', () => {
     expect(bounded('short')).toBe('short')
     expect(bounded('x'.repeat(longestText))).toHaveLength(longestText)
     expect(bounded('abcdef', 4)).toBe('abcd… (2 more characters)')
@@ -323,7 +323,7 @@ suite('a text that was cut', () => {
     expect(withoutCutSecret('01234… (3 more characters)', secret)).toBe('01234… (3 more characters)')
   })
 
-  test('JSON stays JSON, with its texts cut and its names and numbers as they were', () => {
+  test('JSON stays JSON, with shortened texts and unchanged names and numbers', () => {
     const long = 'x'.repeat(20_000)
     const json = JSON.stringify({ value: [{ name: long, count: 4, is: true, none: null }], [long]: 'kept' })
     const cut = JSON.parse(boundedJson(json)) as { value: { name: string }[] }
@@ -334,7 +334,7 @@ suite('a text that was cut', () => {
   })
 })
 
-test('whatever is thrown is described in a bounded text', () => {
+test('every thrown value is described in a bounded text', () => {
   const circle: Record<string, unknown> = {}
   circle['self'] = circle
   const trap = (): never => {
@@ -367,7 +367,7 @@ test('whatever is thrown is described in a bounded text', () => {
   }
 })
 
-test('the log has a limit, which results do not count for', () => {
+test('the log has a limit that does not apply to results', () => {
   let printed = ''
   const write = vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
     printed += String(text)
@@ -424,12 +424,12 @@ suite('the report file', () => {
   })
   const bytes = (of: Report): number => Buffer.byteLength(JSON.stringify(asJson(of), null, 2))
 
-  test('one that fits is as it was', () => {
+  test('one that fits stays unchanged', () => {
     const of = reportOf([query(1, 100)])
     expect(fitted(of)).toBe(of)
   })
 
-  test('one that does not has its longest texts cut, and says so', () => {
+  test('one that does not has its longest texts shortened, with a finding', () => {
     const of = reportOf(Array.from({ length: 1_000 }, (_, index) => query(index, 8_000)))
     const fit = fitted(of)
     expect(bytes(fit)).toBeLessThan(5_001_000)
@@ -440,7 +440,7 @@ suite('the report file', () => {
     ])
   })
 
-  test('one of too many items leaves the last ones out, and says how many', () => {
+  test('one with too many items leaves the last ones out, and names how many', () => {
     const of = reportOf(Array.from({ length: 60_000 }, (_, index) => query(index, 20)))
     const fit = fitted(of)
     expect(bytes(fit)).toBeLessThan(5_001_000)

@@ -1,4 +1,4 @@
-/** Values, messages and answers of a database or a listener that are larger than anything that is looked at. */
+/** Values, messages and results of a database or a listener that are larger than the action reads. */
 
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server } from 'node:net'
@@ -34,7 +34,7 @@ describe('a setting of megabytes', () => {
     },
   )
 
-  test('of another service than those that are named: nothing but that is left out', async () => {
+  test('of a service that is not named: only that setting is left out', async () => {
     await begin(emulator)
     giveIdentity(emulator)
     await workWithKeys(emulator, 'app')
@@ -52,7 +52,7 @@ describe('an error text of a database', () => {
   test.each([
     ['of 240 kB', 240_000, 'fail'],
     ['of megabytes', 8_000_000, 'role "'],
-  ])('%s is cut in log, report and summary', async (_, length, part) => {
+  ])('%s is shortened in log, report and summary', async (_, length, part) => {
     await begin(emulator)
     giveIdentity(emulator)
     await postgres.query('app', 'CREATE EXTENSION azure_ai')

@@ -1,5 +1,5 @@
 /**
- * Inputs that look like something else: letters of other alphabets, signs that nobody sees, paths and options where a name
+ * Inputs that look like something else: letters of other alphabets, invisible characters, paths and options where a name
  * belongs. Each is refused by the name of its input before anything is sent, since a reviewer reads the one and the action
  * would use the other.
  */
@@ -17,9 +17,9 @@ const owner = '8e3af657-a8ff-443c-a75c-2fe8c4bcb635'
 const usual = { mode: 'check', 'tenant-id': 'contoso.com', 'client-id': client }
 
 /** The problems that the parser reports, each beginning with the name of its input; empty when it accepts all. */
-function problems(given: Partial<Record<InputName, string>>): string[] {
+function problems(inputs: Partial<Record<InputName, string>>): string[] {
   try {
-    parseInputs(rawInputs({ ...usual, ...given }))
+    parseInputs(rawInputs({ ...usual, ...inputs }))
     return []
   } catch (error) {
     if (!(error instanceof Failure)) throw error
@@ -27,7 +27,7 @@ function problems(given: Partial<Record<InputName, string>>): string[] {
   }
 }
 
-test('the inputs that are varied here are accepted as they are', () => {
+test('the unchanged inputs of these tests are accepted', () => {
   expect(problems({})).toEqual([])
 })
 
@@ -38,7 +38,7 @@ const cases: Partial<Record<InputName, Record<string, string>>> = {
     'a long s': server.replace('/subscriptions', '/\u017fubscriptions'),
     'full-width slashes': server.replaceAll('/', '\uff0f'),
     'a division slash': server.replace('/pg-one', '/pg\u2215one'),
-    'a name that nobody sees whole': server.replace('pg-one', 'pg\u200b-one'),
+    'a name with an invisible character': server.replace('pg-one', 'pg\u200b-one'),
     'a soft hyphen': server.replace('pg-one', 'pg\u00ad-one'),
     'a direction override': server.replace('pg-one', 'pg-\u202eeno'),
     'a hyphen of another kind': server.replace('pg-one', 'pg\u2010one'),
@@ -68,14 +68,14 @@ const cases: Partial<Record<InputName, Record<string, string>>> = {
     'hyphens of another kind': owner.replaceAll('-', '\u2010'),
     'a full-width digit': owner.replace('8', '\uff18'),
     'a whole id': `/subscriptions/${subscription}/providers/Microsoft.Authorization/roleDefinitions/${owner}`,
-    'a sign that nobody sees': `${owner}\u200b`,
+    'an invisible character': `${owner}\u200b`,
     'without hyphens': owner.replaceAll('-', ''),
   },
-  mode: { 'the sign for kelvin': 'chec\u212a', 'a sign that nobody sees': 'check\u200b', 'full-width': '\uff43heck' },
+  mode: { 'the sign for kelvin': 'chec\u212a', 'an invisible character': 'check\u200b', 'full-width': '\uff43heck' },
   part: { 'a Cyrillic letter': '\u0430ll' },
   'auth-type': { 'a hyphen of another kind': 'managed\u2011identity' },
   'allow-restart': { 'full-width': '\uff54rue', 'a Cyrillic letter': 'tru\u0435', 'a number': '1', list: 'true,false' },
-  'clear-keys': { 'a sign that nobody sees': 'true\u2060', yes: 'yes' },
+  'clear-keys': { 'an invisible character': 'true\u2060', yes: 'yes' },
   'database-port': {
     'full-width digits': '\uff15\uff14\uff13\uff12',
     hexadecimal: '0x1538',
@@ -97,7 +97,7 @@ const cases: Partial<Record<InputName, Record<string, string>>> = {
     'an option': '--help',
     'an option of a shell': `${client} --debug`,
     'a substitution': `$(id)`,
-    'a sign that nobody sees': `${client}\u200d`,
+    'an invisible character': `${client}\u200d`,
     'a quote': `${client}"`,
   },
   'tenant-id': {
@@ -131,7 +131,7 @@ const cases: Partial<Record<InputName, Record<string, string>>> = {
     'a Cyrillic letter': 'pg-\u043ene.example',
   },
   environment: {
-    'a sign that nobody sees': 'AzureCloud\u200b',
+    'an invisible character': 'AzureCloud\u200b',
     'full-width': '\uff21zureCloud',
     'the sign for kelvin': 'A\u017bureCloud',
     'a user in front of the host': 'https://management.azure.com@evil.example',
@@ -153,7 +153,7 @@ describe.each(Object.entries(cases) as [InputName, Record<string, string>][])('%
   })
 })
 
-test('a URL in other letters is no known cloud: it needs an audience of its own, and is shown in ASCII', () => {
+test('a URL in other letters is not a known cloud: it needs an audience of its own, and is shown in ASCII', () => {
   const environment = 'https://m\u0430nagement.azure.com'
   expect(problems({ environment })).toEqual([expect.stringMatching(/^`audience`: is required/)])
   expect(problems({ environment, audience: 'api://AzureADTokenExchange' })).toEqual([expect.stringMatching(/^`audience`: /)])
@@ -161,7 +161,7 @@ test('a URL in other letters is no known cloud: it needs an audience of its own,
   expect(problems({ environment, audience: 'api://contoso' })).toEqual([])
 })
 
-test('a resource group of other letters is one part of a path, whatever it looks like', () => {
+test('a resource group in other letters stays one part of a path, whatever it looks like', () => {
   for (const group of ['\u0440g', 'rg\u202e', 'r\uff0fg', 'rg\u2028', 'rg/..', 'rg%2f..', '...', '(\u2024\u2024)']) {
     const id = server.replace('/rg/', `/${group}/`)
     const parsed = parseResourceId(id)

@@ -1,4 +1,4 @@
-/** A runner that is gone, or no longer reads, neither keeps the post step alive nor the firewall rule open. */
+/** A runner that ended, or no longer reads, does not stop the post step from ending and deleting the firewall rule. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'

@@ -1,4 +1,4 @@
-/** Secrets of every length stay out of whatever a run leaves, and the commands that mask them are printed for GitHub's runner alone. */
+/** Nothing that a run leaves contains a secret, whatever its length, and only GitHub's runner gets the commands that mask secrets. */
 import { statSync } from 'node:fs'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
@@ -36,7 +36,7 @@ describe('outside GitHub Actions', () => {
     },
   )
 
-  test('nor does one of the post step', async () => {
+  test('the post step prints none either', async () => {
     await begin(emulator, { shape: (world) => Object.assign(world.servers[0] ?? {}, { firewallRules: {} }) })
     const result = await run({ 'temporary-firewall-rule': 'true' }, { GITHUB_ACTIONS: '' })
     const post = await result.post()
@@ -56,9 +56,9 @@ test('inside GitHub Actions every secret is masked before anything else is print
 
 describe('a short secret', () => {
   test.each(['k3y', 'abc', '7', 'hunter2', 'a"b\\c'])('the password %s is shown nowhere as a word', async (password) => {
-    // The server repeats what it was sent: its own message, in the report, has to be searched as well.
-    const said = `password authentication failed: "${password}", ${JSON.stringify(password)}, ${encodeURIComponent(password)}`
-    emulator.world.sqlFault = () => ({ kind: 'error', code: '28P01', message: said })
+    // The server repeats what it received, so its message in the report is searched as well.
+    const text = `password authentication failed: "${password}", ${JSON.stringify(password)}, ${encodeURIComponent(password)}`
+    emulator.world.sqlFault = () => ({ kind: 'error', code: '28P01', message: text })
     const result = await run({ 'database-user': 'pgadmin', 'database-password': password })
     delete emulator.world.sqlFault
     expect(result.masked).toContain(password)
@@ -75,7 +75,7 @@ describe('a short secret', () => {
   })
 })
 
-test('the report is for this user alone', async () => {
+test('only this user may read the report', async () => {
   const result = await run()
   if (process.platform !== 'win32') expect(statSync(result.outputs['report-path'] ?? '').mode & 0o777).toBe(0o600)
 })

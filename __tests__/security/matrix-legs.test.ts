@@ -1,4 +1,4 @@
-/** Two legs of a matrix on one server: each keeps the issue and the comment of its own databases and services, with the built action. */
+/** Two jobs of a matrix on one server: each keeps the issue and the comment of its own databases and services, with the built action. */
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
@@ -17,7 +17,7 @@ const change: GitHubIssue = {
 }
 let again: () => Promise<void>
 
-/** `app` is as the workflow wants it, `crm` has no azure_ai yet. */
+/** `app` is as the workflow requires, `crm` has no azure_ai yet. */
 beforeAll(async () => {
   await begin(emulator)
   giveIdentity(emulator)
@@ -60,7 +60,7 @@ test('the one in sync does not close the issue of the other, nor write into it',
   expect(issues()).toEqual(before)
 })
 
-test('both at once keep one issue each, and close their own', async () => {
+test('both jobs at once keep one issue each, and close their own', async () => {
   await emulator.postgres.query('app', 'DROP EXTENSION azure_ai CASCADE')
   await Promise.all([leg('app'), leg('crm')])
   expect(listed().sort()).toEqual(['open: database app (openai)', 'open: database crm (openai)'])
@@ -69,7 +69,7 @@ test('both at once keep one issue each, and close their own', async () => {
   expect(listed().sort()).toEqual(['closed: database crm (openai)', 'open: database app (openai)'])
 })
 
-test('legs by service keep one issue each', async () => {
+test('jobs by service keep one issue each', async () => {
   const translator = onlyService(emulator, 'translator', 'app')
   expect((await leg('app', translator)).outputs['result']).toBe('drift')
   expect((await leg('app')).outputs['result']).toBe('in-sync')
@@ -87,7 +87,7 @@ test('a check of all databases takes the issues of both over, and not what anoth
   expect((await leg('*')).outputs['result']).toBe('drift')
   expect(listed()).toEqual(['open: all databases (openai)', 'open: database crm (openai)'])
   expect(issues()[1]).toEqual(before)
-  // The leg that covers less leaves the wider issue alone.
+  // The job that covers less does not change the wider issue.
   expect((await leg('app')).outputs['result']).toBe('in-sync')
   expect(listed()[0]).toBe('open: all databases (openai)')
 })

@@ -1,4 +1,4 @@
-/** What other roles put where azure_ai has its functions, or will have them, is neither called nor taken over. */
+/** Objects of other roles in the schemas of azure_ai are neither called nor taken over. */
 import { beforeAll, expect, test } from 'vitest'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
@@ -74,7 +74,7 @@ test('a check reports each of them and calls none', async () => {
   expect(fixes).toContain(
     'ALTER SCHEMA azure_cognitive OWNER TO azure_pg_admin; REVOKE CREATE ON SCHEMA azure_cognitive FROM PUBLIC;',
   )
-  // The sound one is reported all the same.
+  // The unaffected database is reported all the same.
   expect(statusesOf(result)['sound/azure_openai.auth_type']).toBe('different')
 })
 
@@ -98,12 +98,12 @@ test.each(['overload', 'setting', 'creator', 'before', 'lost'])(
   },
 )
 
-test('a sound database is switched', async () => {
+test('a database without planted objects is switched', async () => {
   const result = await apply(emulator, onlyService(emulator, 'openai', 'sound'))
   expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
 })
 
-test('where the extension leaves its schema open it goes to public, and without one the run says how to make it', async () => {
+test('an extension without a fixed schema is created in public; without that schema the fix has the command that creates it', async () => {
   emulator.world.switches.schemaOpen = true
   await emulator.refresh()
   await postgres.createDatabase('bare')
@@ -125,7 +125,7 @@ test('where the extension leaves its schema open it goes to public, and without 
   await emulator.refresh()
 })
 
-test('an azure_ai that looks names up by the path finds its own, not those of public', async () => {
+test('an azure_ai that uses the search path finds its own functions, not those of public', async () => {
   await postgres.query('sound', 'CREATE SCHEMA evil AUTHORIZATION mallory; GRANT ALL ON SCHEMA evil, public TO PUBLIC')
   for (const schema of ['public', 'evil']) {
     await asMallory('sound', `CREATE FUNCTION ${schema}.trap() RETURNS boolean ${body('true')}`)

@@ -1,6 +1,6 @@
 /**
- * Nothing that the owner of a database, or anybody who may create in `public`, gives the name of one of PostgreSQL's own is
- * called by the action, whose role is an administrator (CVE-2018-1058).
+ * Functions with names of PostgreSQL's own, created by the owner of a database or by a role that may create in `public`, are
+ * never called by the action, whose role is an administrator (CVE-2018-1058).
  */
 
 import { readFileSync } from 'node:fs'
@@ -65,7 +65,7 @@ beforeAll(async () => {
   for (const [name, value] of Object.entries(hostileSettings)) {
     const values = name === 'search_path' ? value : pg.escapeLiteral(value)
     await postgres.query('postgres', `ALTER DATABASE owned SET ${name} = ${values}`)
-    // The emulator's own sessions stay what they are.
+    // The emulator's own sessions do not change.
     const own = name === 'search_path' ? 'pg_catalog' : name === 'role' ? 'azuresu' : undefined
     const [usual] =
       own === undefined ? await postgres.query('postgres', `SELECT current_setting('${name}', true) AS value`) : [{ value: own }]
@@ -108,7 +108,7 @@ async function plantFully(database: string, schema: string): Promise<void> {
   expect(made['views']).toBeGreaterThan(8)
 }
 
-/** As a client that takes no care. */
+/** As a careless client. */
 async function careless(database: string, statements: readonly (string | [string, unknown[]])[]): Promise<void> {
   const client = new pg.Client({
     host: postgres.host,
@@ -138,7 +138,7 @@ async function expectUntouched(from: number): Promise<void> {
 }
 
 describe('the traps', () => {
-  test.each(['visited', 'owned'])('spring for a client that takes no care, in "%s"', async (database) => {
+  test.each(['visited', 'owned'])('run for a careless client, in "%s"', async (database) => {
     const from = logLength(emulator)
     await careless(database, [
       ['SELECT pg_try_advisory_xact_lock($1, $2)', [1, 2]],
@@ -160,10 +160,10 @@ describe('the traps', () => {
   })
 })
 
-describe('no trap springs', () => {
+describe('no trap runs', () => {
   const inputs = { databases: 'visited\nowned' }
 
-  test('of those that answer as the real functions do: a role that may only create in public stays what it is', async () => {
+  test('of those that return what the real functions do: a role that may only create in public gets no other right', async () => {
     const from = logLength(emulator)
     const only = { databases: 'forwarding', cognitive: '', translator: '', 'machine-learning': '', 'machine-learning-input': '' }
     const set = await apply(emulator, only)
@@ -174,7 +174,7 @@ describe('no trap springs', () => {
     await postgres.query('forwarding', 'DROP EXTENSION azure_ai CASCADE')
   })
 
-  test('while everything is set up and keys are cleared, by one part after the other', async () => {
+  test('while everything is set up and keys are cleared, one part after the other', async () => {
     await workWithKeys(emulator, 'visited')
     const from = logLength(emulator)
     const azure = await apply(emulator, { ...inputs, part: 'azure' })
@@ -200,7 +200,7 @@ describe('no trap springs', () => {
     await emulator.refresh()
   })
 
-  test('in a verify, on the way back to keys, and on the way to the identity again', async () => {
+  test('in a verify, during the rollback to keys, and during the switch to the identity again', async () => {
     const from = logLength(emulator)
     const verified = await apply(emulator, { ...inputs, mode: 'verify', 'embedding-deployment': 'text-embedding-3-small' })
     expect(verified.outputs, verified.log).toMatchObject({ result: 'in-sync', verified: 'true' })
@@ -214,7 +214,7 @@ describe('no trap springs', () => {
   })
 })
 
-/** Every statement on the wire stands in a transaction whose second statement sets the search path. */
+/** Every statement that is sent belongs to a transaction whose second statement sets the search path. */
 function expectTransactions(from: number): void {
   const sessions = new Map<string, string[]>()
   for (const { pid, user, sql } of statementsSince(emulator, from)) {

@@ -19,7 +19,7 @@ import { type HostileHost, startHostileHost } from './hostile-host.ts'
 let emulator: Emulator
 let hostile: HostileHost
 let proxy: Server
-/** `HOST:PORT` of each tunnel that the proxy was asked for; it opens none. */
+/** `HOST:PORT` of each tunnel requested from the proxy; it opens none. */
 const tunnels: string[] = []
 let folder: string
 const jobs: JobResult[] = []
@@ -79,7 +79,7 @@ async function job(inputs: Record<string, string>, env: Record<string, string>, 
     inputs: { ...emulator.inputs, ...look, ...inputs },
     env: { PATH: folder, NODE_EXTRA_CA_CERTS, ACTIONS_ID_TOKEN_REQUEST_URL, ACTIONS_ID_TOKEN_REQUEST_TOKEN, ...env },
   })
-  // A cloud that does not answer is waited for; the test has seen enough before.
+  // The run waits for a cloud that does not answer; the test does not need to.
   const watch = setInterval(() => until?.() && started.child.kill('SIGTERM'), 50)
   const result = await started.done
   clearInterval(watch)

@@ -13,7 +13,7 @@ const sources = readdirSync(folder, { recursive: true, encoding: 'utf8' })
   .map((file) => readFileSync(join(folder, file), 'utf8'))
   .join('\n')
 
-/** Whatever could be a name in SQL of the action: the catalog decides which of them are. A new use is found here by itself. */
+/** Every possible name in SQL of the action; the catalog decides which of them are names. New uses are found automatically. */
 export const wordsOfSources: readonly string[] = [...new Set(sources.match(/\b[a-z_][a-z_0-9]*\b/g) ?? [])]
 
 /** Runs in a plpgsql block; `made` counts, and what cannot be made (pseudo types, for one) is left out. */
@@ -87,7 +87,7 @@ BEGIN
   END LOOP;
 END`
 
-/** Plants all traps in a schema, as the role mallory. Gives how many of each kind there are. */
+/** Plants all traps in a schema, as the role mallory. Returns how many of each kind there are. */
 export async function plant(emulator: Emulator, database: string, schema: string): Promise<Record<string, number>> {
   const { postgres } = emulator
   const words = `{${wordsOfSources.join(',')}}`
@@ -107,7 +107,7 @@ FROM (SELECT '${schema}'::regnamespace::oid AS oid) AS s`,
   return made as Record<string, number>
 }
 
-/** Traps that sprang since a position in the server's log, in sessions of others than the emulator itself; each once. */
+/** Traps that ran since a position in the server's log, in sessions of others than the emulator itself; each once. */
 export function sprung(emulator: Emulator, from: number): string[] {
   const found = logSince(emulator, from).matchAll(/ (\S[^@\n]*)@(.*?) LOG: {2}planted: (.*)$/gm)
   return [

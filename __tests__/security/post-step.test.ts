@@ -1,4 +1,4 @@
-/** The post step obeys the main step of its own run: no variable, input or state of another step makes it do anything else. */
+/** The post step acts on the state of the main step of its own run; no variable, input or state of another step changes that. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
@@ -147,7 +147,7 @@ describe('the state', () => {
     ['a list', () => '[]'],
     ['no JSON', () => '{"rule":'],
     ['longer than any state', () => state({ audience: 'x'.repeat(65_000) })],
-  ])('%s: nothing is sent, and a warning says so', async (_, text) => {
+  ])('%s: nothing is sent, and a warning explains why', async (_, text) => {
     serverOf(emulator).firewallRules['gha-aipg-1000000000-0123456789ab'] = office
     const post = await runPost({ [postState]: text() }, { env: emulator.env, inputs: inputsOf() })
     expect([post.code, post.raw]).toEqual([0, expect.stringMatching(/^::warning title=A firewall rule was left behind::/)])
@@ -157,7 +157,7 @@ describe('the state', () => {
     await post.remove()
   })
 
-  test('of a main step that was killed at once: nothing to do', async () => {
+  test('of a main step that was killed immediately: the post step does nothing', async () => {
     const post = await runPost({}, { env: emulator.env })
     expect([post.code, post.raw]).toEqual([0, ''])
     await post.remove()

@@ -1,4 +1,4 @@
-/** The firewall is opened to one unicast IPv4 address or to none, whatever the server or an input says. */
+/** The firewall is opened to one unicast IPv4 address or to none, whatever the server reports or an input contains. */
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { notUnicast, sharedAddress } from '../../src/lib/ipv4.ts'
@@ -69,7 +69,7 @@ describe('the address in a refusal', () => {
     expect(result.report.findings[0].fix).toContain(`--start-ip-address ${named} --end-ip-address ${named} `)
   })
 
-  test('that runner-ip contradicts is not replaced by it', async () => {
+  test('is used although runner-ip differs', async () => {
     const result = await refusedAs('0.0.0.0', { 'runner-ip': '127.0.0.1' })
     expect(codesOf(result)).toContain('runner-address')
     expect(emulator.writes()).toEqual([])
@@ -89,7 +89,7 @@ describe('runner-ip', () => {
 })
 
 test('a private address is allowed, with a warning', async () => {
-  // This server never lets the runner in: the run ends where the rule would be created.
+  // This server never allows the runner, so the run ends where the rule would be created.
   refusing.message = 'no pg_hba.conf entry for host "10.1.2.3", user "u", database "app", SSL encryption'
   const seen: string[] = []
   emulator.world.fault = ({ method, url }) => {

@@ -1,4 +1,4 @@
-/** A session may carry what another client left in it, and a transaction may not begin: neither leads to a statement that is not protected. */
+/** A session may contain what another client left in it, and a BEGIN may fail: neither leads to an unprotected statement. */
 import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -30,7 +30,7 @@ describe('the sources', () => {
       .map(([file]) => file)
       .sort()
 
-  test('send statements by way of the module that builds transactions', () => {
+  test('send statements only through the module that builds transactions', () => {
     expect(using(/\bclient\.query\(/)).toEqual(['src/postgres/connection.ts'])
     expect(using(/['"]\.\/(?:postgres\/)?driver\.ts['"]/)).toEqual(['src/postgres/connection.ts'])
     expect(using(/\btransactionsOn\(/)).toEqual(['src/postgres/connection.ts', 'src/postgres/transaction.ts'])
@@ -71,7 +71,7 @@ describe('a transaction', () => {
     expect(texts[1]).toBe('ROLLBACK')
   })
 
-  test('that did not begin runs nothing, and one that is over takes nothing more', async () => {
+  test('that did not begin runs nothing, and one that ended accepts no further statement', async () => {
     const { texts, session } = recorded((text) => text.startsWith('BEGIN'))
     const body = async (transaction: { query(text: string): Promise<unknown> }) => transaction.query('SELECT 1')
     await expect(transactionsOn(session).write({ serverVersion: 18 }, body)).rejects.toThrow('statement timeout')
@@ -116,7 +116,7 @@ const leftovers = [
   "SET search_path = pg_temp, pg_catalog; SET standard_conforming_strings = off; SET quote_all_identifiers = on; SET datestyle = 'German'",
 ]
 
-test('a pooled session that another client has prepared answers as a fresh one, and springs no trap', async () => {
+test('a pooled session that another client prepared behaves like a new one, and runs no trap', async () => {
   await begin(emulator)
   const before = await workWithKeys(emulator, 'app')
   const observe = async (prepare: readonly string[], id: string) => {

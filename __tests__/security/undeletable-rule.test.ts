@@ -1,4 +1,4 @@
-/** A firewall rule that cannot be deleted is not created; where it was, it is overwritten with an address that leads nowhere. */
+/** A firewall rule that cannot be deleted is not created; where it was, it is overwritten with an unused address. */
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import type { Fault, Lock } from '../../emulator/world.ts'
@@ -31,7 +31,7 @@ const lock = (level: Lock['level'], scope: string): void => void emulator.world.
 const deny = (...actions: string[]): void =>
   void emulator.world.denyAssignments.push({ id: 'd0', name: 'no deletions', scope: group, actions })
 
-/** Locks that nobody may list: the look-up gets this answer. */
+/** Locks that cannot be listed: the look-up gets this answer. */
 function hideLocks(fault: Fault): void {
   emulator.world.fault = ({ method, url }) => (method === 'GET' && /\/locks\?/.test(url) ? fault : undefined)
 }
@@ -49,7 +49,7 @@ describe('a lock that forbids the deletion', () => {
     ['CanNotDelete', 'the subscription', subscription],
     ['ReadOnly', 'the server', server],
     ['ReadOnly', 'the resource group, in other letters', group.toUpperCase()],
-  ])('%s on %s: no rule is created, and the lock is named', async (level, _, scope) => {
+  ])('%s on %s: no rule is created, and the finding names the lock', async (level, _, scope) => {
     lock(level, scope)
     const result = await run()
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'azure', changed: 'false' })
@@ -62,7 +62,7 @@ describe('a lock that forbids the deletion', () => {
     await result.remove()
   })
 
-  test('of something else does not matter', async () => {
+  test('of another resource does not matter', async () => {
     lock('CanNotDelete', `${server}/databases/app`)
     lock('CanNotDelete', `${server}/firewallRules/office`)
     lock('ReadOnly', `${server}-other`)
@@ -99,11 +99,11 @@ describe('a lock that forbids the deletion', () => {
       status: 200,
       body: JSON.stringify({ value: [], nextLink: `${emulator.url}${server}/locks?p=1` }),
     }
-    let asked = 0
-    emulator.world.fault = ({ method, url }) => (method === 'GET' && /\/locks\?/.test(url) && ++asked > 0 ? page : undefined)
+    let lookUps = 0
+    emulator.world.fault = ({ method, url }) => (method === 'GET' && /\/locks\?/.test(url) && ++lookUps > 0 ? page : undefined)
     const result = await run()
     expect(result.code, result.log).toBe(0)
-    expect(asked).toBeLessThanOrEqual(10)
+    expect(lookUps).toBeLessThanOrEqual(10)
     await result.post()
     await result.remove()
   })
@@ -113,7 +113,7 @@ describe('the post step, when its rule cannot be deleted,', () => {
   test.each<[string, () => void]>([
     ['for a lock that it could not see', () => lock('CanNotDelete', group)],
     ['for a deny assignment', () => deny(deleteAction)],
-  ])('%s: overwrites it with an address that leads nowhere, and says so', async (_, forbid) => {
+  ])('%s: overwrites it with an unused address, and warns', async (_, forbid) => {
     hideLocks(refused)
     const result = await run()
     expect(result.code, result.log).toBe(0)
@@ -130,7 +130,7 @@ describe('the post step, when its rule cannot be deleted,', () => {
     expect(warning).toContain(`--name ${rule} --yes`)
     await result.remove()
 
-    // What stays fails no later run, which opens the server as if it was not there.
+    // The remaining rule fails no later run, which opens the server as usual.
     emulator.world.locks.length = 0
     emulator.world.denyAssignments.length = 0
     const later = await run()
@@ -141,7 +141,7 @@ describe('the post step, when its rule cannot be deleted,', () => {
     await later.remove()
   })
 
-  test('nor overwritten: warns with the command, and never fails the job', async () => {
+  test('nor overwritten: it warns with the command, and never fails the job', async () => {
     const result = await run()
     const [rule = ''] = Object.keys(rules())
     deny(deleteAction, writeAction)
@@ -153,7 +153,7 @@ describe('the post step, when its rule cannot be deleted,', () => {
     await result.remove()
   })
 
-  test('and is not there at all: creates none', async () => {
+  test('and does not exist: it creates none', async () => {
     const { environment, 'tenant-id': tenant, 'client-id': client, audience } = emulator.inputs
     const state = {
       run: '4711',
@@ -214,7 +214,7 @@ describe('an expired rule of an earlier run that cannot be deleted', () => {
     await result.remove()
   })
 
-  test('and lets this runner in, where a lock shows: it is closed, and the run names the lock', async () => {
+  test('and allows this runner, with a visible lock: it is closed, and the run names the lock', async () => {
     rules()[expired] = here
     lock('CanNotDelete', server)
     await emulator.refresh()

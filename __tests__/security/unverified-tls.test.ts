@@ -1,4 +1,4 @@
-/** NODE_TLS_REJECT_UNAUTHORIZED=0, which an earlier step can set for the whole job, makes the action trust nobody. */
+/** With NODE_TLS_REJECT_UNAUTHORIZED=0, which an earlier step can set for the whole job, the action still verifies certificates. */
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -86,11 +86,11 @@ test('where Azure is trusted, the run is as without the variable, and warns', as
       fix: expect.stringContaining('NODE_EXTRA_CA_CERTS'),
     }),
   )
-  // Node itself would print a warning of its own with the first connection that is not verified.
+  // Node itself would print a warning with the first connection that is not verified.
   expect(result.log).not.toContain('makes TLS connections and HTTPS requests insecure')
 })
 
-test.each(['1', '', 'true'])('with the value "%s" it turns nothing off: no warning', async (value) => {
+test.each(['1', '', 'true'])('the value "%s" turns nothing off, so there is no warning', async (value) => {
   const result = await check({}, { exported: { NODE_TLS_REJECT_UNAUTHORIZED: value } })
   expect([result.code, result.outputs.result], result.log).toEqual([0, 'drift'])
   expect(result.log).not.toContain('NODE_TLS_REJECT_UNAUTHORIZED')
