@@ -645,7 +645,7 @@ describe('the state after a plan', () => {
         const steps = plan(inputs, there)
         expect(steps.filter(differs)).toEqual([])
         expect(
-          steps.filter(({ status, detail }) => status !== 'in-sync' && !/^(part:|a read replica|mended by)/.test(detail)),
+          steps.filter(({ status, detail }) => status !== 'in-sync' && !/^(part:|a read replica|fixed by)/.test(detail)),
         ).toEqual([])
         expect(planId(steps)).toBe(planId([]))
         expect(sinceThen(planId([]), steps)).toBeUndefined()

@@ -285,16 +285,17 @@ describe('docs/infrastructure-as-code.md', () => {
     [...text.matchAll(/^\s+["'](Microsoft\.[\w/]+)["'],?$/gm)].map(([, action = '']) => action).sort()
 
   test.each([
-    ['Terraform, A', 'hcl', '# A: the action does it all', ['apply']],
-    ['Terraform, B', 'hcl', '# B: the code does its part', ['check', 'restart']],
-    ['Bicep, B', 'bicep', '// B: the code does its part', ['check', 'restart']],
+    ['Terraform, A', 'hcl', '# A: the action does everything', ['apply']],
+    ['Terraform, B', 'hcl', '# B: the code does the part in Azure', ['check', 'restart']],
+    ['Bicep, B', 'bicep', '// B: the code does the part in Azure', ['check', 'restart']],
   ])('%s: the actions of docs/permissions.md', (_, syntax, title, roles) => {
     expect(quoted(blockWith('docs/infrastructure-as-code.md', syntax, title))).toEqual(actionsOf(...roles))
   })
 
   test('Terraform, A: the condition of docs/permissions.md', () => {
     const [, condition = ''] =
-      /<<-EOT\n([\s\S]*?)^\s+EOT$/m.exec(blockWith('docs/infrastructure-as-code.md', 'hcl', '# A: the action does it all')) ?? []
+      /<<-EOT\n([\s\S]*?)^\s+EOT$/m.exec(blockWith('docs/infrastructure-as-code.md', 'hcl', '# A: the action does everything')) ??
+      []
     expect(withoutBlanks(condition)).toBe(conditionFor(`\${var.deployer_object_id}`))
   })
 })
