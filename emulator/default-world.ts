@@ -203,7 +203,7 @@ function defaultSwitches(): Switches {
     wording: 'own',
     deadHost: 'dns',
     sentimentRetired: false,
-    blankingRefused: false,
+    clearingRefused: false,
     keyWins: false,
     committedRowsOnly: false,
     sessionCache: false,

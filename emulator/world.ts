@@ -254,7 +254,7 @@ export interface Switches {
   /** The Language service refuses sentiment analysis as retired (410); detecting the language works. */
   sentimentRetired: boolean
   /** set_setting(key, '') and set_setting(key, NULL) raise an error for the secret keys. */
-  blankingRefused: boolean
+  clearingRefused: boolean
   /** A stored key is used whatever auth_type says. */
   keyWins: boolean
   /** The test functions see only committed settings. */

@@ -105,7 +105,7 @@ export const findings: Readonly<
   'key-wins': {
     severity: 'warning',
     means: 'The identity works, but the extension sends the stored key for as long as there is one.',
-    todo: 'Blank it: `clear-keys: true`',
+    todo: 'Clear it: `clear-keys: true`',
   },
   'keys-to-rotate': {
     severity: 'notice',
@@ -397,11 +397,11 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
     means: 'The server sees an IPv6 address, and its firewall rules are IPv4.',
     todo: 'Use a runner with IPv4.',
   },
-  'key-not-blanked': { reason: 'database', means: 'A stored key could not be blanked.', todo: 'See the detail.' },
+  'key-not-blanked': { reason: 'database', means: 'A stored key could not be cleared.', todo: 'See the detail.' },
   'key-not-blanked-unproven': {
     reason: 'verification',
     means:
-      'A stored key was not blanked with `clear-keys`, because a test query of its family cannot run, or what it is used for was not named.',
+      'A stored key was not cleared with `clear-keys`, because a test query of its family cannot run, or what it is used for was not named.',
     todo: 'Let it run, name what it is used for, or `allow-unproven: true`',
   },
   'key-not-put-back': {

@@ -580,7 +580,7 @@ describe('each step', () => {
             case 'key':
               expect(named).toContain(change.family)
               expect(change.action === 'store').toBe(inputs.authType === 'subscription-key')
-              if (change.action === 'blank') expect(inputs.clearKeys).toBe(true)
+              if (change.action === 'clear') expect(inputs.clearKeys).toBe(true)
           }
         }
         expect(JSON.stringify(steps)).not.toContain(keyText)

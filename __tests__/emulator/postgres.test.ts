@@ -354,7 +354,7 @@ describe('settings', () => {
   it('answer and refuse as the switches say', async () => {
     await prepare(machine)
     machine.world.switches.unset = 'empty'
-    machine.world.switches.blankingRefused = true
+    machine.world.switches.clearingRefused = true
     const admin = await connect(machine)
     expect(await value(admin, "SELECT azure_ai.get_setting('azure_ml.endpoint_key')")).toBe('')
     expect(await failing(admin.query("SELECT azure_ai.set_setting('azure_ml.endpoint_key', '')"))).toMatch(/^22023/)

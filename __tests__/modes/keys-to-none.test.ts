@@ -47,7 +47,7 @@ const positions: readonly [string, Partial<Switches>, { readonly keyInReach: boo
   ['a stored key wins over auth_type', { keyWins: true }, { keyInReach: true, clears: true }],
   ['only committed rows are seen', { committedRowsOnly: true }, { keyInReach: true, clears: true }],
   ['a session keeps the settings that it saw first', { sessionCache: true }, { keyInReach: false, clears: true }],
-  ['a key cannot be blanked', { blankingRefused: true }, { keyInReach: false, clears: false }],
+  ['a key cannot be cleared', { clearingRefused: true }, { keyInReach: false, clears: false }],
 ]
 
 describe.each(positions)('%s', (_, switches, { keyInReach, clears }) => {

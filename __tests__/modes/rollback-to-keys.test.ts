@@ -213,7 +213,7 @@ describe('a stored key is compared by its salted hash', () => {
 describe('where the functions see only committed settings', () => {
   test.each<[string, Partial<Switches>]>([
     ['as it is', { committedRowsOnly: true }],
-    ['and a key cannot be blanked', { committedRowsOnly: true, blankingRefused: true }],
+    ['and a key cannot be cleared', { committedRowsOnly: true, clearingRefused: true }],
   ])('%s: a wrong key is committed, fails immediately and is reverted; the right one stays', async (_, switches) => {
     const before = await onIdentity(switches)
     const { key1 } = keysOf('contoso-openai')
@@ -221,8 +221,8 @@ describe('where the functions see only committed settings', () => {
     expect(wrong.outputs, wrong.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
     expect(wrong.log).toContain('putting the previous settings back')
     const after = await filled('app')
-    // Where blanking is refused the new key may stay; nothing uses it.
-    if (switches.blankingRefused === true) delete after['azure_openai.subscription_key']
+    // Where clearing is refused the new key may stay; nothing uses it.
+    if (switches.clearingRefused === true) delete after['azure_openai.subscription_key']
     expect(after).toEqual(before)
     await emulator.postgres.query('app', questions.azure_openai)
 

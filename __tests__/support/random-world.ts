@@ -71,7 +71,7 @@ const role = fc.constantFrom('none', 'resource', 'group', 'subscription', 'by-gr
 const switches: fc.Arbitrary<Partial<Switches>> = fc
   .record({
     unset: seldom<Switches['unset']>(4, 'null', 'empty'),
-    blankingRefused: seldom(8, false, true),
+    clearingRefused: seldom(8, false, true),
     keyWins: seldom(20, false, true),
     committedRowsOnly: seldom(20, false, true),
     sessionCache: seldom(6, false, true),
@@ -154,7 +154,7 @@ export function foretold(world: Omit<RandomWorld, 'delays' | 'beside'>): boolean
   const foreign = ({ version, families: { azure_cognitive: state } }: RandomDatabase): boolean =>
     version !== undefined && state !== 'unset' && !(world.oneAccount && state !== 'elsewhere')
   if (sql && has('translator') && !has('cognitive') && databases.some(foreign)) return false
-  if (sql && world.clearKeys && (switches.blankingRefused || (has('cognitive') && !has('translator')))) return false
+  if (sql && world.clearKeys && (switches.clearingRefused || (has('cognitive') && !has('translator')))) return false
   if (byKey) return sql ? databases.every(({ version }) => version !== undefined) || allowed(world) || world.part === 'all' : true
   if (world.identity === 'unused' && sql) return false
   const restart = world.identity === 'off' && switches.restartNeeded !== false

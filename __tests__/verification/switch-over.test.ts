@@ -262,9 +262,9 @@ describe('a lock of a trial', () => {
 describe('undocumented behaviour, while the key could answer', () => {
   const pairs: [string, Partial<Switches>][] = [
     ['committed rows only, remembered settings', { committedRowsOnly: true, sessionCache: true }],
-    ['committed rows only, no blanking', { committedRowsOnly: true, blankingRefused: true }],
-    ['remembered settings, no blanking', { sessionCache: true, blankingRefused: true }],
-    ['all at once', { keyWins: true, committedRowsOnly: true, sessionCache: true, blankingRefused: true }],
+    ['committed rows only, no clearing', { committedRowsOnly: true, clearingRefused: true }],
+    ['remembered settings, no clearing', { sessionCache: true, clearingRefused: true }],
+    ['all at once', { keyWins: true, committedRowsOnly: true, sessionCache: true, clearingRefused: true }],
   ]
   test.each(pairs)('%s: never verified by the key, neither before the role takes effect nor after', async (_, switches) => {
     const before = await inUse(switches)
@@ -514,7 +514,7 @@ describe('clear-keys', () => {
   })
 
   test('a key that cannot be cleared: the step fails, and nothing is lost', async () => {
-    const before = await inUse({ blankingRefused: true })
+    const before = await inUse({ clearingRefused: true })
     giveRoles(emulator)
     const result = await apply(emulator, { ...onlyService(emulator, 'openai', 'app'), 'clear-keys': 'true' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'database', verified: 'false' })
@@ -616,7 +616,7 @@ describe('a run that is killed in the middle of the switch', () => {
 test.each([
   ['fails for a moment', 1, { result: 'changed', verified: 'true' }],
   ['goes on failing', Number.POSITIVE_INFINITY, { result: 'failed', 'failure-reason': 'database' }],
-] as const)('a service that %s when a key has just been blanked', async (_, failures, expected) => {
+] as const)('a service that %s when a key has just been cleared', async (_, failures, expected) => {
   await begin(emulator)
   giveIdentity(emulator)
   giveRoles(emulator)

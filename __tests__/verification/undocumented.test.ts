@@ -25,7 +25,7 @@ const queries = (result: JobResult, database: string): Query[] =>
 
 /** An empty database, and one where every family works with its key. */
 async function bothBeginnings(switches: Partial<Switches>): Promise<Record<string, string>> {
-  await begin(emulator, { switches: { ...switches, blankingRefused: false, namesByPath: false } })
+  await begin(emulator, { switches: { ...switches, clearingRefused: false, namesByPath: false } })
   const before = await workWithKeys(emulator, 'keyed', switches.oldExtension === true ? '1.0.0' : undefined)
   Object.assign(emulator.world.switches, switches)
   await emulator.refresh()
@@ -90,7 +90,7 @@ describe('each variant, from nothing and from a database that works with its key
   test.each<[string, Partial<Switches>]>([
     ['everything as it is likely to be', {}],
     ["an unset key is ''", { unset: 'empty' }],
-    ['a key cannot be blanked', { blankingRefused: true }],
+    ['a key cannot be cleared', { clearingRefused: true }],
     ['the functions remember the settings of their session', { sessionCache: true }],
     ['the functions refuse to run read-only', { refuseReadOnly: true }],
     ['unknown texts', { unfamiliarTexts: true }],
@@ -113,7 +113,7 @@ describe('each variant, from nothing and from a database that works with its key
 
   test.each<[string, Partial<Switches>]>([
     ['a stored key wins over auth_type', { keyWins: true }],
-    ['a key cannot be blanked and wins', { blankingRefused: true, keyWins: true }],
+    ['a key cannot be cleared and wins', { clearingRefused: true, keyWins: true }],
     ['unknown texts, and a stored key wins', { unfamiliarTexts: true, keyWins: true }],
     ['committed rows only, and a stored key wins', { committedRowsOnly: true, keyWins: true }],
   ])(
@@ -221,8 +221,8 @@ describe('a role that never takes effect while a key is stored', () => {
   const cases: [string, Partial<Switches>][] = [
     ['as it is likely to be', {}],
     ['a stored key wins', { keyWins: true }],
-    ['a stored key wins and cannot be blanked', { keyWins: true, blankingRefused: true }],
-    ['a key cannot be blanked', { blankingRefused: true }],
+    ['a stored key wins and cannot be cleared', { keyWins: true, clearingRefused: true }],
+    ['a key cannot be cleared', { clearingRefused: true }],
     ['committed rows only', { committedRowsOnly: true }],
     ['committed rows only, and a stored key wins', { committedRowsOnly: true, keyWins: true }],
     ['remembered settings, and a stored key wins', { sessionCache: true, keyWins: true }],

@@ -64,7 +64,7 @@ CREATE FUNCTION azure_ai_emulator.write_setting(key text, value text) RETURNS vo
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM azure_ai_emulator.check_key($1);
-  IF $1 LIKE '%\_key' AND coalesce($2, '') = '' AND (azure_ai_emulator.switches() ->> 'blankingRefused')::boolean THEN
+  IF $1 LIKE '%\_key' AND coalesce($2, '') = '' AND (azure_ai_emulator.switches() ->> 'clearingRefused')::boolean THEN
     RAISE EXCEPTION 'the value of % must not be empty', $1 USING ERRCODE = 'invalid_parameter_value';
   END IF;
   IF $1 LIKE '%.auth\_type' AND coalesce($2, '') NOT IN ('', 'managed-identity', 'subscription-key')

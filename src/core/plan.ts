@@ -258,7 +258,7 @@ function keySteps(inputs: Inputs, name: string, database: ReadDatabase | undefin
       ...shown,
       status: isSet ? 'different' : 'missing',
       detail: store && isSet ? 'another key than that of the resource' : '',
-      change: { kind: 'key', database: name, family, setting: key, action: store ? 'store' : 'blank' },
+      change: { kind: 'key', database: name, family, setting: key, action: store ? 'store' : 'clear' },
     }
   })
 }

@@ -35,7 +35,7 @@ export type Change =
       readonly database: string
       readonly family: FamilyName
       readonly setting: string
-      readonly action: 'store' | 'blank'
+      readonly action: 'store' | 'clear'
     }
 
 export type ChangeOf<K extends Change['kind']> = Extract<Change, { kind: K }>

@@ -159,7 +159,7 @@ FROM (SELECT secret, value, coalesce(azure_ai.get_setting(key), '') AS stored FR
   }
 }
 
-/** Puts settings back and commits. One that was not set is blanked, by whichever of '' and NULL the version takes. */
+/** Puts settings back and commits. One that was not set is cleared, by whichever of '' and NULL the version takes. */
 export function writeBack(connection: Connection, ground: Ground, settings: readonly Setting[], log: Log): Promise<void> {
   const { serverVersion, extensionSchemas } = ground
   return withNames(extensionSchemas, (schemas) =>
@@ -238,7 +238,7 @@ export function restore(connection: Connection, { serverVersion, extensionSchema
         await put(transaction, unsetKey)
       } catch (error) {
         if (isUndefinedName(messageOf(error).code)) throw error
-        // Not every version lets a key be blanked: the other settings are back, and with them it is of no use.
+        // Not every version lets a key be cleared: the other settings are back, and with them it is of no use.
         await transaction.query('ROLLBACK TO SAVEPOINT unset_key')
       }
       await transaction.query(`DROP TABLE ${table}`)

@@ -129,7 +129,7 @@ function jobOf(options: JobOptions, of: FamilyIn, own: readonly Step[]): Planned
     ...unnamedUses(options, family, database),
     ...skipped.filter(({ isExtra }) => !isExtra).map(({ service, reason }) => `${titleOf(service)}: ${reason}`),
   ]
-  const clear = own.filter(({ change }) => change?.kind === 'key' && change.action === 'blank')
+  const clear = own.filter(({ change }) => change?.kind === 'key' && change.action === 'clear')
   const steps = own.filter((step) => !clear.includes(step))
   const isBlind = unverified.length > 0
   const keepsKey = clear.length > 0 && isBlind && !inputs.allowUnproven
