@@ -18,6 +18,7 @@ import { type AmbientLogin, claimsOf, signIn } from '../../src/azure/credential.
 import type { Http } from '../../src/azure/pipeline.ts'
 import { type Cloud, knownCloud } from '../../src/core/clouds.ts'
 import type { Log } from '../../src/lib/log.ts'
+import { errorsOf, type Finding } from '../support/findings.ts'
 import { begin, codesOf, emulate, principalNamed, usual } from '../support/support.ts'
 
 let emulator: Emulator
@@ -81,12 +82,12 @@ function expectSignedIn(result: JobResult, way: string): void {
   expect(new Set(callers.map(({ caller }) => caller))).toEqual(new Set([objectId]))
 }
 
-function onlyFailure(result: JobResult): { code: string; detail: string; fix: string } {
+function onlyFailure(result: JobResult): Finding {
   expect(result.code, result.log).toBe(1)
   expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'credentials', changed: 'false' })
-  const errors = result.report.findings.filter(({ severity }: { severity: string }) => severity === 'error')
+  const errors = errorsOf(result)
   expect(errors, result.log).toHaveLength(1)
-  return errors[0]
+  return errors[0] as Finding
 }
 
 /** Variables of a service principal in the environment. */

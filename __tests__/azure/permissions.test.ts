@@ -13,6 +13,7 @@ import { passwordLogin } from '../../emulator/postgres.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { families, services } from '../../src/core/services.ts'
 import { explain } from '../../src/errors/explain.ts'
+import { findingsWith } from '../support/findings.ts'
 import {
   accountNamed,
   assignRole,
@@ -142,12 +143,11 @@ async function job(inputs: Record<string, string>): Promise<JobResult> {
   return result
 }
 
-/** The run ended with `permission`, and what it says names the action. */
+/** The run ended with `permission`, and its finding names the action. */
 function expectDenied(result: JobResult, action: string): void {
   expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'permission', verified: 'false' })
-  const findings = result.report.findings as { code: string; detail: string; fix: string }[]
-  const denial = findings.find(
-    ({ code, detail }) => code === 'authorization-failed' && detail.toLowerCase().includes(action.toLowerCase()),
+  const denial = findingsWith(result, 'authorization-failed').find(({ detail }) =>
+    detail.toLowerCase().includes(action.toLowerCase()),
   )
   expect(denial, result.log).toBeDefined()
   expect(denial?.detail).toMatch(/over \/subscriptions\//)

@@ -4,6 +4,7 @@ import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
+import { findingWith } from '../support/findings.ts'
 import { begin, codesOf, emulate, usual } from '../support/support.ts'
 
 /** Leads nowhere but through the proxy. */
@@ -94,7 +95,7 @@ describe('behind a proxy', () => {
         url.password = 'pr0xy-password'
         const result = await job(behind, { HTTPS_PROXY: url.href })
         expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'network' })
-        const failure = result.report.findings.find((each: { code: string }) => each.code === 'proxy-refused')
+        const failure = findingWith(result, 'proxy-refused')
         expect(failure.detail).toContain(`${new URL(refusing.url).host} answered ${status}`)
         expect(result.raw + JSON.stringify(result.report)).not.toMatch(/Contoso web gateway|pr0xy-password/)
       } finally {
@@ -125,7 +126,7 @@ describe('behind a proxy', () => {
     ['where nothing listens', { 'database-port': '1' }, 'connection-refused'],
   ])('a database %s: the failure says that PostgreSQL does not go through the proxy', async (_, inputs, code) => {
     const through = await job(behind, { HTTPS_PROXY: proxy.url }, { mode: 'check', ...inputs })
-    const failure = through.report.findings.find((each: { code: string }) => each.code === code)
+    const failure = findingWith(through, code)
     expect(codesOf(through), through.log).toContain(code)
     expect(failure.detail).toContain('PostgreSQL does not go through the proxy of this job')
     expect(through.outputs['failure-reason']).toBe('network')

@@ -4,6 +4,7 @@ import { checkConformance, specificationsFolder } from '../../emulator/conforman
 import { builtInRoles, deployerName, readerName } from '../../emulator/default-world.ts'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { RoleAssignment } from '../../emulator/world.ts'
+import { errorsOf, findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
@@ -300,9 +301,7 @@ describe('a role that never takes effect', () => {
     expect(result.outputs).toMatchObject({ result: 'failed', 'failure-reason': 'verification', verified: 'false', drift: 'true' })
     expect(result.code).toBe(1)
     expect(codesOf(result)).toContain('role-not-effective')
-    const advice = (result.report.findings as { code: string; fix: string }[]).find(
-      ({ code }) => code === 'role-not-effective',
-    )?.fix
+    const advice = findingWith(result, 'role-not-effective').fix
     expect(advice).toMatch(/raise `verify-timeout-minutes` \(now [\d.]+\)/)
     for (const query of result.report.queries) expect(query.status).toBe('failed')
     expect(statusesOf(result)['app/azure_openai.auth_type']).toBe('different')
@@ -422,7 +421,7 @@ describe('the restart', () => {
       restart: 'missing',
     })
     expect(await settingsOf(emulator, 'app')).toEqual({})
-    const finding = result.report.findings.find((each: { code: string }) => each.code === 'restart-required')
+    const finding = findingWith(result, 'restart-required')
     expect(finding.fix).toContain('az postgres flexible-server restart --resource-group rg-contoso-ai --name pg-contoso')
   })
 
@@ -502,7 +501,7 @@ describe('databases that cannot be reached', () => {
       verified: 'false',
       drift: 'true',
     })
-    const errors = result.report.findings.filter(({ severity }: { severity: string }) => severity === 'error')
+    const errors = errorsOf(result)
     expect(errors).toEqual([expect.objectContaining({ code: 'database-not-found' })])
     expect(await settingsOf(emulator, 'app')).toMatchObject({ 'azure_openai.auth_type': 'managed-identity' })
     const query = (database: string) => result.report.queries.find((each: { database: string }) => each.database === database)

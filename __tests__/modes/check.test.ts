@@ -5,6 +5,7 @@ import type { RoleAssignment, Server } from '../../emulator/world.ts'
 import { assignmentDescription } from '../../src/core/observed.ts'
 import { type ServiceName, serviceNamed } from '../../src/core/services.ts'
 import { noPauses } from '../support/clock.ts'
+import { findingsWith } from '../support/findings.ts'
 import {
   accountNamed,
   apply,
@@ -560,8 +561,8 @@ describe("databases: '*'", () => {
       'legacy/azure_openai.auth_type': ['different', 'subscription-key', 'managed-identity'],
     })
     expect(Object.keys(differingSteps(result)).every((id) => id.startsWith('legacy/'))).toBe(true)
-    const onKeys = result.report.findings.filter((finding: { code: string }) => finding.code === 'still-on-keys')
-    expect(onKeys.map(({ detail }: { detail: string }) => detail.split(' has ')[0])).toEqual([
+    const onKeys = findingsWith(result, 'still-on-keys')
+    expect(onKeys.map(({ detail }) => detail.split(' has ')[0])).toEqual([
       'azure_openai in "legacy"',
       'azure_cognitive in "legacy"',
       'azure_ml in "legacy"',
@@ -570,10 +571,6 @@ describe("databases: '*'", () => {
 })
 
 describe('findings that are no drift', () => {
-  const findingsOf = (result: JobResult, wanted: string) =>
-    (result.report.findings as { code: string; severity: string; detail: string; fix: string }[]).filter(
-      (finding) => finding.code === wanted,
-    )
   const expectNoDrift = (result: JobResult): void => {
     expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', drift: 'false', 'failure-reason': 'none' })
     const seen = result.report.findings.map(({ code: each, detail }: { code: string; detail: string }) => `${each} ${detail}`)
@@ -589,12 +586,12 @@ describe('findings that are no drift', () => {
     const differing = await check({ 'update-extension': 'true', 'test-queries': 'false' })
     await sql('app', 'DROP EXTENSION azure_ai CASCADE')
     expectNoDrift(result)
-    expect(findingsOf(result, 'extension-update-available')).toMatchObject([
+    expect(findingsWith(result, 'extension-update-available')).toMatchObject([
       { severity: 'notice', detail: '"app" has 1.3.1, the server offers 2.0.0.' },
     ])
     // With update-extension it is drift and no finding.
     expectDrift(differing, { 'app/extension': ['different', 'azure_ai 1.3.1', 'azure_ai 2.0.0'] })
-    expect(findingsOf(differing, 'extension-update-available')).toEqual([])
+    expect(findingsWith(differing, 'extension-update-available')).toEqual([])
   })
 
   test('a key that is still stored is hidden from the query in a transaction that is rolled back', async () => {
@@ -607,7 +604,7 @@ describe('findings that are no drift', () => {
     expect(result.outputs).toMatchObject({ verified: 'true', 'stored-keys': '1' })
     expect(queriesOf(result)).toMatchObject({ 'app/openai': 'passed: keyless', 'sales 2026/openai': 'passed: keyless' })
     expect(await sql('app', rows)).toEqual(stored)
-    expect(findingsOf(result, 'key-still-stored')).toMatchObject([
+    expect(findingsWith(result, 'key-still-stored')).toMatchObject([
       { severity: 'warning', fix: expect.stringContaining("set_setting('azure_openai.subscription_key', '')") },
     ])
     expect(result.raw.replaceAll(/^::add-mask::.*$/gm, '') + result.summary + JSON.stringify(result.report)).not.toContain(key)
@@ -616,7 +613,7 @@ describe('findings that are no drift', () => {
     const again = await check()
     expect(again.outputs['verified']).toBe('true')
     expect(queriesOf(again)['app/openai']).toBe('passed: keyless')
-    expect(findingsOf(again, 'key-still-stored')).toHaveLength(1)
+    expect(findingsWith(again, 'key-still-stored')).toHaveLength(1)
   })
 
   test('a broader role than needed, and assignments of a former principal', async () => {
@@ -632,17 +629,17 @@ describe('findings that are no drift', () => {
     roleAssignments.push({ ...undescribed, id: `${existing.id}-other`, name: `${existing.name}-o`, principalId: elsewhere })
     const result = await check()
     expectNoDrift(result)
-    expect(findingsOf(result, 'role-beyond-need')).toMatchObject([
+    expect(findingsWith(result, 'role-beyond-need')).toMatchObject([
       { severity: 'warning', fix: expect.stringContaining(`${existing.id}-broad`) },
     ])
-    expect(findingsOf(result, 'former-principal')).toMatchObject([
+    expect(findingsWith(result, 'former-principal')).toMatchObject([
       { severity: 'warning', fix: expect.stringContaining(`${existing.id}-left"`) },
       { severity: 'warning', fix: expect.stringContaining(`${existing.id}-left-too"`) },
     ])
   })
 
   test('a resource that still accepts keys, and one that does not', async () => {
-    expect(findingsOf(await check(), 'key-login-possible').map(({ detail }) => detail.split(':')[0])).toEqual([
+    expect(findingsWith(await check(), 'key-login-possible').map(({ detail }) => detail.split(':')[0])).toEqual([
       'contoso-openai',
       'contoso-language',
       'contoso-translator',
@@ -650,6 +647,6 @@ describe('findings that are no drift', () => {
     for (const account of emulator.world.accounts) account.disableLocalAuth = true
     const result = await check()
     expectNoDrift(result)
-    expect(findingsOf(result, 'key-login-possible')).toEqual([])
+    expect(findingsWith(result, 'key-login-possible')).toEqual([])
   })
 })

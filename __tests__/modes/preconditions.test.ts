@@ -4,6 +4,7 @@ import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { builtInRoles, deployerName } from '../../emulator/default-world.ts'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { World } from '../../emulator/world.ts'
+import { findingsWith, findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
@@ -24,18 +25,6 @@ import {
 const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
 const only = onlyService(emulator, 'openai', 'app')
-
-interface Finding {
-  code: string
-  detail: string
-  fix: string
-}
-
-function findingWith(result: JobResult, code: string): Finding {
-  const found = (result.report.findings as Finding[]).find((each) => each.code === code)
-  if (found === undefined) throw new Error(`${code} is not among ${codesOf(result).join(', ')}\n${result.log}`)
-  return found
-}
 
 /** The run was refused, and nothing was written in Azure or a database. */
 async function expectUntouched(result: JobResult): Promise<void> {
@@ -232,7 +221,7 @@ describe('a missing permission names the action, the scope and the role that has
 
   function expectDenied(result: JobResult, action: string | RegExp, scope: string, role: string): void {
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'permission', verified: 'false' })
-    const denied = (result.report.findings as Finding[]).filter(({ code }) => code === 'authorization-failed')
+    const denied = findingsWith(result, 'authorization-failed')
     const match = denied.find(({ detail }) => detail.match(action) !== null && detail.toLowerCase().includes(scope.toLowerCase()))
     expect(match, JSON.stringify(denied, null, 2)).toBeDefined()
     expect(match?.fix).toContain(`--role "${role}"`)

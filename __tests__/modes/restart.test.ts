@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Delays, Fault, Switches, World } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
+import { findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
@@ -107,7 +108,7 @@ describe('an identity that was turned on earlier, on a server that was never res
     const before = await workWithKeys(emulator, 'app')
     const result = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '0.02' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
-    expect(result.report.findings.find(({ code }: { code: string }) => code === 'restart-required').fix).toMatch(
+    expect(findingWith(result, 'restart-required').fix).toMatch(
       /^az postgres flexible-server restart --resource-group rg-contoso-ai --name pg-contoso( |$)/,
     )
     expect(serverOf(emulator).restarts).toBe(0)

@@ -1,7 +1,9 @@
 /** The rollback from the identity to keys: keys are tried before they are committed, and identity and roles stay. */
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
+import { findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
+import { nonEmptySettingsOf } from '../support/settings.ts'
 import {
   accountNamed,
   addKeyedEndpoint,
@@ -52,10 +54,6 @@ async function onIdentity(switches: Partial<Switches> = {}): Promise<Record<stri
 const openai = (database = 'app'): Record<string, string> => ({ ...onlyService(emulator, 'openai', database), ...back })
 const keysOf = (name: string) => accountNamed(emulator.world, name).keys
 const byKey = () => emulator.world.workspaces[0]?.onlineEndpoints[1]
-
-async function filled(database: string): Promise<Record<string, string>> {
-  return Object.fromEntries(Object.entries(await settingsOf(emulator, database)).filter(([, value]) => value !== ''))
-}
 
 describe('back to keys', () => {
   test('keys are read from the resources for every family; no query of an application fails, and identity and roles stay', async () => {
@@ -125,7 +123,7 @@ describe('back to keys', () => {
     const result = await apply(emulator, { ...openai(), 'openai-key': wrongKey })
     expect((await stop()).failed).toEqual([])
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification', changed: 'false' })
-    const finding = result.report.findings.find(({ code }: { code: string }) => code === 'key-refused')
+    const finding = findingWith(result, 'key-refused')
     expect(finding.detail).toContain('The key or the endpoint is wrong')
     expect(await settingsOf(emulator, 'app')).toEqual(before)
   })
@@ -220,7 +218,7 @@ describe('where the functions see only committed settings', () => {
     const wrong = await apply(emulator, { ...openai(), 'openai-key': wrongKey, 'verify-timeout-minutes': '0' })
     expect(wrong.outputs, wrong.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
     expect(wrong.log).toContain('putting the previous settings back')
-    const after = await filled('app')
+    const after = await nonEmptySettingsOf(emulator, 'app')
     // Where clearing is refused the new key may stay; nothing uses it.
     if (switches.clearingRefused === true) delete after['azure_openai.subscription_key']
     expect(after).toEqual(before)
@@ -228,12 +226,12 @@ describe('where the functions see only committed settings', () => {
 
     const right = await apply(emulator, openai())
     expect(right.outputs, right.log).toMatchObject({ result: 'changed', verified: 'true' })
-    expect((await filled('app'))['azure_openai.subscription_key']).toBe(key1)
+    expect((await nonEmptySettingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe(key1)
 
     // From one key to another: the server itself restores the previous one, which no client sees.
     const worse = await apply(emulator, { ...openai(), 'openai-key': wrongKey, 'verify-timeout-minutes': '0' })
     expect(worse.outputs['result'], worse.log).toBe('failed')
-    expect((await filled('app'))['azure_openai.subscription_key']).toBe(key1)
+    expect((await nonEmptySettingsOf(emulator, 'app'))['azure_openai.subscription_key']).toBe(key1)
     await emulator.postgres.query('app', questions.azure_openai)
   })
 

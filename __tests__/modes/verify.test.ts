@@ -3,6 +3,7 @@ import type { Emulator } from '../../emulator/index.ts'
 import { passwordLogin } from '../../emulator/postgres.ts'
 import type { JobResult } from '../../emulator/runner.ts'
 import type { Exchange } from '../../emulator/world.ts'
+import { findingsWith } from '../support/findings.ts'
 import {
   accountNamed,
   apply,
@@ -181,7 +182,7 @@ describe('the results of a verify', () => {
     // The queries pass, but not with the identity.
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false', 'failure-reason': 'verification' })
     expect(codesOf(result)).toContain('not-verified')
-    const onKeys = result.report.findings.filter(({ code }: { code: string }) => code === 'still-on-keys')
+    const onKeys = findingsWith(result, 'still-on-keys')
     expect(onKeys).toMatchObject([
       { severity: 'warning', detail: expect.stringContaining('azure_openai in "legacy"') },
       { severity: 'warning', detail: expect.stringContaining('azure_cognitive in "legacy"') },

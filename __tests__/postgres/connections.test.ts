@@ -7,6 +7,7 @@ import type { Emulator } from '../../emulator/index.ts'
 import { passwordLogin } from '../../emulator/postgres.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { hurried, noPauses } from '../support/clock.ts'
+import { errorsOf, findingWith } from '../support/findings.ts'
 import {
   accountNamed,
   assignRole,
@@ -119,11 +120,6 @@ function pass(client: TLSSocket, { bytes }: Greeting, onData?: (chunk: Buffer) =
   socket.on('error', () => client.destroy())
 }
 
-function failureWith(result: JobResult, code: string): { detail: string; fix: string } {
-  expect(codesOf(result), result.log).toContain(code)
-  return result.report.findings.find((finding: { code: string }) => finding.code === code)
-}
-
 const inGroupOf = '--resource-group rg-contoso-ai'
 
 describe('each failure of a connection has its own code and fix', () => {
@@ -201,8 +197,8 @@ describe('each failure of a connection has its own code and fix', () => {
     try {
       const result = await job({ ...byPassword, ...(await arrange()) }, { ...emulator.env, ...noPauses() })
       expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': reason, verified: 'false' })
-      expect(failureWith(result, code).fix).toContain(fix)
-      expect(result.report.findings.filter(({ severity }: { severity: string }) => severity === 'error')).toHaveLength(1)
+      expect(findingWith(result, code).fix).toContain(fix)
+      expect(errorsOf(result)).toHaveLength(1)
     } finally {
       await emulator.postgres.query('postgres', `ALTER ROLE ${passwordLogin.user} CONNECTION LIMIT -1`)
       await emulator.postgres.query('postgres', 'ALTER DATABASE app CONNECTION LIMIT -1')
@@ -253,7 +249,7 @@ describe('each failure of a connection has its own code and fix', () => {
     })
     const result = await job({ ...byPassword, 'database-port': String(port) }, { ...emulator.env, ...noPauses() })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': reason })
-    const failure = failureWith(result, code)
+    const failure = findingWith(result, code)
     expect(failure.detail).toContain(text)
     expect(failure.fix).toContain(fix)
     // A connection may become free soon: two minutes of retries, at most 20 s apart. No other refusal here changes by itself.
@@ -282,7 +278,7 @@ describe('each failure of a connection has its own code and fix', () => {
     // The action waits 15 seconds for a connection; the test's clock shortens that, because nothing will come.
     const clock = hurried([[15_000, 15_000, 3_000]])
     const result = await job({ ...byPassword, 'database-port': String(silent) }, { ...emulator.env, ...clock })
-    expect(failureWith(result, 'connection-timeout').fix).toContain(`az postgres flexible-server show ${inGroupOf}`)
+    expect(findingWith(result, 'connection-timeout').fix).toContain(`az postgres flexible-server show ${inGroupOf}`)
     expect(result.outputs['failure-reason']).toBe('network')
   })
 
@@ -293,7 +289,7 @@ describe('each failure of a connection has its own code and fix', () => {
       refuse(client, '57P03', 'the database system is starting up')
     })
     const result = await job({ ...byPassword, 'database-port': String(port) }, { ...emulator.env, ...noPauses() })
-    expect(failureWith(result, 'starting-up').fix).toContain('again in a minute')
+    expect(findingWith(result, 'starting-up').fix).toContain('again in a minute')
     expect(result.outputs['failure-reason']).toBe('database')
     // Half a minute of tries.
     expect(tries).toBeGreaterThan(3)
@@ -306,12 +302,12 @@ describe('TLS', () => {
 
   test('is always verified: an untrusted root ends the connection', async () => {
     const result = await job(alone, {})
-    const failure = failureWith(result, 'tls-not-trusted')
+    const failure = findingWith(result, 'tls-not-trusted')
     expect(result.outputs['failure-reason']).toBe('network')
     expect(failure.fix).toContain('NODE_EXTRA_CA_CERTS')
     expect(failure.fix).toContain('cannot be turned off')
     const noCheck = await job(alone, { NODE_TLS_REJECT_UNAUTHORIZED: '0' })
-    failureWith(noCheck, 'tls-not-trusted')
+    findingWith(noCheck, 'tls-not-trusted')
   })
 
   // macOS keeps its roots in the keychain.
@@ -330,7 +326,7 @@ describe('TLS', () => {
   ])('a certificate for %s', async (_, names, code) => {
     const port = await overTls(names, pass)
     const result = await job({ ...alone, 'database-port': String(port) }, { NODE_EXTRA_CA_CERTS: emulator.caFile })
-    const failure = failureWith(result, code)
+    const failure = findingWith(result, code)
     if (code !== 'tls-not-trusted') return
     expect(failure.detail).toContain('ERR_TLS_CERT_ALTNAME_INVALID')
     expect(failure.fix).toContain('`database-host`')
@@ -405,7 +401,7 @@ describe('who connects', () => {
       { objectId: randomUUID(), principalName: 'person@contoso.example', principalType: 'User' },
     ]
     await emulator.refresh()
-    const failure = failureWith(await job(look), 'not-an-administrator')
+    const failure = findingWith(await job(look), 'not-an-administrator')
     expect(failure.detail).toContain('Groups among them: dba team, Operations;')
     expect(failure.detail).toContain("connects with the group's name as `database-user`")
     expect(failure.detail).not.toContain('person@contoso.example')
@@ -454,7 +450,7 @@ describe('who connects', () => {
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true' })
     expect(statusesOf(result)['role/openai']).toBe('in-sync')
     expect(emulator.writes().filter(({ url }) => /roleAssignments/i.test(url))).toEqual([])
-    const warning = failureWith(result, 'role-by-group')
+    const warning = findingWith(result, 'role-by-group')
     expect(warning.detail).toContain(outer)
     expect(warning.detail).toContain('can take hours')
     expect(databasesOf(emulator)).toEqual(['app'])

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { afterEach, beforeAll, expect, test } from 'vitest'
+import { findingsWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
@@ -64,12 +65,12 @@ test('held for the whole run, it ends each attempt in time, the failure names it
     'failure-reason': 'database',
     verified: 'false',
   })
-  const found = result.report.findings.filter(({ code }: { code: string }) => code === 'lock')
+  const found = findingsWith(result, 'lock')
   expect(found.length).toBeGreaterThan(0)
-  expect(found[0].detail).toMatch(
+  expect(found[0]?.detail).toMatch(
     new RegExp(`^Database "app": mallory \\(pid ${rows[0].pid}, nightly.*, from 127\\.0\\.0\\.1, for .*\\) holds it\\.`),
   )
-  expect(found[0].fix).toContain(`SELECT pg_catalog.pg_terminate_backend(${rows[0].pid});`)
+  expect(found[0]?.fix).toContain(`SELECT pg_catalog.pg_terminate_backend(${rows[0].pid});`)
   expect(result.log).toMatch(
     /another session holds the lock of this action in database "app": waiting for mallory .*, for at most 5\.0 s/,
   )

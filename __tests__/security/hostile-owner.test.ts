@@ -5,6 +5,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest
 import { deployerName } from '../../emulator/default-world.ts'
 import { type JobResult, runJob } from '../../emulator/runner.ts'
 import { hurried } from '../support/clock.ts'
+import { findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
@@ -90,8 +91,7 @@ async function expectNoGain(from: number): Promise<void> {
 /** The run changed nothing in `owned`, reported why, and switched `app`. */
 function expectRefused(result: JobResult, object: string): void {
   expect(result.outputs, result.log).toMatchObject({ result: 'failed', verified: 'false' })
-  const finding = (result.report.findings as { code: string; detail: string }[]).find(({ code }) => code === 'foreign-functions')
-  expect(finding?.detail).toContain(object)
+  expect(findingWith(result, 'foreign-functions').detail).toContain(object)
   expect(statusesOf(result)['app/azure_openai.auth_type']).toBe('updated')
 }
 
@@ -107,9 +107,7 @@ describe('on the table of the settings', () => {
     await expectNoGain(from)
     expectRefused(set, 'TRIGGER audit ON azure_ai.settings')
     expect(codesOf(back), back.log).toContain('foreign-functions')
-    const { fix } =
-      (set.report.findings as { code: string; fix: string }[]).find(({ code }) => code === 'foreign-functions') ?? {}
-    await postgres.query('owned', fix ?? '')
+    await postgres.query('owned', findingWith(set, 'foreign-functions').fix)
     const again = await apply(emulator, only('owned'))
     expect(again.outputs, again.log).toMatchObject({ result: 'changed', verified: 'true' })
     await expectNoGain(from)

@@ -1,5 +1,6 @@
 /** Objects of other roles in the schemas of azure_ai are neither called nor taken over. */
 import { beforeAll, expect, test } from 'vitest'
+import { findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
@@ -111,7 +112,7 @@ test('an extension without a fixed schema is created in public; without that sch
   const only = onlyService(emulator, 'openai', 'bare')
   const without = await apply(emulator, only)
   expect(without.outputs, without.log).toMatchObject({ result: 'failed', 'failure-reason': 'database', changed: 'false' })
-  const finding = without.report.findings.find(({ code }: { code: string }) => code === 'no-public-schema')
+  const finding = findingWith(without, 'no-public-schema')
   expect(finding?.fix).toMatch(/^CREATE SCHEMA public AUTHORIZATION azure_pg_admin;/)
   await postgres.query('bare', finding.fix)
   const result = await apply(emulator, only)

@@ -3,6 +3,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { type JobResult, runJob, runPost } from '../../emulator/runner.ts'
 import type { Fault, Lock } from '../../emulator/world.ts'
 import { postState } from '../../src/stages/post-state.ts'
+import { findingsWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import { begin, checkWithRule, codesOf, serverOf } from '../support/support.ts'
 
@@ -173,8 +174,7 @@ describe('the post step, when its rule cannot be deleted,', () => {
 })
 
 describe('an expired rule of an earlier run that cannot be deleted', () => {
-  const finding = (result: JobResult) =>
-    (result.report.findings as { code: string }[]).find(({ code }) => code === 'firewall-rule-left')
+  const finding = (result: JobResult) => findingsWith(result, 'firewall-rule-left')[0]
 
   test('is overwritten with a warning once, and a notice from then on; no run fails', async () => {
     rules()[expired] = here

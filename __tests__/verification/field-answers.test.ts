@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
+import { findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
@@ -58,7 +59,7 @@ describe('get_setting for a setting that is not set or does not exist', () => {
     await putSettings(emulator, 'app', {})
     await turn({ ...switches, lackedSettings: ['azure_cognitive.translator_resource_id'] })
     const result = await apply(emulator, onlyService(emulator, 'translator', 'app'), undefined, noPauses())
-    const found = result.report.findings.find(({ code }: { code: string }) => code === 'extension-too-old')
+    const found = findingWith(result, 'extension-too-old')
     expect(found?.detail, result.log).toContain('does not know azure_cognitive.translator_resource_id.')
   })
 })

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
+import { findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
@@ -33,8 +34,6 @@ async function setUp(switches: Partial<Switches> = {}, more: Record<string, stri
 }
 
 const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
-const finding = (result: { report: { findings: { code: string; detail: string; fix: string }[] } }, code: string) =>
-  result.report.findings.find((each) => each.code === code)
 
 describe('a dead stored key that wins over the identity', () => {
   test.each([
@@ -76,7 +75,7 @@ describe('a dead stored key that wins over the identity', () => {
   test('a key that is the text managed_identity is reported, without its value', async () => {
     await setUp({}, { 'azure_openai.subscription_key': 'managed_identity' })
     const result = await apply(emulator, { ...openai(), mode: 'check' })
-    expect(finding(result, 'key-is-a-word')?.detail, result.log).toContain('azure_openai.subscription_key in "app"')
+    expect(findingWith(result, 'key-is-a-word').detail, result.log).toContain('azure_openai.subscription_key in "app"')
   })
 })
 
@@ -92,7 +91,7 @@ test('settings that another session locks: the failure names that session', asyn
     const result = await apply(emulator, { ...openai(), 'verify-timeout-minutes': '0' }, undefined, noPauses())
     expect(codesOf(result), result.log).toContain('lock')
     expect(codesOf(result)).not.toContain('trial-unclear')
-    expect(finding(result, 'lock')?.detail).toMatch(/pid \d+, payroll, from .*, for /)
+    expect(findingWith(result, 'lock').detail).toMatch(/pid \d+, payroll, from .*, for /)
   } finally {
     await emulator.postgres.query(
       'postgres',
@@ -124,7 +123,7 @@ test.each([
 ])('the stored endpoint %s: the finding names its kind', async (endpoint, kind) => {
   await setUp({}, { 'azure_openai.endpoint': endpoint })
   const result = await apply(emulator, { ...openai(), mode: 'check' })
-  expect(finding(result, 'endpoint-of-another-kind')?.detail, result.log).toContain(kind)
+  expect(findingWith(result, 'endpoint-of-another-kind').detail, result.log).toContain(kind)
 })
 
 describe('an incomplete set-up', () => {
@@ -132,7 +131,7 @@ describe('an incomplete set-up', () => {
     await setUp()
     serverOf(emulator).configurations['azure.extensions'] = { value: 'vector', source: 'user-override' }
     const result = await apply(emulator, { ...openai(), mode: 'check' })
-    expect(finding(result, 'taken-away')?.detail, result.log).toContain('probably infrastructure code')
+    expect(findingWith(result, 'taken-away').detail, result.log).toContain('probably infrastructure code')
   })
 
   test('with azure_ai missing although its roles exist, the finding suspects an upgrade', async () => {
@@ -141,7 +140,7 @@ describe('an incomplete set-up', () => {
     expect(applied.outputs, applied.log).toMatchObject({ result: 'changed' })
     await emulator.postgres.query('app', 'DROP EXTENSION azure_ai CASCADE')
     const result = await apply(emulator, { ...openai(), mode: 'check' })
-    expect(finding(result, 'extension-gone')?.detail, result.log).toContain('probably azure_ai was dropped')
+    expect(findingWith(result, 'extension-gone').detail, result.log).toContain('probably azure_ai was dropped')
   })
 })
 
@@ -164,7 +163,7 @@ describe('a server that is starting', () => {
       const result = await apply(emulator, { ...openai(), mode: 'check' })
       expect(codesOf(result), result.log).toContain('server-not-ready')
       expect(codesOf(result)).not.toContain('azure-error')
-      expect(finding(result, 'server-not-ready')?.fix).not.toContain('flexible-server start')
+      expect(findingWith(result, 'server-not-ready').fix).not.toContain('flexible-server start')
     },
   )
 
@@ -201,11 +200,11 @@ describe('an update of azure_ai that other objects block', () => {
       const result = await apply(emulator, { ...openai(), 'update-extension': 'true' })
       expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'database', changed: 'false' })
       expect(statusesOf(result)['app/extension']).toBe('failed')
-      expect(finding(result, 'extension-has-dependants')?.detail).toContain('column embedding of table')
-      expect(finding(result, 'extension-has-dependants')?.fix).not.toMatch(/DROP .* CASCADE/)
+      expect(findingWith(result, 'extension-has-dependants').detail).toContain('column embedding of table')
+      expect(findingWith(result, 'extension-has-dependants').fix).not.toMatch(/DROP .* CASCADE/)
       expect(await settingsOf(emulator, 'app')).toEqual(settings)
       // The command of the fix lists them.
-      const [listing = ''] = (finding(result, 'extension-has-dependants')?.fix ?? '').split('   --')
+      const [listing = ''] = findingWith(result, 'extension-has-dependants').fix.split('   --')
       const listed = await emulator.postgres.query('app', listing)
       expect(JSON.stringify(listed)).toContain('column embedding of table docs')
     } finally {

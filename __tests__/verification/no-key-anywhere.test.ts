@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/index.ts'
 import { type JobResult, startJob } from '../../emulator/runner.ts'
+import { findingWith } from '../support/findings.ts'
 import {
   accountNamed,
   begin,
@@ -282,7 +283,7 @@ describe('without the right to temporary tables', () => {
     try {
       const trace = await traced({ ...onlyService(emulator, 'openai', 'app'), ...back })
       expect(trace.result.outputs, trace.result.log).toMatchObject({ result: 'changed', verified: 'true' })
-      const finding = trace.result.report.findings.find(({ code }: { code: string }) => code === 'key-as-parameter')
+      const finding = findingWith(trace.result, 'key-as-parameter')
       expect(finding).toMatchObject({ severity: 'warning', fix: expect.stringMatching(/^GRANT TEMPORARY .*rotate the key/) })
       for (const setting of ['log_statement = all', 'log_min_duration_statement = 0', 'log_parameter_max_length = -1'])
         expect(finding.detail).toContain(setting)

@@ -4,7 +4,9 @@ import type { JobResult } from '../../emulator/runner.ts'
 import type { Switches } from '../../emulator/world.ts'
 import { type Session, statementTimeoutMs, transactionsOn } from '../../src/postgres/transaction.ts'
 import { trial } from '../../src/postgres/trial.ts'
+import { errorsOf, findingsWith, findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
+import { nonEmptySettingsOf } from '../support/settings.ts'
 import {
   accountNamed,
   addKeyedEndpoint,
@@ -71,11 +73,6 @@ async function inUse(switches: Partial<Switches> = {}): Promise<Record<string, s
   await emulator.refresh()
   emulator.world.exchanges.length = 0
   return before
-}
-
-/** Settings with a value. */
-async function filled(database: string): Promise<Record<string, string>> {
-  return Object.fromEntries(Object.entries(await settingsOf(emulator, database)).filter(([, value]) => value !== ''))
 }
 
 const detailsOf = (result: JobResult): Record<string, string> =>
@@ -283,7 +280,7 @@ describe('undocumented behaviour, while the key could answer', () => {
       expect(['changed', 'failed', 'in-sync']).toContain(result.outputs['result'])
       expect(result.outputs['failure-reason']).not.toBe('internal')
       // Either switched and passed, or unchanged.
-      const now = await filled('app')
+      const now = await nonEmptySettingsOf(emulator, 'app')
       if (result.outputs['result'] === 'failed') expect(now).toEqual(before)
       else expect(now['azure_openai.auth_type']).toBe('managed-identity')
       expect(now['azure_openai.subscription_key']).toBe(before['azure_openai.subscription_key'])
@@ -345,9 +342,7 @@ describe('the services of a family are switched together', () => {
     const used = await settingsOf(emulator, 'app')
     const result = await apply(emulator, { databases: 'app', translator: '' })
     expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification', drift: 'true' })
-    const unverified = (result.report.findings as { code: string; detail: string }[]).filter(
-      ({ code }) => code === 'not-switched-unproven',
-    )
+    const unverified = findingsWith(result, 'not-switched-unproven')
     expect(unverified.map(({ detail }) => detail).sort()).toEqual([
       expect.stringMatching(/^azure_cognitive in "app" .*azure_cognitive\.region is set: it translates/),
       expect.stringMatching(/^azure_ml in "app" .*serverless_ranking_endpoint is set: .*`ranking` is not named/),
@@ -386,7 +381,7 @@ describe('the services of a family are switched together', () => {
       unproven: expect.stringContaining('azure_ml in "crm"'),
     })
     expect(await settingsOf(emulator, 'app')).toEqual(before)
-    expect(await filled('crm')).toMatchObject({ 'azure_ml.auth_type': 'managed-identity' })
+    expect(await nonEmptySettingsOf(emulator, 'crm')).toMatchObject({ 'azure_ml.auth_type': 'managed-identity' })
     expect(queriesOf(result)['crm/machine-learning']).toBe('skipped: `machine-learning-input` is not set')
 
     // With test-queries off this is true of every family.
@@ -417,7 +412,7 @@ describe('the services of a family are switched together', () => {
     })
     expect(result.outputs).toMatchObject({ 'failure-reason': 'azure', changed: 'false' })
     expect(emulator.writes()).toEqual([])
-    const { fix } = result.report.findings.find(({ code }: { code: string }) => code === 'endpoint-auth-mode')
+    const { fix } = findingWith(result, 'endpoint-auth-mode')
     expect(fix).toContain('make a second one')
     expect(fix).toContain('az ml online-endpoint create --name NEW-NAME --auth-mode aad_token')
     expect(fix).not.toMatch(/online-endpoint update|--set/)
@@ -441,7 +436,7 @@ describe('two databases, one of which fails', () => {
       'app/openai': expect.stringMatching(/^failed: .*something of this database/),
       'crm/openai': 'passed: keyless',
     })
-    const errors = result.report.findings.filter(({ severity }: { severity: string }) => severity === 'error')
+    const errors = errorsOf(result)
     expect(errors.map(({ detail }: { detail: string }) => detail)).toEqual([expect.stringContaining('"app"')])
     expect(await settingsOf(emulator, 'app')).toEqual(before)
     expect((await settingsOf(emulator, 'crm'))['azure_openai.auth_type']).toBe('managed-identity')

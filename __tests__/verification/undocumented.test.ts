@@ -4,6 +4,7 @@ import type { JobResult } from '../../emulator/runner.ts'
 import type { Switches } from '../../emulator/world.ts'
 import { hurried } from '../support/clock.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
+import { nonEmptySettingsOf } from '../support/settings.ts'
 import {
   apply,
   begin,
@@ -56,11 +57,6 @@ async function expectSwitched(result: JobResult): Promise<void> {
   }
 }
 
-/** Settings with a value: a setting that was restored after a commit may be an empty row. */
-async function filled(database: string): Promise<Record<string, string>> {
-  return Object.fromEntries(Object.entries(await settingsOf(emulator, database)).filter(([, value]) => value !== ''))
-}
-
 /** The stored keys are unchanged. */
 async function expectKeysKept(before: Record<string, string>): Promise<void> {
   const after = await settingsOf(emulator, 'keyed')
@@ -77,7 +73,7 @@ const familyOf: Record<string, (typeof families)[number]> = {
 
 /** Each family of the database with the key is either switched, and all its queries passed, or unchanged. */
 async function expectWholeFamilies(result: JobResult, before: Record<string, string>): Promise<void> {
-  const after = await filled('keyed')
+  const after = await nonEmptySettingsOf(emulator, 'keyed')
   for (const family of families) {
     const own = queries(result, 'keyed').filter(({ service }) => familyOf[service] === family)
     const rows = (settings: Record<string, string>) => Object.entries(settings).filter(([key]) => key.startsWith(`${family}.`))
@@ -151,7 +147,7 @@ describe('each variant, from nothing and from a database that works with its key
     await expectKeysKept(before)
     for (const query of queries(result, 'fresh')) expect(query).toMatchObject({ status: 'passed', proof: 'keyless' })
     for (const query of queries(result, 'keyed')) expect(query).toMatchObject({ status: 'passed', proof: 'key-present' })
-    expect((await filled('keyed'))['azure_openai.auth_type']).toBe('managed-identity')
+    expect((await nonEmptySettingsOf(emulator, 'keyed'))['azure_openai.auth_type']).toBe('managed-identity')
   })
 
   test('no restart is needed', async () => {
