@@ -28,7 +28,7 @@ export const accountRoutes: Route[] = [
   }),
 ]
 
-/** Where the account answers, by its kind: the main endpoint and the map of all. With a trailing slash. */
+/** The endpoints of the account, by its kind: the main one and the map of all, with a trailing slash. */
 export function endpointsOf(account: Account): { endpoint: string; endpoints: Record<string, string> } {
   const name = account.customSubDomainName
   const own =
@@ -96,7 +96,7 @@ function systemDataAt(time: number): typeof systemData {
   return { ...systemData, createdAt: at, lastModifiedAt: at }
 }
 
-/** Principal ids of accounts' own identities, which nothing here uses; made once for each account. */
+/** Principal ids of accounts' own identities, which nothing here uses; created once for each account. */
 const principalIds = new WeakMap<Account, string>()
 
 export function shownAccount(world: World, account: Account): Record<string, unknown> {

@@ -1,4 +1,4 @@
-/** What the emulated services make of a text: vectors, sentiments, translations. Made up, and the same each time. */
+/** The results of the emulated services for a text: vectors, sentiments, translations. Invented, and the same each time. */
 import { createHash } from 'node:crypto'
 
 // Azure OpenAI

@@ -49,7 +49,7 @@ export function createServices(world: World, entra: Entra): Handler {
       return await cognitive(world, entra, request)
     } catch (error) {
       if (!(error instanceof HttpError) || !world.switches.unfamiliarTexts) throw error
-      // Status and caller stay, every word is new.
+      // Status and caller stay, but the whole text is replaced.
       const strange = { error: { code: 'X-4417', message: 'Request was turned away by an upstream component (ref 9c2e-07).' } }
       return { ...error.reply, body: strange }
     }
@@ -62,7 +62,7 @@ interface Operation {
   family: Family
   /** Full data action. */
   action: string
-  /** How the services name it in a refusal. */
+  /** Its name in a refusal of the services. */
   name: string
   run(account: Account): Reply
 }
@@ -148,7 +148,7 @@ function serves(account: Account, family: Family): boolean {
   return kinds[family].includes(account.kind)
 }
 
-/** Object id of the caller when it came with a token. Throws what the services answer to who may not. */
+/** Object id of the caller when it came with a token. Throws the error of the services when the caller may not. */
 async function authenticateAccount(
   world: World,
   entra: Entra,
@@ -270,7 +270,7 @@ function deployed(world: World, account: Account, deploymentName: string): Deplo
   return deployment
 }
 
-/** A model that is not for chat is refused; gpt-5 takes no temperature but its own. */
+/** A model that is not for chat is refused; gpt-5 accepts only its default temperature. */
 function complete(deployment: Deployment, request: Request): Reply {
   const model = deployment.model.name
   const isChat = /^(?:gpt|o\d)/.test(model)
@@ -501,7 +501,7 @@ async function rank(world: World, entra: Entra, request: Request): Promise<Reply
   return { ...named, status: 200, body: { id: 'rerank', results, meta: { api_version: { version: '2' } } } }
 }
 
-/** Takes its key, a token, or either, as its mode says. */
+/** Accepts its key, a token, or either, depending on its mode. */
 async function authenticateServerless(
   world: World,
   entra: Entra,

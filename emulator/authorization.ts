@@ -1,4 +1,4 @@
-/** Azure's role-based access control: who may do what where, from the role assignments of the world. */
+/** Azure's role-based access control, from the role assignments of the world. */
 import { type AssignmentRequest, allows } from './conditions.ts'
 import { managementGroupNamed, subscriptionsIn } from './scopes.ts'
 import type { DenyAssignment, RoleAssignment, RoleDefinition, World } from './world.ts'
@@ -38,7 +38,7 @@ export function mayActAtService(world: World, objectId: string, action: string, 
 /** Whether the caller has any role at the scope or above. */
 export const hasRole = (world: World, objectId: string, scope: string): boolean => rolesOf(world, objectId, scope).length > 0
 
-/** The principal and every group it is in, however deep. */
+/** The principal and every group it is in, at any depth. */
 export function withGroups(world: World, objectId: string): Set<string> {
   const found = new Set<string>()
   const visit = (id: string): void => {

@@ -1,8 +1,8 @@
-/** A program named `az` that answers as the Azure CLI does for a session, or for none. To be put first on PATH. */
+/** A program named `az` that behaves like the Azure CLI with a session, or without one. Put it first on PATH. */
 import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** What `az` knows of its session. */
+/** The session of `az`. */
 export interface AzSession {
   tenantId: string
   /** Tokens by the resource that they are for, without a slash at the end. Another resource fails with AADSTS500011. */
@@ -16,7 +16,7 @@ export interface AzSession {
   cached?: string[]
 }
 
-/** Writes the program into the folder, or gives the one in it another session; `undefined`: no session. */
+/** Writes the program into the folder, or changes the session of the one in it; `undefined`: no session. */
 export function installAz(folder: string, session: AzSession | undefined): void {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'session.json'), JSON.stringify(session ?? null))

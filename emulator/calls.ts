@@ -1,6 +1,6 @@
 /**
- * The HTTPS requests of the azure_ai test functions. SQL cannot speak HTTP: a function leaves its request as a file in the data
- * directory and waits for the answer beside it. A program for each request would do as well, and take most of a test's time.
+ * The HTTPS requests of the azure_ai test functions. SQL cannot speak HTTP: a function writes its request to a file in the data
+ * directory and waits for a file with the answer. A program for each request would also work, but take most of a test's time.
  */
 import { readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import https from 'node:https'
@@ -11,7 +11,7 @@ import type { Switches } from './world.ts'
 export interface CallsOptions {
   /** `requests/ID-PID` come from the functions, `requests/ID-cancel` ends one; `answers/ID` goes to them. */
   folder: string
-  /** Where every host is, on 127.0.0.1 over TLS. */
+  /** The port of every host, on 127.0.0.1 over TLS. */
   port: number
   /** Secret that the identity endpoint wants in the header x-identity-header. */
   identitySecret: string
@@ -25,7 +25,7 @@ export interface CallsOptions {
   write(file: string, content: string): void
 }
 
-/** As the function writes it, in hex with a line feed at the end. */
+/** A request as the function writes it, in hex with a line feed at the end. */
 interface Request {
   endpoint: string
   path: string[]
@@ -39,7 +39,7 @@ interface Request {
   retryDelayMs: number
 }
 
-/** `verbatim`: the message is all that the function says. */
+/** `verbatim`: the function reports the message without further text. */
 type Kind = 'resolve' | 'token' | 'timeout' | 'connect' | 'response' | 'verbatim'
 type Answer = { status: number; body: string } | { failure: Kind; message: string }
 
@@ -52,7 +52,7 @@ class CallError extends Error {
   }
 }
 
-/** Makes every request that appears, until the returned function is called: it ends those under way. */
+/** Sends every request that appears, until the returned function is called, which also cancels pending ones. */
 export function serveCalls(options: CallsOptions): () => void {
   const requests = join(options.folder, 'requests')
   const answers = join(options.folder, 'answers')
@@ -75,7 +75,7 @@ export function serveCalls(options: CallsOptions): () => void {
     rmSync(file)
     const ended = new AbortController()
     underWay.set(id, ended)
-    // Who cancels a query says so; a backend that dies of a lost client does not.
+    // A cancelled query writes a file for it; a backend that ends with its lost client does not.
     const watching = setInterval(() => {
       if (!isAlive(backend)) ended.abort()
     }, 200).unref()
@@ -94,7 +94,7 @@ export function serveCalls(options: CallsOptions): () => void {
       })
   }
 
-  /** Until it is answered, may not be tried again or is ended. */
+  /** Retries until there is an answer, the attempts are used up or the call is cancelled. */
   async function call(request: Request, ended: AbortSignal): Promise<Answer> {
     for (let left = request.maxAttempts; ; left--) {
       const answer = await attempt(request, ended)
@@ -138,7 +138,7 @@ export function serveCalls(options: CallsOptions): () => void {
     }
   }
 
-  /** The name leads nowhere; networks differ in how that shows. */
+  /** The name has no host; networks report that in different ways. */
   async function fromDeadHost(url: URL, signal: AbortSignal): Promise<Answer> {
     switch (options.deadHost()) {
       case 'proxy':
@@ -166,7 +166,7 @@ export function serveCalls(options: CallsOptions): () => void {
     throw new CallError('token', answer.error_description ?? answer.error?.message ?? body)
   }
 
-  /** Every host is on loopback here: that is the emulated network. The name decides SNI, Host and what the certificate must say. */
+  /** Every host is on loopback here: that is the emulated network. The name decides SNI, Host and the name in the certificate. */
   function exchange(
     url: URL,
     method: string,
@@ -199,7 +199,7 @@ export function serveCalls(options: CallsOptions): () => void {
     })
   }
 
-  // Not fs.watch: libuv's may never come to an end once the folder is removed.
+  // Not fs.watch: libuv's may never end after the folder is removed.
   let poll: NodeJS.Timeout
   const next = (): void => {
     poll = setTimeout(

@@ -1,4 +1,4 @@
-/** A certificate authority of the emulator's own: nothing outside it trusts what it issues. */
+/** The emulator's own certificate authority, which nothing outside the emulator trusts. */
 import { createHash, createPublicKey, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
@@ -11,12 +11,12 @@ export interface Authority {
   caPem: string
   /**
    * A server certificate and its key, PEM, for these DNS names (wildcards allowed) and IP addresses. `rsa` takes a tenth of a second
-   * longer: Entra wants it of applications that sign in with a certificate.
+   * longer; Entra requires it of applications that sign in with a certificate.
    */
   issue(names: string[], kind?: 'ec' | 'rsa'): { cert: string; key: string }
 }
 
-/** Makes a new authority and writes its certificate to `folder`/ca.pem; its key never leaves the process. */
+/** Creates a new authority and writes its certificate to `folder`/ca.pem; its key never leaves the process. */
 export async function createAuthority(folder: string): Promise<Authority> {
   // Elliptic curves: a key takes a millisecond, with RSA a tenth of a second. One key serves all server certificates.
   const [caKey, leafKey] = [newKey(), newKey()]
@@ -144,7 +144,7 @@ function bits(value: number, unused: number): Buffer {
   return der(0x03, Buffer.from([unused, value]))
 }
 
-/** Years have two digits, as RFC 5280 wants it before 2050. */
+/** Years have two digits, as RFC 5280 requires before 2050. */
 function time(at: number): Buffer {
   return der(
     0x17,

@@ -84,7 +84,7 @@ function single(tokens: string[]): Expression {
   const compare = operators[name.toLowerCase()]
   if (compare === undefined) throw unknown(name)
   const listed = listOf(tokens.shift())
-  // What is there already (@Resource) matters for deleting only, and the emulator's callers do not say what they delete.
+  // Attributes of an existing assignment (@Resource) matter for deleting only, and the emulator's callers do not pass the assignment that they delete.
   if (source.toLowerCase() === 'resource') return () => false
   return ({ request }) => request !== undefined && compare(attribute(request).toLowerCase(), listed)
 }

@@ -21,7 +21,7 @@ export interface Claims {
   appid?: string
 }
 
-/** Why a token is not good. `audience` is what it was issued for. */
+/** Why a token is invalid. `audience` is the one that it was issued for. */
 export class TokenError extends Error {
   readonly reason: 'invalid' | 'expired' | 'audience'
   readonly audience: string
@@ -37,7 +37,7 @@ export interface Entra {
   handle: Handler
   /** `/identity/token`: the managed identity endpoint of the primary server. */
   identity: Handler
-  /** A token without any sign-in, for what has none here (a user's `az` session). */
+  /** A token without a sign-in, for logins that the emulator does not have (a user's `az` session). */
   issue(principal: Principal, audience: string): Promise<IssuedToken>
   /** Throws TokenError. Audiences match with or without a trailing slash. */
   verify(token: string | undefined, audiences: string[]): Promise<Claims>
@@ -73,7 +73,7 @@ export async function createEntra(options: {
     const claims: JWTPayload = {
       oid: principal.objectId,
       tid: world.tenantId,
-      // Makes every token another one, also within the same second.
+      // Makes every token unique, also within the same second.
       uti: randomBytes(16).toString('base64url'),
       ver: '1.0',
       ...(application ? { appid: principal.clientId ?? principal.objectId, appidacr: '2', idtyp: 'app' } : { idtyp: 'user' }),
@@ -97,7 +97,7 @@ export async function createEntra(options: {
     const pending = postgresTokens.get(principal.objectId)
     const known = await pending?.catch(() => undefined)
     if (known && known.expiresAt.getTime() > Date.now()) {
-      // It opens roles that were made since, and those of groups that were joined since.
+      // It is also valid for roles that were created since, and for groups that were joined since.
       await options.acceptToken(principal.objectId, known.token, known.expiresAt)
       return known
     }
@@ -212,7 +212,7 @@ export async function createEntra(options: {
     }
   }
 
-  /** Throws what Entra answers when the outside token does not fit a federated credential. */
+  /** Throws Entra's error for an outside token that matches no federated credential. */
   const checkAssertion = async (principal: Principal, assertion: string): Promise<void> => {
     let presented: JWTPayload
     try {
@@ -271,7 +271,7 @@ export async function createEntra(options: {
     }
   }
 
-  /** Throws what Entra answers when no registered certificate signed the assertion, or its thumbprint is none of theirs. */
+  /** Throws Entra's error for an assertion that no registered certificate signed, or with another thumbprint. */
   const checkCertificate = async (principal: Principal, assertion: string): Promise<void> => {
     const header = decodeProtectedHeader(assertion)
     const thumbprint = header['x5t#S256'] ?? header.x5t ?? ''
@@ -349,14 +349,14 @@ export async function createEntra(options: {
     const { restartNeeded, formerIdentityWorks } = world.switches
     const former = server.loadedPrincipalId
     if (formerIdentityWorks && former !== undefined && former !== principalId) {
-      // The directory may have forgotten it, and the server still has its tokens.
+      // The identity may be deleted from the directory while the server still has its tokens.
       const known = world.principals.find(({ objectId }) => objectId === former)
       return identityToken(known ?? { objectId: former, displayName: server.name, kind: 'ManagedIdentity' }, resource)
     }
     if (!principal || (restartNeeded && server.loadedPrincipalId !== principalId)) {
       return no(400, 'invalid_request', 'Identity not found')
     }
-    // A process that knew of the identity from its start waits from there, otherwise from the identity's birth.
+    // The delay counts from the start of a process that knew the identity then, otherwise from the creation of the identity.
     const since = restartNeeded ? server.startedAt : (principal.createdAt ?? server.startedAt)
     if (Date.now() - since < world.delays.identityPropagation) return no(400, 'invalid_request', 'Identity not found')
     return identityToken(principal, resource)

@@ -1,6 +1,6 @@
 /**
- * Many database servers at their own names: a port at which each client is led to the PostgreSQL of the server that it named in
- * its TLS handshake, and a file of names that the action's process resolves by (names.cjs).
+ * Many database servers at their own names: one port, which forwards each client to the PostgreSQL of the server that it named in
+ * its TLS handshake, and a file of the names that the action's process resolves (names.cjs).
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
@@ -10,7 +10,7 @@ import type { Postgres } from './postgres.ts'
 import type { Server, World } from './world.ts'
 
 export interface Fleet {
-  /** At which all servers are reached by their names. */
+  /** The port of all servers. */
   port: number
   /** For the process of the action. */
   env: Record<string, string>
@@ -30,10 +30,10 @@ interface FleetOptions {
   start(server: Server, folder: string, databases: string[]): Promise<Postgres>
 }
 
-/** What a client sends to have TLS, and what a server says to that. */
+/** The request of a client for TLS, and the server's response. */
 const sslRequest = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 const accepted = 'S'.charCodeAt(0)
-/** Most bytes that are waited for before a handshake has to have named a server. */
+/** Maximum number of bytes before a handshake has to name a server. */
 const longestHello = 32_768
 
 export async function startFleet({ world, folder, first, start }: FleetOptions): Promise<Fleet> {
@@ -90,7 +90,7 @@ export async function startFleet({ world, folder, first, start }: FleetOptions):
   }
 }
 
-/** Agrees to TLS, reads which server the handshake names, and hands the client over to it: all else is between these two. */
+/** Accepts TLS, reads which server the handshake names, and connects the client to it; all further bytes pass unchanged. */
 function lead(client: Socket, portOf: (name: string) => number | undefined): void {
   let received = Buffer.alloc(0)
   const read = (chunk: Buffer): void => {
@@ -126,7 +126,7 @@ function handOver(client: Socket, port: number, hello: Buffer): void {
   })
 }
 
-/** The server name of a TLS ClientHello, in lower case; undefined as long as it is not whole. Empty when it has none. */
+/** The server name of a TLS ClientHello, in lower case; undefined until the message is complete. Empty when it has none. */
 function serverName(hello: Buffer): string | undefined {
   // A record of the handshake: type, version, length; then the message: type, length, version, random.
   if (hello.length < 5 || hello.length < 5 + hello.readUInt16BE(3)) return undefined

@@ -1,4 +1,4 @@
-/** GitHub's REST API for one repository, below `/github/api`: issues and comments, and whose token it is (GraphQL as well). */
+/** GitHub's REST API for one repository, below `/github/api`: issues and comments, and the author of the token (GraphQL as well). */
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { type Handler, HttpError, type Reply, type Request } from './http.ts'
 import type { GitHubAuthor, GitHubComment, GitHubIssue, World } from './world.ts'
@@ -7,7 +7,7 @@ const bot: GitHubAuthor = { login: 'github-actions[bot]', id: 41898282, type: 'B
 const longestBody = 65_536
 const longestTitle = 256
 
-/** `url` is that of the HTTPS server. Gives the world a token and an empty list of issues when it has none. */
+/** `url` is that of the HTTPS server. Adds a token and an empty list of issues to a world that has none. */
 export function createGitHubRest(world: World, url: string): Handler {
   const { github } = world
   github.token ??= `ghs_${randomBytes(18).toString('hex')}`
@@ -22,7 +22,7 @@ export function createGitHubRest(world: World, url: string): Handler {
     const granted = github.permissions?.[what] ?? 'write'
     return granted === 'write' || (level === 'read' && (granted === 'read' || github.visibility === 'public'))
   }
-  /** Comments on a pull request are open to either permission. */
+  /** Comments on a pull request need either permission. */
   const require = (level: 'read' | 'write', issue?: GitHubIssue): void => {
     if (may('issues', level) || (issue?.isPullRequest && may('pullRequests', level))) {
       if (level === 'write' && github.archived) throw refusal(403, 'Repository was archived so is read-only.')

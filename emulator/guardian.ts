@@ -9,13 +9,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 export interface Guard {
-  /** Stops what still runs in the folder and removes it, now. Resolves when that is done. */
+  /** Stops the processes of the folder and removes it, now. Resolves when that is done. */
   release(): Promise<void>
 }
 
 /**
  * Files in the folder (or one level down) with the pid of a process, leader of its group, that the guardian has to end, and the signal
- * it ends by properly: that frees the shared memory too.
+ * for a clean shutdown, which also frees the shared memory.
  */
 export const pidFiles = { initdb: 'initdb.pid', server: 'server.pid' } as const
 const endings: [string, NodeJS.Signals][] = [
@@ -23,7 +23,7 @@ const endings: [string, NodeJS.Signals][] = [
   [pidFiles.server, 'SIGQUIT'],
 ]
 
-/** From now on, and until the end of this process, `folder` and the PostgreSQL that runs in it live no longer than this process. */
+/** From now on, `folder` and the PostgreSQL that runs in it are removed at the latest when this process ends. */
 export function guard(folder: string): Guard {
   // A group of its own, so that Ctrl-C in a terminal does not reach it before its work is done.
   const child = spawn(process.execPath, [fileURLToPath(import.meta.url), folder], {

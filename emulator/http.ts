@@ -34,10 +34,10 @@ export interface HttpServer {
   stop(): Promise<void>
 }
 
-/** Longest body of an injected answer that the record of exchanges keeps, in characters. */
+/** Maximum length of an injected answer's body in the record of exchanges, in characters. */
 const shownBody = 65_536
 
-/** Fails with the system's error when no port can be had on the loopback addresses. */
+/** Fails with the system's error when no port is available on the loopback addresses. */
 export async function listen(options: {
   world: World
   authority: Authority
@@ -150,7 +150,7 @@ export async function listen(options: {
     const server = createServer({ cert, key, minVersion: 'TLSv1.2' }, (message, response) => {
       onRequest(message, response).catch(() => message.socket.destroy())
     })
-    // Longer than any client's pool keeps a connection, or it would be closed under a request now and then.
+    // Longer than any client's pool keeps a connection; otherwise the server would sometimes close one during a request.
     server.keepAliveTimeout = 120_000
     server.on('tlsClientError', () => {})
     server.on('secureConnection', (socket) => giveUpOnSilence(socket, options.world.delays.unusedConnection))
@@ -183,7 +183,7 @@ export async function listen(options: {
 /** Timers of connections over which no request has come yet. */
 const silent = new WeakMap<object, NodeJS.Timeout>()
 
-/** A connection that was opened ahead of time and not used is answered with 408 and closed, as servers do. */
+/** Answers 408 on a connection that was opened early and not used, and closes it, as servers do. */
 function giveUpOnSilence(socket: Socket, limit: number): void {
   if (!Number.isFinite(limit)) return
   const timer = setTimeout(

@@ -39,9 +39,9 @@ export interface EmulatorOptions {
 
 export interface Emulator {
   world: World
-  /** `https://localhost:PORT` (or the `host` of the options), what the action's `environment` input takes. */
+  /** `https://localhost:PORT` (or the `host` of the options), the value of the action's input `environment`. */
   url: string
-  /** Everything that the emulator has on disk; gone after `stop`. */
+  /** All files of the emulator; deleted by `stop`. */
   folder: string
   caFile: string
   postgres: Postgres
@@ -53,13 +53,13 @@ export interface Emulator {
   env: Record<string, string>
   /** Inputs of the action for this world. */
   inputs: Record<string, string>
-  /** Resource Manager requests so far that changed something or meant to. */
+  /** Resource Manager requests so far that changed something or tried to. */
   writes(): Exchange[]
   /** Those that only read, requests for keys and queries of Resource Graph among them. */
   reads(): Exchange[]
   /** Requests for keys. */
   keyReads(): Exchange[]
-  /** A token as a sign-in by other means would give it (an az session, a user). Throws for an unknown object id. */
+  /** A token as another sign-in would return it (an az session, a user). Throws for an unknown object id. */
   issueToken(objectId: string, audience: string): Promise<IssuedToken>
   /** A server certificate of the same authority for these DNS names and addresses, and its key; both PEM. */
   certificate(names: string[], kind?: 'ec' | 'rsa'): { cert: string; key: string }
@@ -95,7 +95,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   }
 
   try {
-    // PostgreSQL may run as another user, who has to pass through.
+    // PostgreSQL may run as another user, who needs access to its subfolder.
     await chmod(folder, 0o711)
     /** Servers by the secret of their PostgreSQL for the identity endpoint. */
     const identities = new Map<string, Server>()
@@ -215,7 +215,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   }
 }
 
-/** What Resource Manager does to a server is done to the world alone. */
+/** Resource Manager changes a server in the world alone. */
 const noPostgres: Postgres = {
   host: '127.0.0.1',
   // The port of tcpmux, which no machine uses.
@@ -233,7 +233,7 @@ const noPostgres: Postgres = {
   terminateClients: async () => {},
 }
 
-/** Makes a shaped world consistent: identities that are there from the start have principals, and the server knows its own. */
+/** Makes a shaped world consistent: existing identities get principals, and the server knows its own. */
 function settle(world: World): void {
   for (const server of world.servers) {
     const principalId = server.identity?.principalId

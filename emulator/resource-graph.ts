@@ -8,9 +8,9 @@ import { managementGroupNamed, subscriptionsIn, subscriptionsOf } from './scopes
 import { shownServer } from './server-views.ts'
 import type { World } from './world.ts'
 
-/** Queries in five seconds that a caller has, as Azure's documentation says. */
+/** How many queries a caller has in five seconds, from Azure's documentation. */
 const quota = { queries: 15, windowMs: 5_000 }
-/** Most rows of a page. */
+/** Maximum number of rows of a page. */
 const largestPage = 1_000
 
 type Row = Record<string, unknown>
@@ -29,14 +29,14 @@ export function resourceGraphRoutes(world: World): Route[] {
       path: /^\/providers\/Microsoft\.ResourceGraph\/resources$/i,
       apiVersions: ['2022-10-01', '2024-04-01'],
       type: 'resources',
-      // Rows that the caller may not read are left out, without a word.
+      // Rows that the caller may not read are silently left out.
       action: null,
       handle: (call) => answer(call, spend(world, windows, call.caller.oid)),
     },
   ]
 }
 
-/** Takes one query from the caller's quota; the headers that say how much is left. */
+/** Subtracts one query from the caller's quota; returns the headers with the rest. */
 function spend({ resourceGraph }: World, windows: Map<string, Window>, caller: string): Record<string, string> {
   const { remaining, resetsAfter } = resourceGraph?.quota ?? { remaining: quota.queries, resetsAfter: quota.windowMs }
   const known = windows.get(caller)
@@ -117,7 +117,7 @@ function parsedQuery(query: unknown): { types: string[]; groups: string[] | unde
 
 const texts = (list: string): string[] => [...list.matchAll(/'([^']*)'/g)].map(([, text = '']) => text.toLowerCase())
 
-/** Subscriptions that the query is about. Those that the caller may not see are left out; when none is left, the query is refused. */
+/** The subscriptions of the query. Those that the caller may not read are left out; when none is left, the query is refused. */
 function scopesOf({ world, caller }: Call, { subscriptions, managementGroups }: Query): Set<string> {
   const visible = subscriptionsOf(world).filter(({ id }) => seesSomethingIn(world, caller.oid, id))
   const named = Array.isArray(subscriptions) ? subscriptions.map((id) => String(id).toLowerCase()) : undefined
@@ -147,7 +147,7 @@ function seesSomethingIn(world: World, objectId: string, subscription: string): 
   return [below, ...scopes].some((scope) => hasRole(world, objectId, scope))
 }
 
-/** Everything that there is, as Resource Graph shows it: types in lower case, no `systemData`. */
+/** All resources, as Resource Graph shows them: types in lower case, no `systemData`. */
 function rows(world: World): Row[] {
   const hides = world.resourceGraph?.hidesEndpoints === true
   const endpoints = world.workspaces.flatMap(({ onlineEndpoints, serverlessEndpoints = [] }) => [

@@ -144,7 +144,7 @@ function resourceGroups(world: World): Set<string> {
   return new Set([`${world.subscriptionId}/${world.resourceGroup}`, ...names].map((name) => name.toLowerCase()))
 }
 
-/** How this cloud describes itself to who comes without a token. */
+/** The description of this cloud, which needs no token. */
 function metadata(world: World, url: string, request: Request): Reply {
   const version = request.url.searchParams.get('api-version')
   if (version !== '2022-09-01') {

@@ -26,18 +26,18 @@ export async function actionFile(): Promise<ActionFile> {
 export interface JobOptions {
   /** Inputs of the step; the defaults of action.yml fill the rest. */
   readonly inputs: Readonly<Record<string, string>>
-  /** Beside what the runner always sets. */
+  /** In addition to the variables that the runner always sets. */
   readonly env?: Readonly<Record<string, string>>
   /** What earlier steps wrote into GITHUB_ENV: the runner's own variables, inputs and states win over it. */
   readonly exported?: Readonly<Record<string, string>>
-  /** Shown each line of the log as it comes, mask commands left out. */
+  /** Called with each line of the log, without mask commands. */
   readonly onLine?: (line: string) => void
 }
 
 export interface JobResult {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
-  /** Standard output and error as the runner gets them, workflow commands included. */
+  /** Standard output and error as the runner gets them, including workflow commands. */
   readonly raw: string
   /** What a person sees: without mask commands, masked values as `***`. */
   readonly log: string
@@ -55,8 +55,8 @@ export interface JobResult {
   readonly startedAt: number
   readonly endedAt: number
   /**
-   * Runs the post step, as the runner does whatever became of the main step; gives its exit code and log. One that takes
-   * longer than the limit is killed, and has a signal instead.
+   * Runs the post step, as the runner does after every result of the main step; returns its exit code and log. A post step that
+   * takes longer than the limit is killed, and has a signal instead.
    */
   post(options?: PostOptions): Promise<PostResult>
   remove(): Promise<void>
@@ -65,9 +65,9 @@ export interface JobResult {
 export type PostResult = Pick<JobResult, 'code' | 'signal' | 'raw'>
 
 export interface PostOptions {
-  /** Inputs as they evaluate by then; none at all inside nested composite actions. Those of the main step when absent. */
+  /** Inputs as they evaluate when the post step runs; `none` as inside nested composite actions. Those of the main step when absent. */
   readonly inputs?: Readonly<Record<string, string>> | 'none'
-  /** What other steps wrote into GITHUB_ENV by then: the states that the main step saved win over it. */
+  /** What other steps wrote into GITHUB_ENV before the post step. The states that the main step saved win over it. */
   readonly exported?: Readonly<Record<string, string>>
   /** In milliseconds; none when absent. */
   readonly limitMs?: number
@@ -75,7 +75,7 @@ export interface PostOptions {
   readonly onStart?: (child: ChildProcess) => void
 }
 
-/** A step under way. */
+/** A running step. */
 export interface Job {
   readonly child: ChildProcess
   readonly folder: string
@@ -121,7 +121,7 @@ export async function startJob(options: JobOptions): Promise<Job> {
   return { child: main.child, folder, done }
 }
 
-/** A post step alone, with a state that no main step of this process saved: as after a main step that was killed at once. */
+/** A post step alone, with a state that no main step of this process saved, as after a main step that was killed immediately. */
 export async function runPost(
   state: Readonly<Record<string, string>>,
   options: Partial<JobOptions> & PostOptions = {},

@@ -3,7 +3,7 @@ import type { Server, World } from './world.ts'
 
 export const serverType = 'Microsoft.DBforPostgreSQL/flexibleServers'
 
-/** Extensions that a flexible server of version 18 lets one allow. */
+/** Extensions that the allow-list of a flexible server of version 18 accepts. */
 export const knownExtensions = new Set(
   'address_standardizer age amcheck anon azure_ai azure_storage bloom btree_gin btree_gist citext cube dblink dict_int dict_xsyn earthdistance fuzzystrmatch hstore hypopg intarray isn lo login_hook ltree oracle_fdw orafce pageinspect pg_buffercache pg_cron pg_diskann pg_freespacemap pg_hint_plan pg_partman pg_prewarm pg_repack pg_squeeze pg_stat_statements pg_trgm pg_visibility pgaudit pgcrypto pglogical pgrouting pgrowlocks pgstattuple plpgsql plv8 postgis postgis_raster postgis_sfcgal postgis_tiger_geocoder postgis_topology postgres_fdw semver session_variable sslinfo tablefunc tds_fdw timescaledb tsm_system_rows tsm_system_time unaccent uuid-ossp vector'.split(
     ' ',

@@ -29,13 +29,13 @@ interface Operation {
   status: 'InProgress' | 'Succeeded' | 'Failed'
   startTime: string
   endTime?: string
-  /** `status`: of the answer that polling by Location ends with. */
+  /** `status` is that of the last answer when a client polls by Location. */
   error?: { status: number; code: string; message: string }
   serverId: string
   scope: string
 }
 
-/** `postgres` gives the one behind a server; it is called when an operation ends, so it may start after Resource Manager does. */
+/** `postgres` returns the PostgreSQL of a server; it is called when an operation ends, so PostgreSQL may start after Resource Manager. */
 export function serverRoutes(world: World, url: string, postgres: (server: Server) => Postgres | undefined): Route[] {
   const operations = new Map<string, Operation>()
   /** Server ids in lower case that an operation works on. */
@@ -48,7 +48,7 @@ export function serverRoutes(world: World, url: string, postgres: (server: Serve
     return found
   }
 
-  /** Takes the server for one operation; `work` changes world and PostgreSQL when the operation's time is over. */
+  /** Marks the server as busy with one operation; `work` changes world and PostgreSQL when the operation ends. */
   const start = (
     server: Server,
     write: Refusal['write'],
@@ -177,7 +177,7 @@ export function serverRoutes(world: World, url: string, postgres: (server: Serve
     route('POST', '/restart', 'flexibleServers', `${serverType}/restart/action`, (call) => {
       const server = serverOf(call)
       return start(server, 'restart', 'Location', 'Restarting', async () => {
-        // PostgreSQL shows this value from its start on, so it is set before.
+        // PostgreSQL shows this value from its start on, so it is set before the start.
         const principalId = server.identity?.principalId
         if (principalId === undefined) delete server.loadedPrincipalId
         else server.loadedPrincipalId = principalId
@@ -303,7 +303,7 @@ export function serverRoutes(world: World, url: string, postgres: (server: Serve
   ]
 }
 
-/** Whoever names a user-assigned identity in a resource has to have the right to give it, one that is there already included. */
+/** A caller that names a user-assigned identity in a resource needs the right to assign it, even if the resource has it already. */
 function authorizeAssigning(call: Call, server: Server, identity: string): void {
   const action = 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action'
   try {
@@ -343,7 +343,7 @@ function checkPublicAccess(server: Server): void {
   }
 }
 
-/** A server that does not run cannot say how it is configured. */
+/** A server that does not run cannot return its configuration. */
 function checkReadable(world: World, server: Server): void {
   if (world.switches.stoppedReads === 'answered' || !['Stopped', 'Starting'].includes(server.state)) return
   if (world.switches.stoppedReads === 'failed') throw failure(500, 'InternalServerError', 'An unexpected error occurred.')

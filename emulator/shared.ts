@@ -1,7 +1,7 @@
 /**
- * What the emulators of one test run share, because each piece takes a second of processor time to make: the keys that sign
- * tokens, and a database cluster that is set up already. It lies in a private folder of the run, which an environment variable
- * names; without it every emulator makes its own.
+ * What the emulators of one test run share, because creating each part takes a second of processor time: the keys that sign
+ * tokens, and an initialised database cluster. An environment variable names a private folder of the run for them; without it
+ * every emulator creates its own.
  */
 import { createPrivateKey, createPublicKey, generateKeyPair } from 'node:crypto'
 import {
@@ -63,8 +63,8 @@ export async function signingKey(use: 'entra' | 'github'): Promise<SigningKey> {
 }
 
 /**
- * A folder that is made once. `make` is called by the first emulator that needs it, with the path to make it at; the others wait.
- * The path of the finished folder; undefined when nothing is shared, or when whoever makes it has not finished after 30 seconds.
+ * A folder that is created once: the first emulator that needs it calls `make` with the path, and the others wait.
+ * Returns the path of the finished folder; undefined when nothing is shared, or when it is not finished after 30 seconds.
  */
 export async function sharedFolder(name: string, make: (path: string) => Promise<void>): Promise<string | undefined> {
   const parent = process.env[variable]

@@ -263,7 +263,7 @@ export interface Switches {
   sessionCache: boolean
   /** The identity works only after a restart of the server. */
   restartNeeded: boolean
-  /** Until a restart the server uses the identity that it was started with, also when it has another or none by then. */
+  /** Until a restart the server uses the identity that it was started with, also when it has another or none now. */
   formerIdentityWorks: boolean
   /**
    * What SQL shows as `azure.service_principal_id`: the identity that the running server was started with, the one it has now, nothing, or
@@ -358,9 +358,9 @@ export interface Exchange {
 export interface ManagementGroup {
   name: string
   displayName: string
-  /** Name of the group that it lies in. */
+  /** Name of its parent group. */
   parent?: string
-  /** GUIDs of the subscriptions that lie in it directly. */
+  /** GUIDs of the subscriptions directly in it. */
   subscriptions: string[]
 }
 

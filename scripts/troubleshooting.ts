@@ -11,7 +11,7 @@ const groups: Readonly<Record<Origin, string>> = {
   ai: 'Errors of the AI services, as azure_ai passes them on',
 }
 
-/** What stands for the reader's own names. */
+/** Placeholders for the reader's own names. */
 const placeholders: Circumstances = {
   doing: 'DOING',
   server: 'SERVER',
