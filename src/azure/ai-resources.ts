@@ -5,7 +5,7 @@ import type { Deployment } from '../core/test-query.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { bounded, longestName, withoutEndSlashes } from '../lib/bounded.ts'
-import { liesIn, parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
+import { liesIn, parseResourceId, type ResourceId, samePart } from '../lib/resource-id.ts'
 import type { CallOptions, Calls } from './calls.ts'
 import { expectSame, otherResource } from './expect-same.ts'
 import { foreignHost, isServiceEndpoint, isSubdomain } from './hosts.ts'
@@ -88,7 +88,7 @@ export function createAiResources(calls: Calls, { cloud, log, signal }: CallOpti
         ])
         return accountOf(id, body, deployments, cloud)
       }
-      if (sameType(id.type, serverlessType)) {
+      if (samePart(id.type, serverlessType)) {
         const doing = `reading the serverless endpoint ${id.name}`
         return serverlessOf(id, (await read(id.id, serverlessVersion, doing)) as AccountBody, cloud)
       }
@@ -206,7 +206,7 @@ function endpointIdOf(named: ResourceId, { id, name }: AccountBody): string {
 }
 
 const isEndpoint = ({ type }: ResourceId): boolean =>
-  sameType(type, 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints')
+  samePart(type, 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints')
 
 function notOneEndpoint(workspace: ResourceId, endpoints: readonly AccountBody[]): Failure {
   const ids = endpoints.flatMap(({ id }) => (typeof id === 'string' && id !== '' ? [id] : [])).slice(0, 20)

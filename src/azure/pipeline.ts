@@ -131,7 +131,7 @@ interface RetryPolicyOptions {
   readonly from: Peer
   readonly signal: AbortSignal
   readonly log: Log
-  /** The token was refused: true when another one can be had. Told once for a request. */
+  /** The token was refused: true when another one can be had. Called once for a request. */
   readonly refused?: () => boolean
   /** Called with what ended a request on this side, for clients that make an error of their own of everything. */
   readonly ended?: (failure: Failure) => void
@@ -140,13 +140,13 @@ interface RetryPolicyOptions {
 }
 
 /** The policy of retry.ts with the table of http.ts as a policy of a pipeline, and the time limit of each request. */
-export function retryPolicy({ from, signal: given, log, refused, ended, proxy }: RetryPolicyOptions): PipelinePolicy {
+export function retryPolicy({ from, signal: ofRun, log, refused, ended, proxy }: RetryPolicyOptions): PipelinePolicy {
   return {
     name: 'retry',
     sendRequest: async (request, next) => {
       request.timeout = requestTimeoutMs
       request.abortSignal =
-        request.abortSignal === undefined ? given : AbortSignal.any([given, request.abortSignal as AbortSignal])
+        request.abortSignal === undefined ? ofRun : AbortSignal.any([ofRun, request.abortSignal as AbortSignal])
       const signal = request.abortSignal as AbortSignal
       const once = request.headers.has(readAgainWhenBusy)
       request.headers.delete(readAgainWhenBusy)

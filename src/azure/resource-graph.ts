@@ -7,7 +7,7 @@ import { services } from '../core/services.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { describe } from '../lib/bounded.ts'
-import { canonicalId, liesIn, parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
+import { canonicalId, liesIn, parseResourceId, type ResourceId, samePart } from '../lib/resource-id.ts'
 import { pause } from '../lib/retry.ts'
 import { accountOf, onlineEndpointOf, serverlessOf, serverlessType } from './ai-resources.ts'
 import { answerFailure } from './answers.ts'
@@ -96,8 +96,8 @@ export function createResourceGraph(calls: Calls, { cloud, log, signal }: CallOp
       const whole = scope.filter(({ kind }) => kind === 'subscription')
       if (subscriptions.length > 0) await add({ subscriptions }, within(whole))
       for (const group of managementGroups) await add({ managementGroups: [group] }, () => true)
-      for (const subscription of new Set(groups.map(({ container }) => container.toLowerCase()))) {
-        const own = groups.filter(({ container }) => container.toLowerCase() === subscription)
+      for (const subscription of new Set(groups.map(({ container }) => canonicalId(container)))) {
+        const own = groups.filter(({ container }) => samePart(container, subscription))
         await add({ subscriptions: [subscription], groups: own.map(({ group }) => group) }, within(own))
       }
       return uniqueById(found)
@@ -146,7 +146,7 @@ const versions: Readonly<Record<ScopePart['kind'], string>> = {
   'management-group': '2020-05-01',
 }
 
-const isType = (id: ResourceId, type: string): boolean => sameType(id.type, type)
+const isType = (id: ResourceId, type: string): boolean => samePart(id.type, type)
 
 function textOf({ types, groups }: Query): string {
   // The names are those of types and of validated resource groups: neither contains a quote.

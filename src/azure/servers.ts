@@ -5,7 +5,7 @@ import type { Administrator, ObservedServer } from '../core/observed.ts'
 import { Failure } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { bounded, isCut } from '../lib/bounded.ts'
-import { parseResourceId, sameId, sameType } from '../lib/resource-id.ts'
+import { parseResourceId, sameId, samePart } from '../lib/resource-id.ts'
 import { busy, replication, retrying, type Verdict } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { azureFailure } from './answers.ts'
@@ -82,7 +82,7 @@ function serverReads(calls: Calls, { server, signal }: Pick<CallOptions, 'server
           const replica = observedServer(each)
           if (sameId(server.id, replica.id)) continue
           const type = parseResourceId(replica.id)?.type ?? ''
-          if (!sameType(type, server.type)) throw otherResource(`a read replica of ${server.id}`, replica.id)
+          if (!samePart(type, server.type)) throw otherResource(`a read replica of ${server.id}`, replica.id)
           found.push(replica)
         }
         return found
@@ -107,7 +107,7 @@ function serverReads(calls: Calls, { server, signal }: Pick<CallOptions, 'server
     runningIdentity: async ({ id }) => {
       const of = parseResourceId(id)
       // The client speaks for one subscription: a replica in another one is not looked at.
-      if (of?.subscription.toLowerCase() !== server.subscription.toLowerCase()) return undefined
+      if (of === undefined || !samePart(of.subscription, server.subscription)) return undefined
       try {
         const { configurations } = await servers()
         const parameter = await configurations.get(of.resourceGroup, of.name, 'azure.service_principal_id')

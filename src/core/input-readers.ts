@@ -1,7 +1,7 @@
 /** How the text of an input becomes a value. What is wrong with it becomes a problem, and all problems are reported together. */
 import { Failure } from '../errors/failure.ts'
 import { withoutEndSlashes } from '../lib/bounded.ts'
-import { parseResourceId, type ResourceId, sameType } from '../lib/resource-id.ts'
+import { parseResourceId, type ResourceId, samePart } from '../lib/resource-id.ts'
 import { type InputName, inputNames } from './input-names.ts'
 
 /** Longest value of an input, in characters. */
@@ -57,7 +57,7 @@ export function readers(raw: Raw, problem: Problem) {
     const example = `/subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/${types[0] ?? ''}/NAME`
     if (parsed === undefined) {
       problem(input, `${quoted(value)} is not a resource id; expected \`${example}\``)
-    } else if (!types.some((type) => sameType(type, parsed.type))) {
+    } else if (!types.some((type) => samePart(type, parsed.type))) {
       const horizon = /^microsoft\.horizondb\//i.test(parsed.type)
         ? ', and HorizonDB is another product, which this action does not serve'
         : ''

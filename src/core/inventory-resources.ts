@@ -1,5 +1,5 @@
 /** Which resource an endpoint of azure_ai leads to, and which service that gives. Pure. */
-import { canonicalId, sameType } from '../lib/resource-id.ts'
+import { canonicalId, samePart } from '../lib/resource-id.ts'
 import { type Resource, type Service, services } from './services.ts'
 
 /** A resource that an endpoint may lead to, as the list of resources shows it. */
@@ -62,7 +62,7 @@ export function serviceFor(resource: FleetResource, setting: string): Service | 
   return services.find(
     (service) =>
       endpointSetting(service) === setting &&
-      service.resourceTypes.some((type) => sameType(type, resource.type)) &&
+      service.resourceTypes.some((type) => samePart(type, resource.type)) &&
       (service.kinds === undefined || service.kinds.some((kind) => kind.toLowerCase() === resource.kind.toLowerCase())),
   )
 }

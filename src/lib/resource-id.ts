@@ -63,8 +63,8 @@ export function subscriptionIn(id: string): string {
   return /\/subscriptions\/([^/]+)/i.exec(id)?.[1] ?? ''
 }
 
-/** Whether two types such as `Microsoft.X/things` are the same: case does not matter. */
-export function sameType(a: string, b: string): boolean {
+/** Whether two parts of ids, such as types or subscriptions, are the same: case does not matter. */
+export function samePart(a: string, b: string): boolean {
   return a.toLowerCase() === b.toLowerCase()
 }
 

@@ -67,7 +67,7 @@ export function tlsFor(serverName: string, host: string): tls.ConnectionOptions 
 
 interface Login {
   readonly user: string
-  /** Asked just before connecting: an Entra token lives for an hour at most. */
+  /** Called just before connecting: an Entra token lives for an hour at most. */
   readonly password: () => Promise<string>
 }
 
@@ -92,7 +92,7 @@ export interface Connector {
   readonly paired: Pick<Connector, 'connect'>
   /** That second connection: its slot was taken with the first. */
   readonly second: Pick<Connector, 'connect'>
-  /** Told what the server has, in connections: how many, and how many of them are kept from users. */
+  /** Takes note of what the server has, in connections: how many, and how many of them are kept from users. */
   learn(all: number, reserved: number): void
   /** Any error of a statement as a failure. */
   failure(error: unknown, database: string, doing: string): Failure

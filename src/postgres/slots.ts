@@ -16,7 +16,7 @@ export function shareOf(all: number, reserved: number): number {
 export interface Slots {
   /** Waits for as many slots, in the order of asking; what it gives back releases them. More than there are means all of them. */
   take(signal: AbortSignal, count?: number): Promise<() => void>
-  /** Told how many connections the server has, and how many of them are kept from users. */
+  /** Takes note of how many connections the server has, and how many of them are kept from users. */
   learn(all: number, reserved: number): void
 }
 

@@ -61,7 +61,7 @@ interface TrialRequest {
   readonly secrets?: readonly Setting[]
   /** Whether to keep what the settings were, keys included, on the server, for `restore` on the same connection. */
   readonly keep?: boolean
-  /** Told when keys have to travel as bind parameters, which statement logs keep. */
+  /** Called when keys have to travel as bind parameters, which statement logs keep. */
   readonly onExposed?: () => void
   /** Stored secrets to hide while the queries run, each with its placeholder. */
   readonly hide: readonly Setting[]
@@ -298,7 +298,7 @@ async function withTemporaryTable(
 }
 
 /**
- * Asks the test queries read-only, each in a transaction of its own, all in one round trip; a function that refuses that is
+ * Runs the test queries read-only, each in a transaction of its own, all in one round trip; a function that refuses that is
  * run again in a transaction that is rolled back.
  */
 export async function queryReadOnly(connection: Connection, ground: Ground, calls: readonly Call[]): Promise<CallOutcomes> {

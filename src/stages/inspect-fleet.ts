@@ -7,7 +7,7 @@ import { memberOf, type Service, services } from '../core/services.ts'
 import { Failure, failuresOf } from '../errors/failure.ts'
 import { malformed } from '../errors/malformed.ts'
 import { describe } from '../lib/bounded.ts'
-import { canonicalId, parseResourceId, type ResourceId, sameId, sameType } from '../lib/resource-id.ts'
+import { canonicalId, parseResourceId, type ResourceId, sameId, samePart } from '../lib/resource-id.ts'
 import { mapLimited } from '../lib/retry.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { admitRunner } from './observe.ts'
@@ -126,7 +126,7 @@ async function unlisted(
 
 /** Whether a database has an endpoint of a family that lives on resources of this type. */
 function mayUse({ settings }: ReadDatabase, type: string): boolean {
-  const livesOn = (service: Service): boolean => service.resourceTypes.some((each) => sameType(each, type))
+  const livesOn = (service: Service): boolean => service.resourceTypes.some((each) => samePart(each, type))
   return services.filter(livesOn).some((service) => (settings.get(memberOf(service).endpoint) ?? '') !== '')
 }
 

@@ -32,7 +32,7 @@ export interface SignInContext {
 export interface Outside extends SignInContext {
   /** Keeps the name of the temporary firewall rule for the post step, and whether it is known to have been made. */
   readonly remember: (rule: string, state: 'asked' | 'made') => void
-  /** Told as soon as they are known. */
+  /** Called as soon as they are known. */
   readonly reportFacts: (facts: { readonly host?: string; readonly principalId?: string }) => void
 }
 
