@@ -76,8 +76,6 @@ interface CommitOptions {
   readonly triesFirst: boolean
   /** Whether the previous values are kept on the connection, because one of them is a key. */
   readonly keeps: boolean
-  /** Called once it is committed. */
-  readonly committed: () => void
 }
 
 /**
@@ -169,8 +167,7 @@ class SwitchAttempt {
 
   #plain(proof: Proof): CommitOptions {
     const { settings, secrets } = this.#job
-    const committed = () => this.#options.recorder.committed(this.#job)
-    return { settings, proof, triesFirst: false, keeps: secrets.length > 0, committed }
+    return { settings, proof, triesFirst: false, keeps: secrets.length > 0 }
   }
 
   #judge(outcomes: CallOutcomes): Verdict {
@@ -271,7 +268,6 @@ class SwitchAttempt {
       proof: 'keyless',
       triesFirst,
       keeps: true,
-      committed: () => recorder.committed(job),
     })
     if (outcome.kind !== 'verified') return outcome
     recorder.cleared(job)
@@ -312,10 +308,10 @@ class SwitchAttempt {
         }
       } catch (error) {
         if (!isCommitting || (await this.#isRolledBack(beside, settings, job.secrets))) throw error
-        commit.committed()
+        recorder.committed(job)
         return this.#settle(beside, commit.proof, undefined)
       }
-      commit.committed()
+      recorder.committed(job)
       return this.#settle(beside, commit.proof, kept)
     })
   }
