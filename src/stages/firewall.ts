@@ -39,13 +39,13 @@ interface FirewallOptions {
   readonly log: Log
   readonly signal: AbortSignal
   /** Keeps the name for the post step; called before the rule is made, and again when it is. */
-  readonly remember: (rule: string, state: 'asked' | 'made') => void
+  readonly remember: (rule: string, state: 'requested' | 'made') => void
   /** Called for what is worth knowing and fails nothing. */
   readonly finding: (finding: Finding) => void
 }
 
 /**
- * Opens the server to this runner when it keeps it out, or lets it in only by the temporary rule of another run, and waits
+ * Opens the server to this runner when it blocks it, or allows it only by the temporary rule of another run, and waits
  * until the server accepts its connection.
  * @returns the step for the report
  * @throws {Failure} when the server is not public, the address is unknown or cannot be a runner's, a lock would keep the rule
@@ -79,12 +79,12 @@ export async function openFirewall(options: FirewallOptions): Promise<Step> {
   await refuseWhenLocked(options, rules)
   const expiry = Math.ceil((Date.now() + inputs.verifyTimeoutMs) / 1_000) + graceSeconds
   const rule = newRuleName(expiry)
-  options.remember(rule, 'asked')
+  options.remember(rule, 'requested')
   log.info(`Opening ${server.name} to ${address} with the temporary firewall rule ${rule}; the post step removes it`)
   await azure.createFirewallRule(rule, address)
   options.remember(rule, 'made')
   const opened = new Date().toISOString()
-  // Only now: one of them may be what let this runner in.
+  // Only now: one of them may be what allowed this runner.
   await sweep(options, rules)
   await retrying(
     async () => {
@@ -109,12 +109,12 @@ export async function openFirewall(options: FirewallOptions): Promise<Step> {
   }
 }
 
-/** Pace of looking again at a server that lets this runner in for no reason that its rules show: a rule that is gone still acts for a while. */
+/** Pace of looking again at a server that allows this runner for no reason that its rules show: a rule that is gone still acts for a while. */
 const unexplained = { baseMs: 100, capMs: 800, budgetMs: Number.POSITIVE_INFINITY }
 const mostLooks = 5
 
 /**
- * Whether the server lets this runner in, and the rules of its firewall. Rules come and go meanwhile: all that were there
+ * Whether the server allows this runner, and the rules of its firewall. Rules come and go meanwhile: all that were there
  * count, and where none explains why the server accepts the connection, it connects again.
  */
 async function lookFromOutside(
@@ -138,7 +138,7 @@ async function lookFromOutside(
 }
 
 interface Answer {
-  /** The firewall's; undefined when it lets us in, whatever the server then says. */
+  /** The firewall's; undefined when it allows the runner, whatever the server then responds. */
   readonly refusal: Failure | undefined
   /** The address that the server sees. */
   readonly seen: string | undefined
@@ -157,7 +157,7 @@ async function knock({ inputs, connector, signal }: FirewallOptions): Promise<An
     }
   } catch (error) {
     if (signal.aborted) throw signal.reason
-    // What something else than the firewall says is reported where the databases are looked at.
+    // Any other error is reported where the databases are read.
     return {
       refusal: isFirewallRefusal(error) ? error : undefined,
       seen: undefined,
@@ -246,7 +246,7 @@ async function refuseWhenLocked(options: FirewallOptions, rules: readonly Firewa
   }
   const [lock] = locks.filter(({ level }) => /^(CanNotDelete|ReadOnly)$/i.test(level))
   if (lock === undefined) return
-  // An expired rule may be what lets this runner in: it must not stay open because this run ends here.
+  // An expired rule may be what allows this runner: it must not stay open because this run ends here.
   await sweep(options, rules)
   const shownId = /^[\w/.()-]{1,1000}$/.test(lock.id) ? lock.id : 'LOCK-ID'
   throw new Failure({

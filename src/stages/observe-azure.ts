@@ -136,7 +136,7 @@ async function assignmentsOf(
   return found
 }
 
-/** Asks for each named resource once, however many services name it. */
+/** Reads each named resource once, however many services name it. */
 function once<T>(inputs: Inputs, read: (named: NamedService) => Promise<T>): (named: NamedService) => Promise<T> {
   const reads = new Map<string, Promise<T>>()
   for (const named of inputs.services) {
@@ -165,8 +165,8 @@ async function addGroupAssignments(
 }
 
 /**
- * Whether each replica was restarted since its identity was turned on, where that can be seen: what it says it knows is its
- * identity; it says another; or it says none although its primary says one.
+ * Whether each replica was restarted since its identity was turned on, where that can be seen: it reports its own
+ * identity; it reports another; or it reports none although its primary reports one.
  */
 async function runningIdentities(
   azure: ResourceManager,
@@ -178,9 +178,9 @@ async function runningIdentities(
   const [own, ...theirs] = await Promise.all([primary, ...withIdentity].map((server) => azure.runningIdentity(server)))
   const found = new Map<string, boolean>()
   for (const [index, replica] of withIdentity.entries()) {
-    const says = theirs[index]
-    if (says === undefined || (says === '' && !own)) continue
-    found.set(replica.id, says.toLowerCase() === replica.principalId?.toLowerCase())
+    const reported = theirs[index]
+    if (reported === undefined || (reported === '' && !own)) continue
+    found.set(replica.id, reported.toLowerCase() === replica.principalId?.toLowerCase())
   }
   return found
 }

@@ -113,13 +113,13 @@ async function readDatabases(
   run: Looking,
 ): Promise<ObservedDatabase[]> {
   const { signal } = run
-  let tellFirst: (silence: Failure | undefined) => void = () => undefined
+  let settleFirst: (silence: Failure | undefined) => void = () => undefined
   const firstSilence = new Promise<Failure | undefined>((resolve) => {
-    tellFirst = resolve
+    settleFirst = resolve
   })
   const look = async (name: string): Promise<ObservedDatabase> => {
     const connection = await connector.connect(name, signal)
-    tellFirst(undefined)
+    settleFirst(undefined)
     try {
       const found = await observeDatabase(connection, connector, keys)
       if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
@@ -141,10 +141,10 @@ async function readDatabases(
     } catch (error) {
       if (signal.aborted) throw signal.reason
       const failure = connector.failure(error, name, 'connecting')
-      tellFirst(failure.code === 'connection-timeout' ? failure : undefined)
+      settleFirst(failure.code === 'connection-timeout' ? failure : undefined)
       return { name, failure }
     } finally {
-      if (index === 0) tellFirst(undefined)
+      if (index === 0) settleFirst(undefined)
     }
   })
 }

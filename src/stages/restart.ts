@@ -133,8 +133,8 @@ export function restartPolicy(run: WriteRun, databases: readonly ObservedDatabas
 }
 
 /**
- * Without SQL nothing fails for want of a token. What the server says it runs with decides: another identity means that a
- * restart was cut off between the two; none at all is what some servers always say, and is only reported.
+ * Without SQL nothing fails for want of a token. The identity that the server reports decides: another one means that a
+ * restart was cut off between the two; none at all is what some servers always report, and is only a finding.
  */
 export async function restartWithoutSql(run: WriteRun): Promise<void> {
   const { inputs, journal, azure, observed } = run
@@ -165,11 +165,11 @@ function formerOutcome(inputs: Inputs, journal: Journal, former: string): void {
 }
 
 function allPassed({ queries }: Journal): boolean {
-  const asked = queries.filter((query) => query.status !== 'skipped')
-  return asked.length > 0 && asked.every((query) => query.status === 'passed')
+  const ran = queries.filter((query) => query.status !== 'skipped')
+  return ran.length > 0 && ran.every((query) => query.status === 'passed')
 }
 
-/** The identity was turned on and the restart it needs was not allowed: what the queries say decides. */
+/** The identity was turned on and the restart it needs was not allowed: the results of the queries decide. */
 function restartOutcome(inputs: Inputs, journal: Journal): void {
   if (allPassed(journal)) {
     journal.mark('restart', 'skipped', 'not needed: the test queries passed without it')

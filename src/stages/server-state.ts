@@ -21,12 +21,12 @@ export const passingStates: readonly string[] = ['Updating', 'Restarting', 'Star
 
 /** Waits while the server is in one of the states that pass, for as long as it may take to start. */
 export async function untilSettled(wait: ServerWait): Promise<void> {
-  await whileIt((state) => passingStates.includes(state), wait)
+  await waitWhile((state) => passingStates.includes(state), wait)
 }
 
 /** @throws {Failure} `server-not-back` */
 export async function untilReady(wait: ServerWait): Promise<void> {
-  const away = await whileIt((state) => state !== 'Ready', wait)
+  const away = await waitWhile((state) => state !== 'Ready', wait)
   if (away === undefined) return
   throw new Failure({
     reason: 'azure',
@@ -37,13 +37,16 @@ export async function untilReady(wait: ServerWait): Promise<void> {
   })
 }
 
-/** Waits while the state is one of these; returns the state that it still has at the end. */
-async function whileIt(such: (state: string) => boolean, { name, azure, log, signal }: ServerWait): Promise<string | undefined> {
+/** Waits while `isPassing` is true of the state; returns the state when the time is up, else undefined. */
+async function waitWhile(
+  isPassing: (state: string) => boolean,
+  { name, azure, log, signal }: ServerWait,
+): Promise<string | undefined> {
   try {
     await retrying(
       async () => {
         const { state } = await azure.server()
-        if (such(state)) throw new NotYet(state)
+        if (isPassing(state)) throw new NotYet(state)
       },
       {
         signal,

@@ -31,7 +31,7 @@ export interface SignInContext {
 /** What the outside gives to a run. */
 export interface Outside extends SignInContext {
   /** Keeps the name of the temporary firewall rule for the post step, and whether it is known to have been made. */
-  readonly remember: (rule: string, state: 'asked' | 'made') => void
+  readonly remember: (rule: string, state: 'requested' | 'made') => void
   /** Called as soon as they are known. */
   readonly reportFacts: (facts: { readonly host?: string; readonly principalId?: string }) => void
 }
@@ -97,7 +97,7 @@ async function enterCloud(
     }
   }
   const oidc = audience === undefined ? undefined : target.oidc
-  // Asked for first: it needs nothing else.
+  // Requested first: it needs nothing else.
   const early = oidc === undefined ? undefined : idToken()
   early?.catch(() => undefined)
   const { ReadyAgent } = await import('../azure/agent.ts')
@@ -198,8 +198,8 @@ function needsTokens(inputs: Inputs): boolean {
 const permissionFix = 'Let the job have it:\npermissions:\n  id-token: write\n  contents: read'
 
 function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Failure {
-  const said = error instanceof Error ? error.message : String(error)
-  const isLacking = /ACTIONS_ID_TOKEN_REQUEST_(URL|TOKEN)/.test(said)
+  const text = error instanceof Error ? error.message : String(error)
+  const isLacking = /ACTIONS_ID_TOKEN_REQUEST_(URL|TOKEN)/.test(text)
   const byDependabot = actor === 'dependabot[bot]'
   const noToken = (detail: string, fix: string): Failure => {
     const title = "The workflow's OIDC token is not available"
@@ -207,19 +207,19 @@ function oidcFailure(error: unknown, { event, actor, fromFork }: Workflow): Fail
   }
   if (fromFork)
     return noToken(
-      isLacking ? 'A pull request from a fork started this run, and its runs never get a token.' : said,
+      isLacking ? 'A pull request from a fork started this run, and its runs never get a token.' : text,
       'Leave the step out for forks: if: github.event.pull_request.head.repo.full_name == github.repository',
     )
   if (byDependabot && (isLacking || event === 'pull_request'))
     return noToken(
-      isLacking ? 'Dependabot started this run, and its runs may only read unless the workflow says otherwise.' : said,
+      isLacking ? 'Dependabot started this run, and its runs may only read unless the workflow says otherwise.' : text,
       event === 'pull_request'
         ? "Leave the step out for Dependabot: if: github.actor != 'dependabot[bot]'; or set `permissions: { id-token: write, contents: read }` in the job"
         : permissionFix,
     )
-  if (isLacking) return noToken(`The job lacks the permission for it (${said})`, permissionFix)
+  if (isLacking) return noToken(`The job lacks the permission for it (${text})`, permissionFix)
   return noToken(
-    said,
+    text,
     "Run the job again; on a self-hosted runner check the way to GitHub's OIDC service (HTTPS_PROXY, NODE_EXTRA_CA_CERTS).",
   )
 }

@@ -105,7 +105,7 @@ export class Recorder {
 
   /** The database itself failed, not a service that the queries call. */
   databaseFailed(job: Job, failure: Failure, attempts: number): void {
-    // What could not be put back is said more exactly already.
+    // A setting that could not be put back has a more exact failure already.
     const open = job.steps.filter(({ id }) => this.#journal.step(id)?.status !== 'failed')
     for (const step of open) this.#journal.mark(step.id, 'failed', failure.title)
     for (const call of job.calls) this.#failed(job, call, attempts, failure.title)

@@ -87,7 +87,7 @@ export class DatabaseSession {
     return { ...verdict, schedule: { ...verdict.schedule, budgetMs: this.#options.lockLimitMs } }
   }
 
-  /** The failure, with who hasStored the lock that it waited for. */
+  /** The failure, with the sessions that held the lock that it waited for. */
   async withLockHolders(failure: Failure): Promise<Failure> {
     if (failure.code !== 'lock' || sqlState(failure) !== '55P03') return failure
     const holders = await this.fresh(settingsLockedBy).catch(() => '')

@@ -19,7 +19,7 @@ const controls = { whenWriting: 3, otherwise: 1 } as const
 
 export interface Looked {
   readonly visibility: Visibility
-  /** What the control said, where it stays unclear. */
+  /** The response to the control, where it stays unclear. */
   readonly outcomes: CallOutcomes
 }
 
