@@ -1,4 +1,4 @@
-/** What the job's environment says. The two entries pass it on: no other part of the action reads a variable. */
+/** Reads the variables of the job's environment. The two entries pass it on: no other part of the action reads a variable. */
 import { readFileSync, statSync } from 'node:fs'
 import type { AmbientLogin } from './azure/credential.ts'
 import { type InputName, inputDefaults } from './core/input-names.ts'
@@ -27,7 +27,7 @@ function pullRequestOf(env: Environment): Json | undefined {
     if (!file.isFile() || file.size > longestEvent) return undefined
     return objectIn(objectIn({ event: JSON.parse(readFileSync(path, 'utf8')) }, 'event'), 'pull_request')
   } catch {
-    // Without the file it is not known to be a pull request.
+    // Nothing shows a pull request when the file cannot be read.
     return undefined
   }
 }
@@ -73,7 +73,7 @@ export function placeOf(env: Environment, token: string): Place {
 /** With the value 0 Node accepts every certificate. It reads the variable whenever it opens a connection. */
 const noVerification = 'NODE_TLS_REJECT_UNAUTHORIZED'
 
-/** What is reported when {@link removeUnsafeVariables} found certificates unverified. */
+/** The warning when {@link removeUnsafeVariables} finds that certificates would not be verified. */
 export const unverifiedTls: Finding = {
   severity: 'warning',
   code: 'tls-variable-ignored',
@@ -84,7 +84,7 @@ export const unverifiedTls: Finding = {
 
 /**
  * Removes variables that an earlier step can set for the whole job, and that decide what only inputs and this code may decide:
- * whether certificates are verified; as whom, with which options and by which driver a database is connected to. Programs
+ * whether certificates are verified, and the user, the options and the driver of a connection to a database. Programs
  * that the action starts inherit what is left.
  *
  * @returns whether certificates would not have been verified
@@ -135,7 +135,7 @@ function hostOf(url: string): string | undefined {
   return URL.canParse(url) ? new URL(url).host : 'the proxy of the job'
 }
 
-/** All that signing in takes from the job, for main and post alike. */
+/** Everything that signing in reads from the job, in the main step and the post step. */
 export function signInContext(env: NodeJS.ProcessEnv, log: Log, signal: AbortSignal): SignInContext {
   const { ACTIONS_ID_TOKEN_REQUEST_URL: url = '', ACTIONS_ID_TOKEN_REQUEST_TOKEN: token = '' } = env
   return {

@@ -1,4 +1,4 @@
-/** The post step: takes back what the main step left open. Never fails the job: what it cannot do is a warning with the command. */
+/** The post step: removes the temporary firewall rule that the main step left open. It never fails the job: an error becomes a warning with a command. */
 import { setDefaultAutoSelectFamilyAttemptTimeout } from 'node:net'
 import * as core from '@actions/core'
 import { addressTimeoutMs } from './core/time-limit.ts'
