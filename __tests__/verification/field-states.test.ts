@@ -153,6 +153,25 @@ test('a stopped server whose configurations fail with 500 is reported as stopped
   expect(result.report.durationMs).toBeLessThan(20_000)
 })
 
+test('a setting that the newest version of the server does not know is named, and no update to that version is advised', async () => {
+  await begin(emulator, { switches: { lackedSettings: ['azure_cognitive.region', 'azure_cognitive.translator_resource_id'] } })
+  await workWithKeys(emulator, 'app')
+  const result = await apply(emulator, { databases: 'app', mode: 'check' })
+  const { title, detail, fix } = findingWith(result, 'extension-too-old')
+  expect(detail, result.log).toContain('azure_cognitive.region, azure_cognitive.translator_resource_id')
+  expect(title).toBe('The installed azure_ai does not know a setting')
+  expect(fix).toContain('Leave `translator` out')
+  expect(fix).not.toMatch(/ALTER EXTENSION|update-extension/)
+})
+
+test('a check of a role that is not effective yet advises no longer wait, since it queries once', async () => {
+  await setUp()
+  emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
+  for (const assignment of emulator.world.roleAssignments) assignment.createdAt = Date.now()
+  const result = await apply(emulator, { ...openai(), mode: 'check' })
+  expect(findingWith(result, 'role-not-effective').fix, result.log).not.toContain('verify-timeout-minutes')
+})
+
 describe('a server that is starting', () => {
   test.each(['failed', 'refused'] as const)(
     'check names the state, whatever its configurations answer: %s',

@@ -7,7 +7,7 @@ import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, isRead, type Observed, type ReadDatabase } from './observed.ts'
 import { settingLacked } from './offered.ts'
-import { desiredSettings, namedFamilies, updates } from './plan.ts'
+import { desiredSettings, isOlder, namedFamilies, updates } from './plan.ts'
 import { scopeOf } from './scope.ts'
 import { type Family, type Resource, type Service, serviceNamed } from './services.ts'
 import type { Step } from './steps.ts'
@@ -280,12 +280,20 @@ function versionProblems(
     ({ setting }) => unknownSettings.has(setting) && settingLacked(database, setting, named) === undefined,
   )
   if (unknown.length > 0 && !updates(inputs, database)) {
+    const isNewer = installed !== undefined && available !== undefined && isOlder(installed, available)
+    const settings = unknown.map((each) => each.setting)
+    const wanting = named.filter((service) => serviceNamed(service).settings.some(({ setting }) => settings.includes(setting)))
+    const without = wanting.length === 0 ? 'these services' : wanting.map((service) => `\`${service}\``).join(' and ')
     report({
       reason: 'database',
       code: 'extension-too-old',
-      title: 'The installed azure_ai is too old for a managed identity',
-      detail: `azure_ai ${installed ?? ''} in "${name}" does not know ${unknown.map((each) => each.setting).join(', ')}.`,
-      fix: `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}"${available === undefined ? '' : `, to ${available}`}${inputs.updateExtension ? '' : '; or set `update-extension: true`'}`,
+      title: isNewer
+        ? 'The installed azure_ai is too old for a managed identity'
+        : 'The installed azure_ai does not know a setting',
+      detail: `azure_ai ${installed ?? ''} in "${name}" does not know ${settings.join(', ')}.`,
+      fix: isNewer
+        ? `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}", to ${available}${inputs.updateExtension ? '' : '; or set `update-extension: true`'}`
+        : `Leave ${without} out for this database: the server offers no newer azure_ai.`,
     })
   }
   const isListed = allowList !== undefined && allowsAzureAi(allowList)

@@ -20,7 +20,7 @@ export interface Circumstances {
   port?: number | undefined
   resource?: string | undefined
   deployment?: string | undefined
-  /** `verify-timeout-minutes` of the run. */
+  /** `verify-timeout-minutes` of the run; undefined where it does not wait. */
   readonly verifyMinutes?: number | undefined
   clientId?: string | undefined
   /** Whether each of these inputs is set: no fix advises one that is. */

@@ -171,7 +171,7 @@ export async function queryOnce(options: VerifyOptions): Promise<void> {
       }
       return ready.length === 0 ? [] : (create(family, ready, database) ?? [])
     })
-    const queryOnce = async (attempts: Attempts): Promise<void> => {
+    const tryOnce = async (attempts: Attempts): Promise<void> => {
       const result = await attempts.next()
       if (result.kind === 'not-yet') attempts.giveUp()
     }
@@ -179,12 +179,12 @@ export async function queryOnce(options: VerifyOptions): Promise<void> {
     const locking = mapLimited(
       all.filter(({ mayHideKey }) => mayHideKey),
       1,
-      queryOnce,
+      tryOnce,
     )
     const reading = mapLimited(
       all.filter(({ mayHideKey }) => !mayHideKey),
       all.length,
-      queryOnce,
+      tryOnce,
     )
     for (const each of await Promise.allSettled([locking, reading])) if (each.status === 'rejected') throw each.reason
   })

@@ -65,7 +65,8 @@ function refusal(options: JudgeOptions, { call, database, message, cause }: Refu
     doing: `querying ${title} in "${database}"`,
     database,
     isSet: advisedInputs(inputs),
-    verifyMinutes: minutesOf(inputs),
+    // A check queries once, so a longer wait would change nothing.
+    verifyMinutes: inputs.mode === 'check' ? undefined : minutesOf(inputs),
     byKey: inputs.authType === 'subscription-key',
     resource: resources.get(service)?.id ?? named?.resource.id,
     server: inputs.server.name,

@@ -24,7 +24,7 @@ export const ai: readonly Known[] = [
     meetsEveryDatabase: true,
     cause: ({ text }) => `The identity got a token, and the service refused it: ${text}`,
     fix: (_, at) =>
-      `Role assignments can take 10 minutes and more: raise \`verify-timeout-minutes\`${at.verifyMinutes === undefined ? '' : ` (now ${at.verifyMinutes})`} and run again. To look: az role assignment list --scope "${at.resource ?? 'RESOURCE-ID'}" --include-inherited --output table`,
+      `Role assignments can take 10 minutes and more: ${at.verifyMinutes === undefined ? 'run again then' : `raise \`verify-timeout-minutes\` (now ${at.verifyMinutes}) and run again`}. To look: az role assignment list --scope "${at.resource ?? 'RESOURCE-ID'}" --include-inherited --output table`,
   },
   {
     text: /Access token is missing, invalid, audience is incorrect/i,
