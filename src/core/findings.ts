@@ -19,8 +19,8 @@ import {
   type ObservedDatabase,
   type ReadDatabase,
 } from './observed.ts'
-import { lackedFindings } from './offered.ts'
-import { isOlder, namedFamilies } from './plan.ts'
+import { lackedFindings, newerVersion } from './offered.ts'
+import { namedFamilies } from './plan.ts'
 import { keysOf, memberOf } from './services.ts'
 import { isWritten } from './steps.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
@@ -140,12 +140,7 @@ function findingsOf(inputs: Inputs, database: ReadDatabase, journal: Journal): F
   const { name, extension, settings, keysSet } = database
   const found: Finding[] = []
   const step = journal.step(`${name}/extension`)
-  if (
-    extension.installed !== undefined &&
-    extension.available !== undefined &&
-    isOlder(extension.installed, extension.available) &&
-    step?.change === undefined
-  ) {
+  if (newerVersion(extension) !== undefined && step?.change === undefined) {
     found.push({
       severity: 'notice',
       code: 'extension-update-available',

@@ -1,8 +1,25 @@
-/** Whether the azure_ai of a database has what a service needs: not every version has a reranker. Pure. */
+/** What the azure_ai of a database offers: a newer version, and what a service needs, since not every version has a reranker. Pure. */
 import type { Finding } from '../errors/failure.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { ReadDatabase } from './observed.ts'
 import { type Service, type ServiceName, serviceNamed } from './services.ts'
+
+/** Compares versions number by number. */
+export function isOlder(version: string, than: string): boolean {
+  const numbers = (text: string): number[] => text.split('.').map((part) => Number.parseInt(part, 10) || 0)
+  const a = numbers(version)
+  const b = numbers(than)
+  for (let index = 0; index < Math.max(a.length, b.length); index++) {
+    const difference = (a[index] ?? 0) - (b[index] ?? 0)
+    if (difference !== 0) return difference < 0
+  }
+  return false
+}
+
+/** The version that the server offers beyond the installed one; undefined when there is none, or nothing is installed. */
+export function newerVersion({ installed, available }: ReadDatabase['extension']): string | undefined {
+  return installed !== undefined && available !== undefined && isOlder(installed, available) ? available : undefined
+}
 
 type Known = Pick<ReadDatabase, 'extension' | 'functions' | 'unknownSettings'>
 
@@ -29,8 +46,6 @@ export function lackedFindings(inputs: Inputs, database: ReadDatabase): Finding[
   return inputs.services.flatMap(({ service }): Finding[] => {
     const lacked = lackedBy(database, serviceNamed(service))
     if (lacked === undefined) return []
-    const { installed, available } = database.extension
-    const isNewer = available !== undefined && available !== installed
     const update = inputs.updateExtension
       ? 'Run this action with `mode: apply`: it updates azure_ai.'
       : 'Set `update-extension: true`, and run again.'
@@ -40,9 +55,10 @@ export function lackedFindings(inputs: Inputs, database: ReadDatabase): Finding[
         code: 'service-not-in-version',
         title: 'The installed azure_ai lacks a service',
         detail: `${titleOf(service)} in "${database.name}": ${lacked}. Its settings and its test query are skipped.`,
-        fix: isNewer
-          ? update
-          : `Leave \`${service}\` out for this database until the server offers a version of azure_ai that has it.`,
+        fix:
+          newerVersion(database.extension) !== undefined
+            ? update
+            : `Leave \`${service}\` out for this database until the server offers a version of azure_ai that has it.`,
       },
     ]
   })

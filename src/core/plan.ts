@@ -14,7 +14,7 @@ import {
   type ObservedDatabase,
   type ReadDatabase,
 } from './observed.ts'
-import { lackedBy, settingLacked } from './offered.ts'
+import { lackedBy, newerVersion, settingLacked } from './offered.ts'
 import { scopeOf } from './scope.ts'
 import {
   type FamilyName,
@@ -283,22 +283,9 @@ function settingSteps(inputs: Inputs, observed: Observed, name: string, database
   })
 }
 
-/** Compares versions number by number. */
-export function isOlder(version: string, than: string): boolean {
-  const numbers = (text: string): number[] => text.split('.').map((part) => Number.parseInt(part, 10) || 0)
-  const a = numbers(version)
-  const b = numbers(than)
-  for (let index = 0; index < Math.max(a.length, b.length); index++) {
-    const difference = (a[index] ?? 0) - (b[index] ?? 0)
-    if (difference !== 0) return difference < 0
-  }
-  return false
-}
-
 /** Whether this run updates the extension of the database. */
 export function updates({ updateExtension }: Pick<Inputs, 'updateExtension'>, { extension }: ReadDatabase): boolean {
-  const { installed, available } = extension
-  return updateExtension && available !== undefined && installed !== undefined && isOlder(installed, available)
+  return updateExtension && newerVersion(extension) !== undefined
 }
 
 /** The families of the named services, each with its services, in the order of the table. */

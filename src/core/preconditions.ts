@@ -6,8 +6,8 @@ import { groupIn } from '../lib/resource-id.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import { allowsAzureAi, isRead, type Observed, type ReadDatabase } from './observed.ts'
-import { settingLacked } from './offered.ts'
-import { desiredSettings, isOlder, namedFamilies, updates } from './plan.ts'
+import { newerVersion, settingLacked } from './offered.ts'
+import { desiredSettings, namedFamilies, updates } from './plan.ts'
 import { scopeOf } from './scope.ts'
 import { type Family, type Resource, type Service, serviceNamed } from './services.ts'
 import type { Step } from './steps.ts'
@@ -274,26 +274,29 @@ function versionProblems(
   { database, report }: { readonly database: ReadDatabase; readonly report: Report },
 ): void {
   const { name, unknownSettings, extension } = database
-  const { installed, available } = extension
+  const { installed } = extension
   const named = inputs.services.map(({ service }) => service)
   const unknown = desiredSettings(inputs, resources).filter(
     ({ setting }) => unknownSettings.has(setting) && settingLacked(database, setting, named) === undefined,
   )
   if (unknown.length > 0 && !updates(inputs, database)) {
-    const isNewer = installed !== undefined && available !== undefined && isOlder(installed, available)
+    const newer = newerVersion(extension)
     const settings = unknown.map((each) => each.setting)
     const wanting = named.filter((service) => serviceNamed(service).settings.some(({ setting }) => settings.includes(setting)))
-    const without = wanting.length === 0 ? 'these services' : wanting.map((service) => `\`${service}\``).join(' and ')
+    const left =
+      wanting.length === 0 ? `"${name}" out` : `${wanting.map((service) => `\`${service}\``).join(' and ')} out for "${name}"`
     report({
       reason: 'database',
       code: 'extension-too-old',
-      title: isNewer
-        ? 'The installed azure_ai is too old for a managed identity'
-        : 'The installed azure_ai does not know a setting',
+      title:
+        newer === undefined
+          ? 'The installed azure_ai does not know a setting'
+          : 'The installed azure_ai is too old for a managed identity',
       detail: `azure_ai ${installed ?? ''} in "${name}" does not know ${settings.join(', ')}.`,
-      fix: isNewer
-        ? `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}", to ${available}${inputs.updateExtension ? '' : '; or set `update-extension: true`'}`
-        : `Leave ${without} out for this database: the server offers no newer azure_ai.`,
+      fix:
+        newer === undefined
+          ? `Leave ${left}: the server offers no newer azure_ai.`
+          : `ALTER EXTENSION azure_ai UPDATE;   -- in "${name}", to ${newer}${inputs.updateExtension ? '' : '; or set `update-extension: true`'}`,
     })
   }
   const isListed = allowList !== undefined && allowsAzureAi(allowList)
