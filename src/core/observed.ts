@@ -53,7 +53,7 @@ export interface FunctionSignature {
 }
 
 /** A database that could not be read, and why. */
-export interface UnreadDatabase {
+interface UnreadDatabase {
   readonly name: string
   readonly failure: Failure
 }

@@ -23,7 +23,7 @@ export type FamilyName = 'azure_openai' | 'azure_cognitive' | 'azure_ml'
 export type AuthType = 'managed-identity' | 'subscription-key'
 
 /** An endpoint of a family, and the key that belongs to it. */
-export interface Member {
+interface Member {
   readonly endpoint: string
   /** A secret. */
   readonly key: string

@@ -18,10 +18,10 @@ import { verifyFamilies } from '../verification/rounds.ts'
 export async function verify(run: Run): Promise<void> {
   const { inputs, journal, log } = run
   const session = await log.group('Sign in', () => enter(inputs, run))
-  const { connector, user, resources, server } = await log.group('Observe', () => observeLittle(run, session))
+  const { connector, resources, server } = await log.group('Observe', () => observeLittle(run, session))
   if (server !== undefined) await log.group('Firewall', () => admitRunner(run, session, server, connector))
 
-  const access = { connector, user, keys: new Map() }
+  const access = { connector, keys: new Map() }
   const databases = await observeDatabases(run, access)
   for (const { failure } of databases) if (failure !== undefined) journal.fail(failure)
   for (const failure of withoutExtension(databases)) journal.fail(failure)
@@ -65,7 +65,7 @@ async function observeLittle({ inputs, log, reportFacts }: Run, session: Session
   const openai = inputs.services.find((each) => each.service === 'openai')
   const resources = new Map<ServiceName, Resource>()
   if (openai !== undefined) resources.set('openai', withDeployments(openai.resource, deployments))
-  return { connector, user, server, resources }
+  return { connector, server, resources }
 }
 
 /** As much of an account as the embedding query needs. */

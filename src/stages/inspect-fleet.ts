@@ -79,9 +79,9 @@ async function inspect(run: Run, session: Session, server: FleetServer): Promise
     }),
   ])
   const ofServer: Run = { ...run, inputs: { ...inputs, server: id } }
-  const { connector, user } = await connectorFor(ofServer.inputs, session, server.host, administrators)
+  const { connector } = await connectorFor(ofServer.inputs, session, server.host, administrators)
   if (inputs.temporaryFirewallRule) await admitRunner(ofServer, session, server, connector)
-  const databases = await databasesAt(inputs.databases, { connector, user, keys: new Map() }, run)
+  const databases = await databasesAt(inputs.databases, { connector, keys: new Map() }, run)
   return { databases, isAllowed }
 }
 

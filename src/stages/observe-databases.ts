@@ -13,7 +13,6 @@ import type { Run } from './run.ts'
 /** How the databases are reached, and the keys that theirs are compared with. */
 export interface DatabaseAccess {
   readonly connector: Connector
-  readonly user: string
   /** For `subscription-key`; empty otherwise. */
   readonly keys: KeyCandidates
 }

@@ -41,7 +41,7 @@ export async function observe(run: Run, session: Session): Promise<Found> {
       : new Failures([...surroundings.failures, ...failuresOf(error)])
   })
   if (inputs.temporaryFirewallRule) await admitRunner(run, session, server, connector)
-  const access = { connector, user, keys }
+  const access = { connector, keys }
   const databases = await observeDatabases(run, access)
   log.info(`Databases at ${host} as "${user}":`)
   for (const database of databases) {
