@@ -27,7 +27,7 @@ function pullRequestOf(env: Environment): Json | undefined {
     if (!file.isFile() || file.size > longestEvent) return undefined
     return objectIn(objectIn({ event: JSON.parse(readFileSync(path, 'utf8')) }, 'event'), 'pull_request')
   } catch {
-    // Nothing shows a pull request when the file cannot be read.
+    // Without this file no pull request is known.
     return undefined
   }
 }

@@ -1,4 +1,7 @@
-/** The post step: removes the temporary firewall rule that the main step left open. It never fails the job: an error becomes a warning with a command. */
+/**
+ * The post step: removes the temporary firewall rule that the main step left open. It never fails the job: an error becomes a
+ * warning with a command.
+ */
 import { setDefaultAutoSelectFamilyAttemptTimeout } from 'node:net'
 import * as core from '@actions/core'
 import { addressTimeoutMs } from './core/time-limit.ts'

@@ -621,7 +621,7 @@ describe('what an issue remembers', () => {
     expect(took(1_048_576)).toBeLessThan(40 * Math.max(1, took(65_536)))
   })
 
-  test('contains databases only as hashes with the server id, so that nobody can try out names', async () => {
+  test('contains databases only as hashes with the server id, so that names cannot be guessed', async () => {
     const markOf = (body: string | undefined): string | undefined => /databases=([0-9a-f]{8}) /.exec(body ?? '')?.[1]
     await kept(run.issue(drifted()))
     const report = drifted()

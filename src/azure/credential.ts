@@ -44,7 +44,7 @@ interface SignInOptions {
 
 /** Longest time that one token may take in all, in milliseconds: as long as Entra may throttle. */
 export const tokenLimitMs = 300_000
-/** The same for az and the metadata service, which are on the runner; the SDK calls the latter five times (404, 410: being set up). */
+/** The same for az and the metadata service, which are on the runner. The SDK calls the metadata service up to five times (404, 410). */
 export const localTokenLimitMs = 90_000
 /** How long an assertion is used again; it lives five minutes. */
 const assertionReuseMs = 3 * 60_000
@@ -57,7 +57,7 @@ const renewBeforeMs = 5 * 60_000
  */
 const regionVariables = ['AZURE_REGIONAL_AUTHORITY_NAME', 'MSAL_FORCE_REGION']
 
-/** Prepares signing in; nothing is sent before the first token is requested, but the request for the OIDC token, which goes out at once. */
+/** Prepares signing in. The OIDC token is requested at once; nothing else is sent before a caller needs a token. */
 export function signIn(options: SignInOptions): Tokens {
   const { log, signal } = options
   options.removeVariables(regionVariables)
@@ -128,7 +128,7 @@ export function signIn(options: SignInOptions): Tokens {
     },
     forget(scope) {
       pending.delete(scope)
-      // The SDK's credential remembers its tokens as well: another one has to be made.
+      // The SDK's credential remembers its tokens as well, so the next token needs a new credential.
       chosen = undefined
     },
   }
@@ -293,7 +293,7 @@ function noLogin(cause?: unknown): Failure {
   )
 }
 
-/** Whether the metadata service of an Azure machine is there; tried with a bare connection, so that its absence costs half a second at most. */
+/** Whether this machine has Azure's metadata service. A bare connection is tried, so its absence costs half a second at most. */
 function metadataServiceAnswers(): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host: '169.254.169.254', port: 80, timeout: 500 })
@@ -305,7 +305,7 @@ function metadataServiceAnswers(): Promise<boolean> {
   })
 }
 
-/** Whether az is there and has a session; az itself answers that from its own files. */
+/** Whether az is installed and has a session. az reads that from its own files. */
 function azIsSignedIn(signal: AbortSignal): Promise<boolean> {
   return new Promise((resolve) => {
     const options = { timeout: 20_000, signal, windowsHide: true }

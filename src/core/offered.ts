@@ -1,4 +1,4 @@
-/** What the azure_ai of a database offers: a newer version, and what a service needs, since not every version has a reranker. Pure. */
+/** Whether there is a newer azure_ai, and whether the installed one has what a service needs: not every version has a reranker. Pure. */
 import type { Finding } from '../errors/failure.ts'
 import { type Inputs, titleOf } from './inputs.ts'
 import type { ReadDatabase } from './observed.ts'

@@ -1,6 +1,6 @@
 /**
- * Who wrote an issue or a comment. Only what the token's own author wrote is of this action: anyone can copy a hidden comment
- * into a text of their own, other bots and members of the repository included.
+ * Who wrote an issue or a comment. Only texts of the token's own author count as written by this action: anyone can copy a
+ * hidden comment into a text of their own, other bots and members of the repository included.
  */
 
 /** The user or app behind a token. */

@@ -79,8 +79,8 @@ interface CommitOptions {
 }
 
 /**
- * The recorder hears of a COMMIT, a setting that was put back or a key that wins when it happens rather than with the outcome: a cancel
- * or an error may end the attempt before it has one, and the report has to be true then as well.
+ * A COMMIT, a setting that was put back and a key that wins are recorded when they happen, not with the outcome: a cancel or an
+ * error can end the attempt before it has an outcome, and the report has to be true then as well.
  */
 class SwitchAttempt {
   readonly #options: AttemptOptions
