@@ -560,7 +560,8 @@ export const errors: Readonly<Record<ErrorCode, { reason: Exclude<FailureReason,
   },
   'restart-required': {
     reason: 'restart-required',
-    means: 'The identity was turned on and `allow-restart` is false.',
+    means:
+      'The identity works only after a restart of the server, and this run may not restart it: `allow-restart` is false, the mode or part does not restart, or the plan of `plan-id` has no restart. The detail names what shows it. Where it explains test queries that failed, these are not reported again.',
     todo: 'Restart the server, or `allow-restart: true`',
   },
   'role-assigns-roles': {

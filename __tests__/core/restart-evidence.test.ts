@@ -23,7 +23,7 @@ function evidence(running: string | undefined, firstRole: Date | undefined, so: 
     roleAssignments: new Map([['openai', firstRole === undefined ? [] : [role]]]),
   })
   const databases = [observedDatabase('app', { runningIdentity: running, startedAt: started })]
-  const found = restartEvidence(state, databases, { noToken: false, refusedPrincipals: [], roleAssignedNow: false, ...so })
+  const found = restartEvidence({ ...state, databases }, { noToken: false, refusedPrincipals: [], roleAssignedNow: false, ...so })
   return found && (found.certain ? 'certain' : 'uncertain')
 }
 

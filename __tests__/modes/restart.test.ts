@@ -58,7 +58,11 @@ describe('an identity that was turned on earlier, on a server that was never res
     await report
     expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'failure-reason': 'none' })
     expect(server.restarts).toBe(1)
-    expect(statusesOf(result)['restart']).toBe('created')
+    expect(result.report.steps.find(({ id }: { id: string }) => id === 'restart')).toMatchObject({
+      status: 'created',
+      current: 'the server runs without an identity',
+      desired: 'restarted after the identity was turned on',
+    })
     const lines = result.log.split('\n')
     const at = (text: string): number => lines.findIndex((line) => line.includes(text))
     expect(at('The identity does not work yet, and the server runs without an identity')).toBeGreaterThan(-1)

@@ -443,9 +443,12 @@ export function assignRole(
 }
 
 /** The roles of the server's identity on what the emulator's inputs name. `createdAt`: an hour ago when absent. */
-export function giveRoles(emulator: Emulator, createdAt: number = Date.now() - 3_600_000): void {
+export function giveRoles(
+  emulator: Emulator,
+  createdAt: number = Date.now() - 3_600_000,
+  principalId: string = serverOf(emulator).identity?.principalId ?? '',
+): void {
   const { world, inputs } = emulator
-  const principalId = serverOf(emulator).identity?.principalId ?? ''
   const roles = {
     openai: builtInRoles.cognitiveServicesOpenAIUser,
     cognitive: builtInRoles.cognitiveServicesUser,
@@ -671,6 +674,7 @@ export function observed(given: Partial<Observed> = {}): Observed {
     administrators: [],
     allowList: ['vector'],
     failures: [],
+    runningIdentity: undefined,
     replicas: [],
     resources: new Map([
       ['openai', resource(ids.openai, { endpoints: ['https://ai-one.openai.azure.com/'] })],

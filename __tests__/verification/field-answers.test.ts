@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
-import { findingWith } from '../support/findings.ts'
+import { errorsOf, findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   apply,
@@ -113,6 +113,7 @@ describe('a server that runs with a former identity', () => {
     await begin(emulator, { switches: { formerIdentityWorks: true } })
     giveIdentity(emulator)
     giveRoles(emulator)
+    serverOf(emulator).configurations['azure.extensions'] = { value: 'azure_ai', source: 'user-override' }
     await putSettings(emulator, 'app', identitySettings(emulator.world))
     const before = randomUUID()
     serverOf(emulator).loadedPrincipalId = before
@@ -128,6 +129,69 @@ describe('a server that runs with a former identity', () => {
       `the server runs with identity ${before}`,
     ])
     expect(result.outputs['drift']).toBe('true')
+    expect(errorsOf(result)).toEqual([])
+  })
+
+  test.each([
+    ['check of the databases', { mode: 'check', part: 'database' }],
+    ['verify', { mode: 'verify' }],
+    ['apply of the databases', { part: 'database' }],
+  ])('%s ends immediately with restart-required, and with no other error', async (_, mode) => {
+    const before = await former()
+    const result = await apply(emulator, { ...openai(), ...mode, 'verify-timeout-minutes': '60' })
+    expect(result.outputs, result.log).toMatchObject({
+      result: 'failed',
+      'failure-reason': 'restart-required',
+      verified: 'false',
+    })
+    expect(errorsOf(result).map(({ code }) => code)).toEqual(['restart-required'])
+    expect(findingWith(result, 'restart-required').detail).toContain(before)
+    expect(result.report.queries[0]).toMatchObject({ status: 'failed', attempts: 1 })
+  })
+
+  test('without SQL the plan of a check has the restart, and apply carries out that plan', async () => {
+    const before = await former()
+    const { restarts } = serverOf(emulator)
+    const checked = await apply(emulator, { ...openai(), mode: 'check', part: 'azure' })
+    expect(differingSteps(checked)['restart']?.slice(0, 2), checked.log).toEqual([
+      'missing',
+      `the server runs with identity ${before}`,
+    ])
+    const plan = { part: 'azure', 'plan-id': checked.outputs['plan-id'] ?? '' }
+    const refused = await apply(emulator, { ...openai(), ...plan, 'allow-restart': 'false' })
+    expect(refused.outputs, refused.log).toMatchObject({ 'failure-reason': 'restart-required', changed: 'false' })
+    expect(serverOf(emulator).restarts).toBe(restarts)
+    const result = await apply(emulator, { ...openai(), ...plan }, undefined, noPauses())
+    expect(result.outputs, result.log).toMatchObject({ result: 'changed', drift: 'false' })
+    expect(serverOf(emulator).restarts).toBe(restarts + 1)
+    expect(await apply(emulator, { ...openai(), mode: 'check', part: 'azure' })).toMatchObject({ outputs: { result: 'in-sync' } })
+  })
+
+  test('whose queries pass is not restarted, and the plan of a check lacks the restart', async () => {
+    const before = await former()
+    giveRoles(emulator, undefined, before)
+    const checked = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(checked.outputs, checked.log).toMatchObject({ result: 'in-sync', drift: 'false' })
+    const { restarts } = serverOf(emulator)
+    const plan = { 'plan-id': checked.outputs['plan-id'] ?? '' }
+    const result = await apply(emulator, { ...openai(), ...plan }, undefined, noPauses())
+    expect(result.outputs, result.log).toMatchObject({ result: 'in-sync', changed: 'false', 'failure-reason': 'none' })
+    expect(statusesOf(result)['restart']).toBe('skipped')
+    expect(serverOf(emulator).restarts).toBe(restarts)
+  })
+
+  test('is not restarted by an apply whose approved plan has no restart', async () => {
+    const before = await former()
+    giveRoles(emulator, undefined, before)
+    const checked = await apply(emulator, { ...openai(), mode: 'check' })
+    // The former identity loses its role after the approval.
+    emulator.world.roleAssignments = emulator.world.roleAssignments.filter(({ principalId }) => principalId !== before)
+    const { restarts } = serverOf(emulator)
+    const plan = { 'plan-id': checked.outputs['plan-id'] ?? '' }
+    const result = await apply(emulator, { ...openai(), ...plan }, undefined, noPauses())
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
+    expect(findingWith(result, 'restart-required').detail).toContain('`plan-id` has no restart')
+    expect(serverOf(emulator).restarts).toBe(restarts)
   })
 
   test('apply restarts it immediately with allow-restart', async () => {
@@ -144,5 +208,6 @@ describe('a server that runs with a former identity', () => {
     expect(result.outputs['failure-reason'], result.log).toBe('restart-required')
     expect(statusesOf(result)['restart']).toBe('missing')
     expect(result.report.queries[0].attempts).toBe(1)
+    expect(errorsOf(result).map(({ code }) => code)).toEqual(['restart-required'])
   })
 })

@@ -28,6 +28,7 @@ import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 export function findings(inputs: Inputs, observed: Observed, journal: Journal): readonly Finding[] {
   return [
     ...roleFindings(inputs, observed),
+    ...unknownRestart(inputs, observed),
     ...observed.replicas.flatMap((replica) => (inputs.mode === 'check' ? [] : replicaFinding(inputs, replica))),
     ...databaseFindings(inputs, observed.databases, journal),
     ...keyLoginFindings(inputs, observed, journal),
@@ -106,6 +107,21 @@ function roleFindings(inputs: Inputs, observed: Observed): Finding[] {
       ),
     ]
   })
+}
+
+/** Without SQL nothing fails for want of a token. Some servers never report an identity, so an empty one is no difference. */
+function unknownRestart(inputs: Inputs, { runningIdentity }: Observed): Finding[] {
+  if (runningIdentity !== '') return []
+  const { resourceGroup, name } = inputs.server
+  return [
+    {
+      severity: 'notice',
+      code: 'restart-unknown',
+      title: 'Unknown whether the server was restarted after its identity was enabled',
+      detail: `${name} names no identity that it runs with. If azure_ai cannot get a token there, a restart is missing.`,
+      fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # only when the test queries fail for want of a token`,
+    },
+  ]
 }
 
 /** Apply does not write replicas; it reports them. */

@@ -51,6 +51,8 @@ export interface Journal {
   expect(databases: readonly string[]): void
   observe(databases: readonly ObservedDatabase[]): void
   inventoried(result: InventoryResult): void
+  /** Replaces the step of the same id: what a run found out about it after the plan. */
+  update(step: Step): void
   /** The new state of a step. */
   mark(id: StepId, status: StepStatus, detail?: string): void
   /** The step is not done, because another one has to be done first. */
@@ -68,7 +70,7 @@ export interface Journal {
 /** @param onChanged called once, before the first write */
 export function createJournal(onChanged: () => void): Journal {
   const list = createStepList()
-  const { steps, step, stepsIn, mark, wait } = list
+  const { steps, step, stepsIn, update, mark, wait } = list
   const queries: QueryResult[] = []
   const findings: Finding[] = []
   const failures: Failure[] = []
@@ -87,7 +89,7 @@ export function createJournal(onChanged: () => void): Journal {
     return true
   }
   return {
-    ...{ steps, step, stepsIn, mark, wait, databases, queries, findings, failures },
+    ...{ steps, step, stepsIn, update, mark, wait, databases, queries, findings, failures },
     get planId() {
       return fingerprint
     },

@@ -129,13 +129,23 @@ export interface Observed {
   readonly failures: readonly Failure[]
   /** Empty for `part: azure`. */
   readonly databases: readonly ObservedDatabase[]
+  /**
+   * The identity that the running server reports through Resource Manager, read where no database can show it; '' when it
+   * reports none, undefined when it does not report or was not asked.
+   */
+  readonly runningIdentity: string | undefined
 }
 
-/** Another identity than the server's own, which the running server still uses; undefined when its databases show none. */
-export function formerIdentity({ server, databases }: Pick<Observed, 'server' | 'databases'>): string | undefined {
+/** What shows with which identity the server runs. */
+export interface Running extends Pick<Observed, 'databases' | 'runningIdentity'> {
+  readonly server: Pick<ObservedServer, 'principalId'>
+}
+
+/** Another identity than the server's own, which the running server still uses; undefined when nothing shows one. */
+export function formerIdentity({ server, databases, runningIdentity }: Running): string | undefined {
   const own = server.principalId?.toLowerCase()
-  const shown = databases.filter(isRead).map(({ runningIdentity }) => runningIdentity ?? '')
-  return shown.find((each) => each !== '' && each.toLowerCase() !== own)
+  const shown = [runningIdentity, ...databases.filter(isRead).map((database) => database.runningIdentity)]
+  return shown.find((each) => each !== undefined && each !== '' && each.toLowerCase() !== own)
 }
 
 /** Whether an assignment gives the role to the principal at the scope or an ancestor of it. */

@@ -55,6 +55,15 @@ export function planId(steps: readonly Step[], scope: readonly string[] = []): s
   return [...parts, ...(list === '' || list.length > longestList ? [] : [list])].join('.')
 }
 
+/** The steps of an earlier plan: the hash of what is done, by that of its id. */
+const stepsIn = (list: string): ReadonlyMap<string, string> =>
+  new Map((list.match(/.{16}/g) ?? []).map((part) => [part.slice(0, 8), part.slice(8)]))
+
+/** Whether an earlier plan has the step; a plan that was too long to tell its steps apart has none. */
+export function hasStep(earlier: string, { id }: Pick<Step, 'id'>): boolean {
+  return stepsIn(earlier.split('.')[2] ?? '').has(short([id], 8))
+}
+
 /**
  * What keeps these steps from being those of an earlier plan: a step that differs now and was not in it, or differs in another
  * way. Steps that are done by now are no reason, so a job that was cut off can be run again. Undefined when nothing does.
@@ -65,7 +74,7 @@ export function sinceThen(earlier: string, steps: readonly Step[], scope: readon
   const [all = '', madeFor = '', list = ''] = earlier.split('.')
   if (madeFor !== short(scope, 16)) return ['it was made for another server or for other databases']
   if (list === '' && all !== short([], 16)) return ['the earlier plan was too long to tell its steps apart']
-  const before = new Map((list.match(/.{16}/g) ?? []).map((part) => [part.slice(0, 8), part.slice(8)]))
+  const before = stepsIn(list)
   const changes: string[] = []
   for (const step of steps) {
     const was = before.get(short([step.id], 8))

@@ -134,11 +134,14 @@ function restartStep(inputs: Inputs, observed: Observed): Step {
   const step = { id: 'restart', kind: 'restart', target: observed.server.name } as const
   if (observed.server.principalId !== undefined) {
     const former = formerIdentity(observed)
-    if (former === undefined) return { ...step, current: 'not needed', desired: 'not needed', status: 'in-sync', detail: '' }
+    if (former === undefined) return { ...step, current: 'not needed', ...noRestart }
     return { ...step, current: `the server runs with identity ${former}`, ...restartWanted(inputs) }
   }
   return { ...step, current: 'not yet', ...restartWanted(inputs) }
 }
+
+/** A restart that is not needed. */
+export const noRestart = { desired: 'not needed', status: 'in-sync', detail: '' } as const
 
 export function restartWanted({ allowRestart }: Inputs): Pick<Step, 'desired' | 'status' | 'detail' | 'change'> {
   return {

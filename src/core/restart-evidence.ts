@@ -1,5 +1,5 @@
 /** What shows that the server has not been restarted since it has its identity, although azure_ai needs that. Pure. */
-import { formerIdentity, isRead, type Observed, type ObservedDatabase } from './observed.ts'
+import { formerIdentity, isRead, type Observed, type Running } from './observed.ts'
 
 export interface RestartEvidence {
   /** Ends a sentence. */
@@ -21,19 +21,17 @@ export interface QueriesSoFar {
 /** A server that started this long before its identity got its first role has not had the identity then, in milliseconds. */
 const longBeforeMs = 5 * 60_000
 
-/** @param databases as they are now */
 export function restartEvidence(
-  observed: Pick<Observed, 'server' | 'roleAssignments'>,
-  databases: readonly ObservedDatabase[],
+  observed: Running & Pick<Observed, 'roleAssignments'>,
   so: QueriesSoFar,
 ): RestartEvidence | undefined {
   const own = observed.server.principalId?.toLowerCase()
   if (own === undefined) return undefined
-  const running = formerIdentity({ server: observed.server, databases })
+  const running = formerIdentity(observed)
   if (running !== undefined) return { text: `the server still runs with identity ${running}`, certain: true }
   const other = so.refusedPrincipals.find((principal) => principal.toLowerCase() !== own)
   if (other !== undefined) return { text: `a service was called with the former identity ${other}`, certain: true }
-  const database = databases.find(isRead)
+  const database = observed.databases.find(isRead)
   if (!so.noToken || database === undefined) return undefined
   const { runningIdentity, startedAt } = database
   if (runningIdentity === '') return { text: 'the server runs without an identity', certain: true }

@@ -7,6 +7,8 @@ interface StepList {
   stepsIn(database: string): readonly Step[]
   /** Replaces all steps. */
   replace(steps: readonly Step[]): void
+  /** Replaces the step of the same id. */
+  update(step: Step): void
   mark(id: StepId, status: StepStatus, detail?: string): void
   wait(id: StepId, first: StepId): void
 }
@@ -39,6 +41,9 @@ export function createStepList(): StepList {
         if (own === undefined) inDatabase.set(step.database, [place])
         else own.push(place)
       }
+    },
+    update(step) {
+      steps[placeOf(step.id)] = step
     },
     mark(id, status, detail) {
       const { waitsFor: _, ...step } = stepAt(placeOf(id))

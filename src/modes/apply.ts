@@ -1,6 +1,5 @@
 /** `apply`: brings the server to what the inputs say, and verifies it. */
 import { findings } from '../core/findings.ts'
-import type { Inputs } from '../core/inputs.ts'
 import type { Observed } from '../core/observed.ts'
 import { plan } from '../core/plan.ts'
 import { planId, planScope, sinceThen } from '../core/plan-id.ts'
@@ -8,7 +7,8 @@ import { preconditions } from '../core/preconditions.ts'
 import type { Step } from '../core/steps.ts'
 import { Failure, Failures } from '../errors/failure.ts'
 import { observe } from '../stages/observe.ts'
-import { applyRestart, restartPolicy, restartWithoutSql } from '../stages/restart.ts'
+import { applyRestart, isLeftToQueries } from '../stages/restart.ts'
+import { watchInApply } from '../stages/restart-need.ts'
 import type { Run } from '../stages/run.ts'
 import { signInForRun } from '../stages/sign-in.ts'
 import { explainMissingQueries, logPlan, runTestQueries } from '../stages/test-queries.ts'
@@ -24,10 +24,14 @@ export async function apply(run: Run): Promise<void> {
   const planned = planScope(inputs, observed)
   journal.plan(steps, planId(steps, planned))
   await logPlan(run)
-  if (inputs.planId !== undefined) refuseAnotherPlan(inputs.planId, steps, planned)
+  const writing = { ...run, observed, azure: session.azure, access }
+  if (inputs.planId !== undefined) {
+    // A restart that the test queries may show to be needless is compared with the plan when they show that it is needed.
+    const due = steps.filter(({ kind }) => kind !== 'restart' || !isLeftToQueries(writing))
+    refuseAnotherPlan(inputs.planId, due, planned)
+  }
   refuseWhenBlocked(run, observed)
 
-  const writing = { ...run, observed, azure: session.azure, access }
   let { databases } = observed
   let since = performance.now()
   await log.group('Apply', async () => {
@@ -38,23 +42,13 @@ export async function apply(run: Run): Promise<void> {
     else log.info('Nothing to do before the settings')
   })
 
-  if (access === undefined) {
-    if (scope.byIdentity && observed.server.principalId !== undefined) await restartWithoutSql(writing)
-    explainMissingQueries(run, observed)
+  const { onWaiting, conclude } = watchInApply(writing, databases)
+  if (access === undefined) explainMissingQueries(run, observed)
+  else {
+    const queried = { ...access, onWaiting, databases, resources: observed.resources, since }
+    await log.group('Settings and test queries', () => runTestQueries(run, queried, verifyFamilies))
   }
-  const restart = restartPolicy(writing, databases)
-  if (access !== undefined) {
-    // Waiting for a former identity changes nothing: one try shows whether it works after all.
-    const patient: Inputs = restart.triesOnce ? { ...inputs, verifyTimeoutMs: 0 } : inputs
-    await log.group('Settings and test queries', () =>
-      runTestQueries(
-        { ...run, inputs: patient },
-        { ...access, onWaiting: restart.onWaiting, databases, resources: observed.resources, since },
-        verifyFamilies,
-      ),
-    )
-  }
-  await restart.conclude()
+  await conclude()
   for (const finding of findings(inputs, { ...observed, databases }, journal)) journal.finding(finding)
 }
 

@@ -10,8 +10,9 @@ import { Failure } from '../errors/failure.ts'
 import { firstOf } from '../lib/bounded.ts'
 import { admitRunner } from '../stages/observe.ts'
 import { observeDatabases } from '../stages/observe-databases.ts'
+import { watchInVerify } from '../stages/restart-need.ts'
 import type { Run } from '../stages/run.ts'
-import { connectorFor, enter, type Session } from '../stages/sign-in.ts'
+import { callsResourceManager, connectorFor, enter, type Session } from '../stages/sign-in.ts'
 import { runTestQueries } from '../stages/test-queries.ts'
 import { verifyFamilies } from '../verification/rounds.ts'
 
@@ -26,7 +27,9 @@ export async function verify(run: Run): Promise<void> {
   for (const { failure } of databases) if (failure !== undefined) journal.fail(failure)
   for (const failure of withoutExtension(databases)) journal.fail(failure)
 
-  await log.group('Test queries', () => runTestQueries(run, { ...access, databases, resources }, verifyFamilies))
+  const { onWaiting, conclude } = watchInVerify(run, callsResourceManager(inputs) ? session.azure : undefined, databases)
+  await log.group('Test queries', () => runTestQueries(run, { ...access, databases, resources, onWaiting }, verifyFamilies))
+  await conclude()
   for (const finding of databaseFindings(inputs, databases, journal)) journal.finding(finding)
   if (journal.failures.length === 0 && !isVerified(inputs, journal, [])) journal.fail(notVerified(journal))
 }

@@ -55,8 +55,9 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
     ])
     return { service, found, assignments }
   })
-  const [server, administrators, allowList, replicas, ...services] = await Promise.all([
+  const [server, runningIdentity, administrators, allowList, replicas, ...services] = await Promise.all([
     collected(reading),
+    ofServer(runningWithoutSql(inputs, azure, reading)),
     withSql && inputs.database.user === undefined ? ofServer(azure.administrators()) : ([] as readonly Administrator[]),
     ofServer(azure.allowList()),
     collected(azure.replicas()),
@@ -100,8 +101,21 @@ export async function observeSurroundings(inputs: Inputs, azure: ResourceManager
       missingRoles: byIdentity ? missingRoles(inputs, replica, assignments) : [],
       restarted: running?.get(replica.id),
     })),
+    runningIdentity,
     failures,
   }
+}
+
+/** Where SQL runs, the databases show it; else a missing restart would stay unknown. */
+async function runningWithoutSql(
+  inputs: Inputs,
+  azure: ResourceManager,
+  reading: Promise<ObservedServer>,
+): Promise<string | undefined> {
+  const server = await reading.catch(() => undefined)
+  const { byIdentity, runsSql } = scopeOf(inputs)
+  const isAsked = server?.principalId !== undefined && byIdentity && (server.isReplica || !runsSql)
+  return isAsked ? azure.runningIdentity(server) : undefined
 }
 
 /**

@@ -190,9 +190,13 @@ async function greetServer(inputs: Inputs, cloud: Cloud): Promise<Greeting> {
   return { host, serverName, ...greet(host, inputs.database.port, tlsFor(serverName, host), count) }
 }
 
-/** False for a verify with a password whose inputs name all that Resource Manager would show. */
+/** False for a verify whose inputs name all that Resource Manager would show. */
+export function callsResourceManager(inputs: Inputs): boolean {
+  return requestsAtOnce(inputs) > 0 || inputs.temporaryFirewallRule
+}
+
 function needsTokens(inputs: Inputs): boolean {
-  return requestsAtOnce(inputs) > 0 || inputs.database.password === undefined || inputs.temporaryFirewallRule
+  return callsResourceManager(inputs) || inputs.database.password === undefined
 }
 
 const permissionFix = 'Let the job have it:\npermissions:\n  id-token: write\n  contents: read'

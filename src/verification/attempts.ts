@@ -85,12 +85,16 @@ export class Attempts {
     }
   }
 
-  /** The time is up, or waiting cannot help. */
-  giveUp(otherwise?: Failure): void {
+  /**
+   * The time is up, or waiting cannot help.
+   * @param otherwise what to report where nothing was tried
+   * @param isExplained whether the cause is reported elsewhere
+   */
+  giveUp({ otherwise, isExplained = false }: { otherwise?: Failure | undefined; isExplained?: boolean } = {}): void {
     const { recorder } = this.#options
     const proof = readOnlyProof(this.#options, this.job)
     const failure = this.#waitingFor ?? otherwise ?? notTried(this.job)
-    recorder.gaveUp(this.job, failure, { outcomes: this.#outcomes, proof, attempts: this.#count })
+    recorder.gaveUp(this.job, failure, { outcomes: this.#outcomes, proof, attempts: this.#count, isExplained })
   }
 
   /** Whether the attempt may hide a stored key in a transaction, which holds the lock of this action. */

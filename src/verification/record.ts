@@ -116,7 +116,7 @@ export class Recorder {
   gaveUp(
     job: Job,
     failure: Failure,
-    { outcomes, proof, attempts }: { outcomes: CallOutcomes; proof: Proof; attempts: number },
+    { outcomes, proof, attempts, isExplained }: { outcomes: CallOutcomes; proof: Proof; attempts: number; isExplained: boolean },
   ): void {
     const { database, steps } = job
     this.#noteReadWrite(job, outcomes)
@@ -133,7 +133,7 @@ export class Recorder {
       const now = this.#journal.step(step.id)
       if (now?.detail === '') this.#journal.mark(step.id, step.status, 'left as it was: its test query did not pass')
     }
-    if (attempts === 0) return
+    if (attempts === 0 || isExplained) return
     const detail = `${failure.detail}\nThe settings were left as they were.`
     this.#journal.fail(steps.length > 0 ? new Failure({ ...failure, detail }, failure.cause) : failure)
   }

@@ -10,7 +10,7 @@ import { scopeOf } from '../core/scope.ts'
 import { type Family, queriesOf, type Resource, type Service, type ServiceName } from '../core/services.ts'
 import { firstOpen, queryNeeds, type StepId } from '../core/steps.ts'
 import { knownOf } from '../errors/explain.ts'
-import type { Failure } from '../errors/failure.ts'
+import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
 import { backoff, mapLimited, pause } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
@@ -33,14 +33,17 @@ export interface VerifyOptions {
   readonly signal: AbortSignal
   /** When the clock started, by `performance.now()`. */
   readonly since: number
-  /**
-   * Called after each round while no query has passed with the identity: `restarted`: the clock starts again. `give-up`:
-   * waiting is vain.
-   */
-  readonly onWaiting: ((waiting: Waiting) => Promise<'restarted' | 'give-up' | undefined>) | undefined
+  /** Called after each round while no query has passed with the identity. */
+  readonly onWaiting: ((waiting: Waiting) => Promise<Next>) | undefined
   /** For `subscription-key`: by name of the setting. */
   readonly keys: KeyCandidates
 }
+
+/**
+ * What follows: another round (undefined); another round with the clock at zero (`restarted`); or the end, because waiting is
+ * vain: its cause is this failure, or a step of the plan (`planned`), so what the queries got is not reported once more.
+ */
+export type Next = Failure | 'planned' | 'restarted' | undefined
 
 /** What the databases wait for after a round. */
 export interface Waiting {
@@ -53,6 +56,45 @@ export interface Waiting {
 
 /** Whether an AI service fails a query this way only when the request has a token. */
 const provesToken = (failure: Failure): boolean => failure.code === 'one-endpoint' || knownOf(failure)?.provesToken === true
+
+/** What the test queries show of the identity so far, and what follows from it. */
+class IdentitySeen {
+  readonly #options: Pick<VerifyOptions, 'journal' | 'onWaiting'>
+  /** A result verifies the identity. */
+  #passed = false
+  /** A response of an AI service shows that there was a token. */
+  #tokenHad = false
+
+  constructor(options: Pick<VerifyOptions, 'journal' | 'onWaiting'>) {
+    this.#options = options
+  }
+
+  /** Makes the next attempt. */
+  async next(attempts: Attempts): Promise<Result> {
+    const result = await attempts.next()
+    this.#passed ||= result.kind === 'done' && result.proof === 'keyless'
+    this.#tokenHad ||= result.kind !== 'done' && provesToken(result.failure)
+    return result
+  }
+
+  /** Asks what follows while these wait; a failure that this names is reported. */
+  async whatFollows(open: readonly Attempts[], waitedMs: number): Promise<Next> {
+    const { journal, onWaiting } = this.#options
+    const lacksOnlyToken = open.every(({ waitingFor }) => waitingFor === undefined || waitingFor.code === 'no-token')
+    const next = this.#passed
+      ? undefined
+      : await onWaiting?.({
+          noToken: !this.#tokenHad && lacksOnlyToken,
+          refusedPrincipals: open.flatMap(({ refusedPrincipals }) => refusedPrincipals),
+          waitedMs,
+        })
+    if (next instanceof Failure) journal.fail(next)
+    // What was refused before says nothing of the identity that the server has now.
+    if (next === 'restarted') this.#tokenHad = false
+    return next
+  }
+}
+
 /** Pace of the rounds while roles and identity take effect. */
 const rounds = { baseMs: 1_000, capMs: 20_000, budgetMs: Number.POSITIVE_INFINITY }
 
@@ -87,35 +129,24 @@ export async function verifyFamilies(options: VerifyOptions): Promise<void> {
     return { family, waiting: options.databases.flatMap((database) => create(family, services, database) ?? []), opened: false }
   })
   let { since } = options
-  // A response of an AI service shows that there was a token, and a result verifies the identity.
-  let tokenHad = false
-  let passed = false
-  const tried = async (attempts: Attempts): Promise<Result> => {
-    const result = await attempts.next()
-    passed ||= result.kind === 'done' && result.proof === 'keyless'
-    tokenHad ||= result.kind !== 'done' && provesToken(result.failure)
-    return result
-  }
+  const seen = new IdentitySeen(options)
+  let isExplained = false
   const leftMs = (): number => inputs.verifyTimeoutMs - (performance.now() - since)
 
   for (let round = 1; ; round++) {
-    for (const group of groups) await tryGroup(group, tried)
+    for (const group of groups) await tryGroup(group, seen)
     const waiting = groups.filter((group) => group.waiting.length > 0)
     if (waiting.length === 0) return
-    const state = {
-      noToken: !tokenHad && waiting.every(lacksOnlyToken),
-      refusedPrincipals: waiting.flatMap((group) => group.waiting.flatMap((attempts) => attempts.refusedPrincipals)),
-      waitedMs: performance.now() - since,
-    }
-    const next = passed ? undefined : await options.onWaiting?.(state)
-    if (next === 'give-up') break
+    const next = await seen.whatFollows(
+      waiting.flatMap((group) => group.waiting),
+      performance.now() - since,
+    )
     if (next === 'restarted') {
       since = performance.now()
-      // What was refused before says nothing of the identity that the server has now.
-      tokenHad = false
       continue
     }
-    if (leftMs() <= 0) break
+    isExplained = next !== undefined
+    if (isExplained || leftMs() <= 0) break
     const wait = Math.min(backoff(rounds, round), Math.max(leftMs(), 0))
     const what = waiting.map((group) => `${group.family.name} (${waitedFor(group)?.title ?? 'not tried yet'})`).join(', ')
     log.info(
@@ -123,15 +154,15 @@ export async function verifyFamilies(options: VerifyOptions): Promise<void> {
     )
     await pause(wait, signal)
   }
-  for (const group of groups) for (const attempts of group.waiting) attempts.giveUp(waitedFor(group))
+  for (const group of groups) for (const attempts of group.waiting) attempts.giveUp({ otherwise: waitedFor(group), isExplained })
 }
 
 /** One round of a family: one database at a time waits for what all of them wait for; the others are tried once one has passed. */
-async function tryGroup(group: Group, tried: (attempts: Attempts) => Promise<Result>): Promise<void> {
+async function tryGroup(group: Group, seen: IdentitySeen): Promise<void> {
   let alone: Attempts | undefined
   while (group.waiting.length > 0 && !group.opened && alone === undefined) {
     const leader = group.waiting[0] as Attempts
-    const result = await tried(leader)
+    const result = await seen.next(leader)
     if (result.kind === 'done') group.opened = true
     // What is wrong with one database need not be wrong with the next.
     if (result.kind !== 'not-yet') group.waiting.shift()
@@ -142,13 +173,10 @@ async function tryGroup(group: Group, tried: (attempts: Attempts) => Promise<Res
     } else alone = leader
   }
   const others = group.waiting.filter((attempts) => attempts !== alone)
-  const results = await mapLimited(others, maxConnections, tried)
+  const results = await mapLimited(others, maxConnections, (attempts) => seen.next(attempts))
   group.opened ||= results.some(({ kind }) => kind === 'done')
   group.waiting = group.waiting.filter((attempts) => attempts === alone || results[others.indexOf(attempts)]?.kind === 'not-yet')
 }
-
-const lacksOnlyToken = ({ waiting }: Group): boolean =>
-  waiting.every(({ waitingFor }) => waitingFor === undefined || waitingFor.code === 'no-token')
 
 /** What the databases of a family wait for. */
 const waitedFor = ({ waiting }: Group): Failure | undefined =>
@@ -157,6 +185,8 @@ const waitedFor = ({ waiting }: Group): Failure | undefined =>
 /** Runs the test queries once, where the steps that they need are in sync; for checks, which write nothing that stays. */
 export async function queryOnce(options: VerifyOptions): Promise<void> {
   const { inputs, journal, databases, log } = options
+  const open: Attempts[] = []
+  const seen = new IdentitySeen(options)
   const recorder = new Recorder(journal, log)
   const create = attemptsOf(options)
   await mapLimited(databases, maxConnections, async (database) => {
@@ -172,8 +202,7 @@ export async function queryOnce(options: VerifyOptions): Promise<void> {
       return ready.length === 0 ? [] : (create(family, ready, database) ?? [])
     })
     const tryOnce = async (attempts: Attempts): Promise<void> => {
-      const result = await attempts.next()
-      if (result.kind === 'not-yet') attempts.giveUp()
+      if ((await seen.next(attempts)).kind === 'not-yet') open.push(attempts)
     }
     // Those that may hide a key wait for each other's lock: they come one after the other.
     const locking = mapLimited(
@@ -188,6 +217,8 @@ export async function queryOnce(options: VerifyOptions): Promise<void> {
     )
     for (const each of await Promise.allSettled([locking, reading])) if (each.status === 'rejected') throw each.reason
   })
+  const isExplained = open.length > 0 && (await seen.whatFollows(open, 0)) !== undefined
+  for (const attempts of open) attempts.giveUp({ isExplained })
 }
 
 /** The first step that a query needs and that is still open; undefined when its response will mean something. */
