@@ -59,18 +59,40 @@ describe('a dead stored key that wins over the identity', () => {
     expect((await settingsOf(emulator, 'app'))['azure_openai.subscription_key'] ?? '').toBe('')
   })
 
-  test('when the identity does not work either, the dead key is restored and the run reports it', async () => {
-    await setUp(
-      { keyWins: true },
-      { 'azure_openai.subscription_key': 'a-dead-key', 'azure_openai.auth_type': 'subscription-key' },
-    )
-    emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
-    for (const assignment of emulator.world.roleAssignments) assignment.createdAt = Date.now()
-    const before = await settingsOf(emulator, 'app')
-    const result = await apply(emulator, { ...openai(), 'clear-keys': 'true', 'verify-timeout-minutes': '0' })
-    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification' })
-    expect(await settingsOf(emulator, 'app')).toEqual(before)
-  })
+  const everyFamily = [
+    ['openai', 'azure_openai', 'azure_openai.subscription_key'],
+    ['cognitive', 'azure_cognitive', 'azure_cognitive.subscription_key'],
+    ['machine-learning', 'azure_ml', 'azure_ml.endpoint_key'],
+  ] as const
+
+  test.each(
+    everyFamily.flatMap((of) =>
+      (['subscription-key', 'managed-identity'] as const).map((authType) => [...of, authType] as const),
+    ),
+  )(
+    '%s, where the extension sees committed rows only (%s, %s, %s): it is cleared as well',
+    async (service, family, key, authType) => {
+      await setUp({ keyWins: true, committedRowsOnly: true }, { [key]: 'a-dead-key', [`${family}.auth_type`]: authType })
+      const inputs = { ...onlyService(emulator, service, 'app'), 'clear-keys': 'true', 'verify-timeout-minutes': '0.1' }
+      const result = await apply(emulator, inputs, undefined, noPauses())
+      expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'stored-keys': '0' })
+      expect((await settingsOf(emulator, 'app'))[key] ?? '').toBe('')
+    },
+  )
+
+  test.each([{ keyWins: true }, { keyWins: true, committedRowsOnly: true }])(
+    'when the identity does not work either, the dead key is restored and the run reports it (%j)',
+    async (switches) => {
+      await setUp(switches, { 'azure_openai.subscription_key': 'a-dead-key', 'azure_openai.auth_type': 'subscription-key' })
+      emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
+      for (const assignment of emulator.world.roleAssignments) assignment.createdAt = Date.now()
+      const before = await settingsOf(emulator, 'app')
+      const result = await apply(emulator, { ...openai(), 'clear-keys': 'true', 'verify-timeout-minutes': '0' })
+      expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification', changed: 'false' })
+      expect(codesOf(result)).toContain('role-not-effective')
+      expect(await settingsOf(emulator, 'app')).toEqual(before)
+    },
+  )
 
   test('a key that is the text managed_identity is reported, without its value', async () => {
     await setUp({}, { 'azure_openai.subscription_key': 'managed_identity' })

@@ -2,21 +2,22 @@
 import { expect, test } from 'vitest'
 import { type Situation, type Strategy, strategyFor, type Visibility } from '../../src/verification/strategy.ts'
 
-const flags = [true, false]
+const flags = [true, false] as const
 const visibilities: readonly Visibility[] = ['visible', 'hidden', 'unclear']
-const situations: Situation[] = flags.flatMap((writes) =>
-  flags.flatMap((byIdentity) =>
-    flags.flatMap((hasQueries) =>
-      visibilities.flatMap((visibility) =>
-        flags.flatMap((worksToday) =>
-          flags.flatMap((committedLately) =>
-            flags.map((mayHideKey) => ({ writes, byIdentity, hasQueries, visibility, worksToday, committedLately, mayHideKey })),
-          ),
-        ),
-      ),
-    ),
-  ),
-)
+const values: { readonly [K in keyof Situation]: readonly Situation[K][] } = {
+  writes: flags,
+  byIdentity: flags,
+  hasQueries: flags,
+  visibility: visibilities,
+  worksToday: flags,
+  isKeyDead: flags,
+  committedLately: flags,
+  mayHideKey: flags,
+}
+const situations = Object.entries(values).reduce<object[]>(
+  (all, [name, each]) => all.flatMap((one) => each.map((value) => ({ ...one, [name]: value }))),
+  [{}],
+) as Situation[]
 
 const found = (where: Partial<Situation>): Strategy[] =>
   [
@@ -42,18 +43,28 @@ test.each<[string, Partial<Situation>, Strategy[]]>([
   ['so is a key', { writes: true, hasQueries: true, visibility: 'visible', byIdentity: false }, ['store-key']],
   [
     'a working family is not changed while visibility is unclear',
-    { writes: true, hasQueries: true, visibility: 'unclear', worksToday: true },
+    { writes: true, hasQueries: true, visibility: 'unclear', worksToday: true, isKeyDead: false },
     ['wait'],
   ],
   [
     'and not by a second COMMIT within a minute',
-    { writes: true, hasQueries: true, visibility: 'hidden', worksToday: true, committedLately: true },
+    { writes: true, hasQueries: true, visibility: 'hidden', worksToday: true, isKeyDead: false, committedLately: true },
     ['wait'],
   ],
   [
     'a change that only COMMIT makes visible is committed',
-    { writes: true, hasQueries: true, visibility: 'hidden', committedLately: false },
+    { writes: true, hasQueries: true, visibility: 'hidden', isKeyDead: false, committedLately: false },
     ['commit-then-check'],
+  ],
+  [
+    'a dead key is cleared along with the switch where no trial would show anything',
+    { writes: true, hasQueries: true, byIdentity: true, isKeyDead: true, visibility: 'unclear' },
+    ['without-key'],
+  ],
+  [
+    'never in the rollback to keys',
+    { byIdentity: false, isKeyDead: true },
+    ['ask-only', 'commit-then-check', 'store-key', 'wait'],
   ],
 ])('%s', (_, where, strategies) => {
   expect(found(where)).toEqual(strategies)

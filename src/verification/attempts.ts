@@ -10,7 +10,7 @@ import type { DatabaseSession } from './session.ts'
 import { strategyFor, type Visibility } from './strategy.ts'
 import { type AttemptOptions, attempt, type Outcome } from './switch.ts'
 import { readOnlyProof } from './verdict.ts'
-import { type Looked, lookForVisibility, unclearTrial } from './visibility.ts'
+import { isRefused, type Looked, lookForVisibility, unclearTrial } from './visibility.ts'
 
 /** How long a working configuration is left alone between two trials that everybody sees, in milliseconds. */
 const committedTrialEveryMs = 60_000
@@ -130,6 +130,8 @@ export class Attempts {
     const { job } = this
     const { inputs, writes } = this.#options
     const visibility = this.#visibility
+    const mayBeDead = writes && job.clear.length > 0 && visibility !== 'visible'
+    const isKeyDead = mayBeDead && (await this.#session.patiently(() => isRefused(this.#session, job)))
     const now = performance.now()
     const strategy = strategyFor({
       writes,
@@ -137,11 +139,14 @@ export class Attempts {
       hasQueries: job.calls.length > 0,
       visibility,
       worksToday: worksToday(job),
+      isKeyDead,
       committedLately: this.#committedAt !== undefined && now - this.#committedAt < committedTrialEveryMs,
       mayHideKey: this.mayHideKey,
     })
     if (strategy === 'wait') return this.#wait(visibility)
     if (strategy === 'commit-then-check' && visibility === 'hidden') this.#committedAt = now
+    // What fails without the key says nothing of the extension: the next attempt looks again.
+    if (strategy === 'without-key' && visibility === 'unclear') this.#looked = undefined
     return this.#session.patiently(() => attempt(this.#options, this.#session, job, { strategy, visibility }))
   }
 

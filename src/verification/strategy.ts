@@ -10,6 +10,8 @@ export type Strategy =
   | 'trial'
   /** What is set can be queried only once it is committed; put back when it fails. */
   | 'commit-then-check'
+  /** Switched and cleared of its key in one transaction, then queried; put back when it fails. */
+  | 'without-key'
   /** A key is stored, and the previous one is kept on its connection until the new one passed. */
   | 'store-key'
   /** Nothing is tried now, because a working configuration would be disturbed on a guess. */
@@ -24,6 +26,8 @@ export interface Situation {
   readonly visibility: Visibility
   /** Something would be lost that works today. */
   readonly worksToday: boolean
+  /** The service refuses the caller under what is committed, and a stored key, which may be the cause, is to be cleared. */
+  readonly isKeyDead: boolean
   /** Settings were committed for a check less than a minute ago. */
   readonly committedLately: boolean
   /** A stored key can be hidden from the queries: it is there, and the role may set settings. */
@@ -33,6 +37,7 @@ export interface Situation {
 export function strategyFor(of: Situation): Strategy {
   if (!of.writes) return of.byIdentity && of.mayHideKey && of.hasQueries && of.visibility === 'visible' ? 'trial' : 'ask-only'
   if (!of.hasQueries) return 'commit-then-check'
+  if (of.isKeyDead && of.byIdentity && of.visibility !== 'visible') return 'without-key'
   if (of.visibility === 'hidden') return of.worksToday && of.committedLately ? 'wait' : 'commit-then-check'
   if (of.visibility === 'unclear' && of.worksToday) return 'wait'
   return of.byIdentity ? 'trial' : 'store-key'

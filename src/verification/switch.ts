@@ -55,6 +55,8 @@ export function attempt(options: AttemptOptions, session: DatabaseSession, job: 
       return one.storeKey(tactics.visibility)
     case 'commit-then-check':
       return one.commitThenCheck()
+    case 'without-key':
+      return one.withoutKey()
   }
 }
 
@@ -160,9 +162,12 @@ class SwitchAttempt {
     const isPrecious = job.secrets.length > 0 && worksToday(job) && !inputs.allowUnproven
     const why = isPrecious ? await this.#session.fresh(whyNoKeyIsKept) : undefined
     if (why !== undefined) return { kind: 'failed', failure: couldNotBePutBack(job, why), outcomes: new Map() }
-    const outcome = await this.#commit(this.#plain(proof))
-    const mayClear = outcome.kind === 'failed' && job.clear.length > 0 && job.calls.length > 0
-    return mayClear ? ((await this.#switchWithoutKey(false)) ?? outcome) : outcome
+    return this.#commit(this.#plain(proof))
+  }
+
+  /** Nothing works with the stored key, and a trial would show nothing: what is committed is queried without the key. */
+  async withoutKey(): Promise<Outcome> {
+    return (await this.#switchWithoutKey(false)) ?? this.commitThenCheck()
   }
 
   #plain(proof: Proof): CommitOptions {

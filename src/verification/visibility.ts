@@ -3,7 +3,7 @@
  * are worth before users get them; where it does not, only what is committed can be queried.
  */
 import { randomUUID } from 'node:crypto'
-import { outlook } from '../errors/explain.ts'
+import { outlook, statusIn } from '../errors/explain.ts'
 import { Failure } from '../errors/failure.ts'
 import type { Log } from '../lib/log.ts'
 import { type Call, type CallOutcome, type CallOutcomes, type Setting, trial } from '../postgres/trial.ts'
@@ -21,6 +21,17 @@ export interface Looked {
   readonly visibility: Visibility
   /** The response to the control, where it stays unclear. */
   readonly outcomes: CallOutcomes
+}
+
+/** Whether the service refuses the caller, by status, each time that what is committed is queried: none of it works then. */
+export async function isRefused(session: DatabaseSession, { calls }: Job): Promise<boolean> {
+  const [call] = calls
+  if (call === undefined) return false
+  for (let round = 1; round <= controls.whenWriting; round++) {
+    const outcome = first(await session.query([call]))
+    if (outcome?.ok !== false || ![401, 403].includes(statusIn(outcome.text) ?? 0)) return false
+  }
+  return true
 }
 
 interface LookOptions {
