@@ -58,13 +58,8 @@ test.each<[string, Partial<Situation>, Strategy[]]>([
   ],
   [
     'a dead key is cleared along with the switch where no trial would show anything',
-    { writes: true, hasQueries: true, byIdentity: true, isKeyDead: true, visibility: 'unclear' },
-    ['without-key'],
-  ],
-  [
-    'never in the rollback to keys',
-    { byIdentity: false, isKeyDead: true },
-    ['ask-only', 'commit-then-check', 'store-key', 'wait'],
+    { writes: true, hasQueries: true, isKeyDead: true, visibility: 'unclear' },
+    ['commit-then-check'],
   ],
 ])('%s', (_, where, strategies) => {
   expect(found(where)).toEqual(strategies)

@@ -130,6 +130,7 @@ export class Attempts {
     const { job } = this
     const { inputs, writes } = this.#options
     const visibility = this.#visibility
+    // Keys are cleared only in favour of the identity.
     const mayBeDead = writes && job.clear.length > 0 && visibility !== 'visible'
     const isKeyDead = mayBeDead && (await this.#session.patiently(() => isRefused(this.#session, job)))
     const now = performance.now()
@@ -146,8 +147,8 @@ export class Attempts {
     if (strategy === 'wait') return this.#wait(visibility)
     if (strategy === 'commit-then-check' && visibility === 'hidden') this.#committedAt = now
     // What fails without the key says nothing of the extension: the next attempt looks again.
-    if (strategy === 'without-key' && visibility === 'unclear') this.#looked = undefined
-    return this.#session.patiently(() => attempt(this.#options, this.#session, job, { strategy, visibility }))
+    if (isKeyDead && visibility === 'unclear') this.#looked = undefined
+    return this.#session.patiently(() => attempt(this.#options, this.#session, job, { strategy, visibility, isKeyDead }))
   }
 
   /** Puts the fallback in the place of a query whose function the service has retired; false where there is none. */

@@ -10,8 +10,6 @@ export type Strategy =
   | 'trial'
   /** What is set can be queried only once it is committed; put back when it fails. */
   | 'commit-then-check'
-  /** Switched and cleared of its key in one transaction, then queried; put back when it fails. */
-  | 'without-key'
   /** A key is stored, and the previous one is kept on its connection until the new one passed. */
   | 'store-key'
   /** Nothing is tried now, because a working configuration would be disturbed on a guess. */
@@ -37,7 +35,8 @@ export interface Situation {
 export function strategyFor(of: Situation): Strategy {
   if (!of.writes) return of.byIdentity && of.mayHideKey && of.hasQueries && of.visibility === 'visible' ? 'trial' : 'ask-only'
   if (!of.hasQueries) return 'commit-then-check'
-  if (of.isKeyDead && of.byIdentity && of.visibility !== 'visible') return 'without-key'
+  // Nothing works that a COMMIT could disturb.
+  if (of.isKeyDead && of.visibility !== 'visible') return 'commit-then-check'
   if (of.visibility === 'hidden') return of.worksToday && of.committedLately ? 'wait' : 'commit-then-check'
   if (of.visibility === 'unclear' && of.worksToday) return 'wait'
   return of.byIdentity ? 'trial' : 'store-key'

@@ -42,6 +42,8 @@ export function outcomeOf(verdict: Exclude<Verdict, 'passed'>, outcomes: CallOut
 interface Tactics {
   readonly strategy: Exclude<Strategy, 'wait'>
   readonly visibility: Visibility
+  /** Nothing works with the stored key: it is cleared along with the switch. */
+  readonly isKeyDead: boolean
 }
 
 export function attempt(options: AttemptOptions, session: DatabaseSession, job: Job, tactics: Tactics): Promise<Outcome> {
@@ -54,9 +56,7 @@ export function attempt(options: AttemptOptions, session: DatabaseSession, job: 
     case 'store-key':
       return one.storeKey(tactics.visibility)
     case 'commit-then-check':
-      return one.commitThenCheck()
-    case 'without-key':
-      return one.withoutKey()
+      return tactics.isKeyDead ? one.withoutKey() : one.commitThenCheck()
   }
 }
 
