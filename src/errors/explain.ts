@@ -37,8 +37,8 @@ function lookUp({ origin, code, text }: Message): Row | undefined {
   )
 }
 
-/** What the table knows of a failure that it explained. */
-export function knownOf({ code }: Failure): Row | undefined {
+/** What the table knows of a failure that it explained, or of its finding. */
+export function knownOf({ code }: { readonly code: string }): Row | undefined {
   return known.find((row) => row.code === code)
 }
 

@@ -4,9 +4,8 @@ import type { ReportStep } from '../core/report.ts'
 import { allMembers, services } from '../core/services.ts'
 import type { Finding } from '../errors/failure.ts'
 import { nameIn } from '../lib/resource-id.ts'
-import { groupedWhereMany, likeness, withoutName } from './grouping.ts'
+import { groupedWhereMany, inDatabase, likeness, withoutName } from './grouping.ts'
 import { code, count, findingIcons } from './markdown.ts'
-import { inDatabase } from './summary-steps.ts'
 
 /** How a text is written, beside what it says. */
 export interface Writing {

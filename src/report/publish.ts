@@ -32,7 +32,7 @@ export function failClosed(setOutput: SetOutput): void {
 /** Writes the report file. A folder that cannot be written to loses the report, not the run: a finding reports it. */
 export async function keepReport(of: Report, folder: string, setOutput: SetOutput): Promise<Finding | undefined> {
   try {
-    setOutput('report-path', await writeReport(asJson(of), folder, reportName))
+    setOutput('report-path', await writeReport(asJson({ ...of, findings: await causesOf(of) }), folder, reportName))
     return undefined
   } catch (error) {
     setOutput('report-path', '')
@@ -44,6 +44,13 @@ export async function keepReport(of: Report, folder: string, setOutput: SetOutpu
       fix: 'Set RUNNER_TEMP to a folder that this job can write to.',
     }
   }
+}
+
+/** The findings of a report, each cause once. The first report, of a run that has just begun, has one: nothing is loaded for it. */
+async function causesOf(of: Report): Promise<readonly Finding[]> {
+  if (of.findings.length < 2) return of.findings
+  const { databasesOf, toldOnce } = await import('./grouping.ts')
+  return toldOnce(of.findings, databasesOf(of))
 }
 
 interface PublishOptions {
@@ -62,13 +69,9 @@ export async function publish(final: Report, { setOutput, summaryFile, log, fail
   setOutput('drift', String(final.drift))
   setOutput('principal-id', final.server.principalId)
   setOutput('plan-id', final.planId)
-  const [{ alikeFindings }, { databasesOf }, { summary }] = await Promise.all([
-    import('./grouping.ts'),
-    import('./summary-steps.ts'),
-    import('./summary.ts'),
-  ])
+  const [{ alikeFindings, databasesOf }, { summary }] = await Promise.all([import('./grouping.ts'), import('./summary.ts')])
   if (final.result === 'drift' && failsOnDrift) await annotateDrift(final)
-  annotate(alikeFindings(final.findings, databasesOf(final)))
+  annotate(alikeFindings(await causesOf(final), databasesOf(final)))
   await appendSummary(summary(final), summaryFile).catch((error: unknown) =>
     warn(
       `${describe(error)}\nFix: make the file that GITHUB_STEP_SUMMARY names writable for this job.`,

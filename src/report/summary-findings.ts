@@ -1,9 +1,8 @@
 /** The findings of a summary: what has the same cause is shown once, with its fix to copy. Pure. */
 import type { AlikeFindings, Report } from '../core/report.ts'
 import { visible } from '../lib/unicode.ts'
-import { alikeFindings, grouped } from './grouping.ts'
+import { alikeFindings, databasesOf, grouped, joinedFixes, mostPlaces, partsOfFix } from './grouping.ts'
 import { code, count, fence, findingIcons, longestFence, names, partLimit, prose, within } from './markdown.ts'
-import { databasesOf } from './summary-steps.ts'
 
 export function findingsPart(report: Report): string {
   if (report.findings.length === 0) return ''
@@ -20,9 +19,6 @@ export function findingsPart(report: Report): string {
   return ['### Findings\n', ...kept, ...more].join('\n')
 }
 
-/** Most places of one cause that are shown. */
-const mostPlaces = 20
-
 function detailsOf(group: readonly AlikeFindings[]): string {
   const details = group.map(({ finding, others }) => {
     const same = others.length === 0 ? '' : `\n\n${names(`The same in ${count(others.length, 'other database')}: `, others)}`
@@ -37,20 +33,13 @@ function detailsOf(group: readonly AlikeFindings[]): string {
 
 /** The fixes of one cause, each once; cut before anything looks at them. */
 function fixesOf(group: readonly AlikeFindings[]): string {
-  const fixes = new Set(
-    group
-      .slice(0, mostPlaces)
-      .map(({ finding }) => finding.fix)
-      .filter((each) => each !== ''),
-  )
-  return visible([...fixes].join('\n').slice(0, longestFence))
+  return visible(joinedFixes(group.map(({ finding }) => finding.fix)).slice(0, longestFence))
 }
 
 /** A fix: a command is in a fence, for its copy button; a sentence is text, which wraps. */
 export function fix(value: string): string {
-  if (value.includes('\n')) return fence(value)
-  const [, words = '', command = ''] =
-    /^(.*?)((?:(?<=^|[:;] )(?:az|curl|nslookup|SELECT|GRANT|ALTER|CREATE|CALL|SET) .*)?)$/s.exec(value) ?? []
+  const { words, command } = partsOfFix(value)
+  if (words.includes('\n')) return fence(value)
   const sentence = words.trim() === '' ? '' : `Fix: ${prose(words.trim())}`
   return [sentence, command === '' ? '' : fence(command)].filter((each) => each !== '').join('\n\n')
 }

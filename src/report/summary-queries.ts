@@ -3,9 +3,8 @@ import type { QueryResult } from '../core/journal.ts'
 import type { Report } from '../core/report.ts'
 import { allQueries, placeOfQuery } from '../core/services.ts'
 import { visible } from '../lib/unicode.ts'
-import { grouped, groupedWhereMany, likeness, withoutName } from './grouping.ts'
+import { grouped, groupedWhereMany, inDatabase, likeness, withoutName } from './grouping.ts'
 import { code, coded, count, names, soft, table, text, words, wrapped } from './markdown.ts'
-import { inDatabase } from './summary-steps.ts'
 
 /** Rows of a table beyond which it is folded. */
 const foldedFrom = 24

@@ -1,7 +1,7 @@
 /** The steps of a summary: what differs first, then what was done, then the rest. Pure. */
 import type { Report, ReportStep } from '../core/report.ts'
 import { differs, isWritten } from '../core/steps.ts'
-import { grouped, likeness, listed, withoutName } from './grouping.ts'
+import { grouped, inDatabase, likeness, listed, withoutName } from './grouping.ts'
 import { code, count, named, names, prose, small, table, text, wrapped } from './markdown.ts'
 import { serviceOf } from './summary-picture.ts'
 
@@ -62,13 +62,6 @@ function stepTable({ steps, columns: [was, becomes], title, isFolded }: StepTabl
 /** A restart is done, not created. */
 function statusWord({ kind, status }: ReportStep): string {
   return kind === 'restart' && status === 'created' ? 'restarted' : status.replace('-', '&#8209;')
-}
-
-export const inDatabase = (step: ReportStep): boolean => step.kind === 'setting' || step.kind === 'extension'
-
-/** The databases that a report speaks of. */
-export function databasesOf({ steps, queries }: Pick<Report, 'steps' | 'queries'>): readonly string[] {
-  return [...new Set([...steps.filter(inDatabase).map((step) => step.target), ...queries.map((query) => query.database)])]
 }
 
 function subject(step: ReportStep): string {
