@@ -4,7 +4,7 @@ import type { FailureReason } from '../src/errors/failure.ts'
 
 /** Warnings and notices. */
 export const findings: Readonly<
-  Record<FindingCode, { severity: 'warning' | 'notice' | 'warning or notice'; means: string; todo: string }>
+  Record<FindingCode, { severity: 'warning' | 'notice' | 'warning or notice' | 'error or warning'; means: string; todo: string }>
 > = {
   'azure-ai-not-allowed': {
     severity: 'notice',
@@ -79,7 +79,12 @@ export const findings: Readonly<
     means: 'A key could not be sent by `COPY`, so it was sent as a parameter of a statement, which a statement log keeps.',
     todo: 'Let the connecting role make temporary tables; rotate the key when statements are logged.',
   },
-  'key-is-a-word': { severity: 'warning', means: 'A stored key is the text `managed_identity`.', todo: 'Clear it.' },
+  'key-is-a-word': {
+    severity: 'error or warning',
+    means:
+      'A stored key is the text `managed_identity`, in any spelling: an error where the extension sends it as a key, a warning where it does not.',
+    todo: 'Clear it: `clear-keys: true`',
+  },
   'key-login-possible': {
     severity: 'notice',
     means: 'A resource still takes keys although every database of this run is verified to need none.',
@@ -248,7 +253,7 @@ export const findings: Readonly<
     severity: 'warning or notice',
     means:
       'A database still uses a key: a warning in `verify`, where nothing else reports it; a notice beside the drift in `check`.',
-    todo: 'Run `mode: apply` with this database among `databases`.',
+    todo: 'Run `mode: apply`.',
   },
   'taken-away': {
     severity: 'warning',

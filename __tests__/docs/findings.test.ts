@@ -27,6 +27,10 @@ function raisedFindings(): Map<string, Set<string>> {
       }
     }
   }
+  // A finding may be a failure as well.
+  for (const source of sources)
+    for (const [, code = ''] of source.matchAll(/\breason: [^\n]+,\n\s*code: ([^\n]+),\n/g))
+      for (const each of literals(code)) found.get(each)?.add('error')
   return found
 }
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Switches } from '../../emulator/world.ts'
 import { noPauses } from '../support/clock.ts'
-import { findingWith } from '../support/findings.ts'
+import { errorsOf, findingWith } from '../support/findings.ts'
 import { ownEmulator } from '../support/own-emulator.ts'
 import {
   accountNamed,
@@ -21,7 +21,7 @@ import {
   workWithKeys,
 } from '../support/support.ts'
 
-const emulator = await ownEmulator({ databases: ['app'] })
+const emulator = await ownEmulator({ databases: ['app', 'crm'] })
 
 /** A server that uses its identity, as an apply leaves it. */
 async function setUp(switches: Partial<Switches> = {}, more: Record<string, string> = {}): Promise<void> {
@@ -34,6 +34,100 @@ async function setUp(switches: Partial<Switches> = {}, more: Record<string, stri
 }
 
 const openai = (): Record<string, string> => onlyService(emulator, 'openai', 'app')
+
+describe('the same failure is reported once', () => {
+  const annotations = ({ log }: { log: string }): string[] => log.split('\n').filter((line) => /^::(error|warning) /.test(line))
+
+  test.each(['check', 'apply', 'verify'])(
+    'of all services in two databases, with the place and the fix of each (%s)',
+    async (mode) => {
+      await setUp()
+      await putSettings(emulator, 'crm', identitySettings(emulator.world))
+      emulator.world.delays.rolePropagation = Number.POSITIVE_INFINITY
+      for (const assignment of emulator.world.roleAssignments) assignment.createdAt = Date.now()
+      const inputs = { ...emulator.inputs, databases: 'app, crm', translator: '', mode, 'verify-timeout-minutes': '0' }
+      const result = await apply(emulator, inputs)
+      expect(
+        errorsOf(result).map(({ code }) => code),
+        result.log,
+      ).toEqual(['role-not-effective'])
+      const { detail, fix } = findingWith(result, 'role-not-effective')
+      for (const service of ['Azure OpenAI', 'Azure AI Language', 'Azure Machine Learning']) expect(detail).toContain(service)
+      expect(detail).toContain('"app"')
+      expect(fix.match(/Role assignments can take/g)).toHaveLength(1)
+      expect(fix.match(/az role assignment list/g)).toHaveLength(3)
+      expect(annotations(result)).toHaveLength(1)
+      expect(result.summary.match(/\*\*The service does not accept the identity/g)).toHaveLength(1)
+    },
+  )
+
+  test('of services that fail in a way nobody knows', async () => {
+    await setUp()
+    emulator.world.fault = ({ plane }) =>
+      plane === 'ai' ? { kind: 'answer', status: 418, body: '{"error":"short and stout"}' } : undefined
+    const inputs = { ...emulator.inputs, databases: 'app', translator: '', mode: 'verify', 'verify-timeout-minutes': '0' }
+    const result = await apply(emulator, inputs)
+    delete emulator.world.fault
+    expect(
+      errorsOf(result).map(({ code }) => code),
+      result.log,
+    ).toEqual(['ai-error'])
+    expect(findingWith(result, 'ai-error').detail.match(/short and stout/g)).toHaveLength(3)
+  })
+
+  test('of databases that do not exist', async () => {
+    await setUp()
+    const result = await apply(emulator, { ...openai(), databases: 'app, one, two, three, four', mode: 'check' })
+    expect(
+      errorsOf(result).map(({ code }) => code),
+      result.log,
+    ).toEqual(['database-not-found'])
+    for (const name of ['one', 'two', 'three', 'four'])
+      expect(findingWith(result, 'database-not-found').detail).toContain(`"${name}"`)
+  })
+})
+
+describe('a stored key has one finding', () => {
+  const dead = { 'azure_openai.subscription_key': 'a-dead-key' }
+  const word = { 'azure_openai.subscription_key': 'Managed_Identity' }
+  const states: [string, Partial<Switches>, Record<string, string>, string][] = [
+    ['a dead key that wins', { keyWins: true }, dead, 'key-refused'],
+    ['a word that wins', { keyWins: true }, word, 'key-is-a-word'],
+    ['a word that does not win', {}, word, 'key-is-a-word'],
+    ['a dead key that does not win', {}, dead, 'key-still-stored'],
+  ]
+  const modes = ['check', 'verify', 'apply']
+
+  test.each(states.flatMap((state) => modes.map((mode) => [...state, mode] as const)))(
+    '%s (%j, %j): %s (%s)',
+    async (_, switches, key, code, mode) => {
+      await setUp(switches, key)
+      const result = await apply(emulator, { ...openai(), mode, 'verify-timeout-minutes': '0' }, undefined, noPauses())
+      const own = codesOf(result).filter((each) => each.startsWith('key-') && !each.startsWith('key-login'))
+      expect(own, result.log).toEqual([code])
+      expect(findingWith(result, code).fix).not.toContain('once the identity is verified')
+    },
+  )
+
+  test('a live key that wins', async () => {
+    await begin(emulator)
+    const { key1 } = accountNamed(emulator.world, 'contoso-openai').keys
+    await setUp({ keyWins: true }, { 'azure_openai.subscription_key': key1 })
+    const result = await apply(emulator, { ...openai(), mode: 'check' })
+    expect(
+      codesOf(result).filter((code) => /^key-(?!login)/.test(code)),
+      result.log,
+    ).toEqual(['key-wins'])
+  })
+
+  test('a database that still uses its key is told to be moved by apply, which names it already', async () => {
+    await begin(emulator)
+    const { key1 } = accountNamed(emulator.world, 'contoso-openai').keys
+    await setUp({}, { 'azure_openai.subscription_key': key1, 'azure_openai.auth_type': 'subscription-key' })
+    const result = await apply(emulator, { ...openai(), mode: 'verify' })
+    expect(findingWith(result, 'still-on-keys').fix, result.log).toBe('Run this action with `mode: apply`.')
+  })
+})
 
 describe('a dead stored key that wins over the identity', () => {
   test.each([

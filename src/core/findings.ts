@@ -21,7 +21,7 @@ import {
 } from './observed.ts'
 import { lackedFindings, newerVersion } from './offered.ts'
 import { namedFamilies } from './plan.ts'
-import { keysOf, memberOf } from './services.ts'
+import { type Family, keysOf, memberOf } from './services.ts'
 import { isWritten } from './steps.ts'
 import { isStoredNow, unnamedKeys } from './stored-keys.ts'
 
@@ -44,7 +44,6 @@ export function databaseFindings(inputs: Inputs, databases: readonly ObservedDat
     ...seen.flatMap((database) => findingsOf(inputs, database, journal)),
     ...unnamedKeyFindings(inputs, seen),
     ...seen.flatMap((database) => endpointFindings(inputs, database)),
-    ...seen.flatMap(literalKeyFindings),
     ...loggingFindings(inputs, seen),
     ...seen.flatMap((database) => lackedFindings(inputs, database)),
   ]
@@ -153,7 +152,7 @@ const keysOfNamedFamilies = (inputs: Inputs) =>
   )
 
 function findingsOf(inputs: Inputs, database: ReadDatabase, journal: Journal): Finding[] {
-  const { name, extension, settings, keysSet } = database
+  const { name, extension, keysSet } = database
   const found: Finding[] = []
   const step = journal.step(`${name}/extension`)
   if (newerVersion(extension) !== undefined && step?.change === undefined) {
@@ -190,29 +189,63 @@ function findingsOf(inputs: Inputs, database: ReadDatabase, journal: Journal): F
         fix: '',
       })
     }
-    const current = journal.step(`${name}/${family.authType}`)
-    const isSwitched = current !== undefined && isWritten(current)
-    const asIdentity = isSwitched || settings.get(family.authType) === 'managed-identity'
-    if (inputs.authType === 'managed-identity' && asIdentity && isStoredNow(database, key, journal.step)) {
-      found.push({
-        severity: 'warning',
-        code: 'key-still-stored',
-        title: 'A key is still stored although the identity is used',
-        detail: `${key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
-        fix: `SELECT azure_ai.set_setting('${key}', '');   -- in "${onOneLine(name)}"${inputs.clearKeys ? '' : '; or set `clear-keys: true`'}`,
-      })
-    }
-    if (inputs.authType === 'managed-identity' && !asIdentity && isStoredNow(database, key, journal.step)) {
-      found.push({
-        severity: inputs.mode === 'verify' ? 'warning' : 'notice',
-        code: 'still-on-keys',
-        title: 'A database still uses a key',
-        detail: `${family.name} in "${name}" has auth_type ${settings.get(family.authType) ?? 'not set'} and a stored key.`,
-        fix: 'Run this action with `mode: apply` and this database among `databases`.',
-      })
-    }
+    const own = keyFinding(inputs, database, { family, key }, journal)
+    if (own !== undefined) found.push(own)
   }
   return found
+}
+
+/** What there is to know of a stored key where the identity is to be used: one finding, the nearest to its cause. */
+function keyFinding(
+  inputs: Inputs,
+  database: ReadDatabase,
+  { family, key }: { readonly family: Family; readonly key: string },
+  journal: Journal,
+): Finding | undefined {
+  const { name, settings, literalKeys } = database
+  const answer = journal.keyAnswer(name, family.name)
+  // What was refused is reported with the query that sent it.
+  if (inputs.authType !== 'managed-identity' || !isStoredNow(database, key, journal.step) || answer === 'refused')
+    return undefined
+  const clear = setSettingIn(name, key, '')
+  const fix = `${inputs.clearKeys ? '' : 'Set `clear-keys: true`. To clear it by hand: '}${clear}`
+  if (literalKeys.has(key))
+    return {
+      severity: 'warning',
+      code: 'key-is-a-word',
+      title: 'A stored key is not a key',
+      detail: `${key} in "${name}" is the word for the managed identity, which no service accepts as a key. While it is stored, azure_ai may send it.`,
+      fix,
+    }
+  if (answer === 'accepted')
+    return {
+      severity: 'warning',
+      code: 'key-wins',
+      title: 'The stored key is used although the identity is configured',
+      detail: `${key} in "${name}": the identity works once the key is gone, but while it is stored the extension sends it. Whoever may read the settings, or a backup of this server, can use it.`,
+      fix,
+    }
+  const current = journal.step(`${name}/${family.authType}`)
+  const isSwitched = current !== undefined && isWritten(current)
+  if (isSwitched || settings.get(family.authType) === 'managed-identity') {
+    // An apply that was to clear it and could not has failed for that.
+    if (inputs.mode === 'apply' && inputs.clearKeys) return undefined
+    return {
+      severity: 'warning',
+      code: 'key-still-stored',
+      title: 'A key is still stored although the identity is used',
+      detail: `${key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
+      fix,
+    }
+  }
+  return {
+    severity: inputs.mode === 'verify' ? 'warning' : 'notice',
+    code: 'still-on-keys',
+    title: 'A database still uses a key',
+    detail: `${family.name} in "${name}" has auth_type ${settings.get(family.authType) ?? 'not set'} and a stored key.`,
+    // After an apply the failure that kept it from switching has the fix.
+    fix: inputs.mode === 'apply' ? '' : 'Run this action with `mode: apply`.',
+  }
 }
 
 /** Endpoints of another kind than azure_ai is known to work with by token. */
@@ -234,17 +267,6 @@ function endpointFindings(inputs: Inputs, { name, settings }: ReadDatabase): Fin
       },
     ]
   })
-}
-
-/** Recipes on the web store the name of the login in the place of a key. */
-function literalKeyFindings({ name, literalKeys }: ReadDatabase): Finding[] {
-  return [...literalKeys].map((key) => ({
-    severity: 'warning',
-    code: 'key-is-a-word',
-    title: 'A stored key is not a key',
-    detail: `${key} in "${name}" is the text managed_identity, which no service accepts. While it is stored, azure_ai may send it.`,
-    fix: setSettingIn(name, key, ''),
-  }))
 }
 
 /** What a database shows to have worked, and the server no longer has: inferred from what is left. */

@@ -2,12 +2,18 @@
 import type { Failure, Finding } from '../errors/failure.ts'
 import type { InventoryResult } from './inventory-result.ts'
 import type { ObservedDatabase } from './observed.ts'
-import type { ServiceName } from './services.ts'
+import type { FamilyName, ServiceName } from './services.ts'
 import { createStepList } from './step-list.ts'
 import type { Step, StepId, StepStatus } from './steps.ts'
 import type { QueryName } from './test-query.ts'
 
 export type Proof = 'keyless' | 'key-present' | 'key' | 'none'
+
+/**
+ * A stored key is sent although the identity is configured. `refused`: the service does not take it, which a failure reports.
+ * `accepted`: it answers in the place of the identity.
+ */
+export type KeyAnswer = 'accepted' | 'refused'
 
 /** A test query as the report shows it. */
 export interface QueryResult {
@@ -63,6 +69,10 @@ export interface Journal {
    */
   writing(): () => void
   query(result: QueryResult): void
+  /** What became of the stored keys of a family, as its test queries show. */
+  keySent(database: string, family: FamilyName, answer: KeyAnswer): void
+  /** Undefined where no query shows that a stored key was sent. */
+  keyAnswer(database: string, family: FamilyName): KeyAnswer | undefined
   finding(finding: Finding): void
   fail(failure: Failure): void
 }
@@ -77,6 +87,8 @@ export function createJournal(onChanged: () => void): Journal {
   const databases: string[] = []
   const places = new Map<string, number>()
   const reported = new Set<string>()
+  const keyAnswers = new Map<string, KeyAnswer>()
+  const familyIn = (database: string, family: FamilyName): string => JSON.stringify([database, family])
   let writes = 0
   let fingerprint = ''
   let observed: readonly ObservedDatabase[] | undefined
@@ -131,6 +143,10 @@ export function createJournal(onChanged: () => void): Journal {
       if (place === undefined) places.set(key, queries.push(result) - 1)
       else queries[place] = result
     },
+    keySent(database, family, answer) {
+      keyAnswers.set(familyIn(database, family), answer)
+    },
+    keyAnswer: (database, family) => keyAnswers.get(familyIn(database, family)),
     finding(finding) {
       if (isNew('finding', finding)) findings.push(finding)
     },

@@ -87,7 +87,7 @@ export interface ReadDatabase {
   readonly settings: ReadonlyMap<string, string>
   /** Secrets that have a value. */
   readonly keysSet: ReadonlySet<string>
-  /** Those of them that are the text `managed_identity`, which is no key. */
+  /** Those of them that are the word for the managed identity, in any spelling: no service accepts it as a key. */
   readonly literalKeys: ReadonlySet<string>
   /** Stored keys compared with those of the resource: its first, its second, or another. Empty when there is nothing to compare with. */
   readonly keyStates: ReadonlyMap<string, 'first' | 'second' | 'other'>

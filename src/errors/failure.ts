@@ -30,13 +30,14 @@ export interface Finding {
 /** What is known of a failure. */
 export interface FailureFacts extends Omit<Finding, 'severity' | 'code'> {
   reason: Exclude<FailureReason, 'none'>
-  code: KnownCode | ErrorCode
+  /** A key that is a word is an error where the extension sends it, and a warning where it does not. */
+  code: KnownCode | ErrorCode | 'key-is-a-word'
 }
 
 /** An expected failure: it has a reason, a cause a reader understands and a fix. */
 export class Failure extends Error {
   readonly reason: Exclude<FailureReason, 'none'>
-  readonly code: KnownCode | ErrorCode
+  readonly code: FailureFacts['code']
   readonly title: string
   readonly detail: string
   readonly fix: string

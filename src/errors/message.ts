@@ -29,6 +29,8 @@ export interface Circumstances {
   assertion?: { readonly issuer: string; readonly subject: string; readonly audience: string } | undefined
   /** Whether the query is to be answered by key, not by identity. */
   byKey?: boolean | undefined
+  /** The setting that holds the key of the queried service. */
+  keySetting?: string | undefined
   /** Whether the job has a proxy, which PostgreSQL does not go through. */
   behindProxy?: boolean | undefined
 }
@@ -70,6 +72,8 @@ export interface Known {
   provesToken?: boolean
   /** Whether it is about the server, its identity or the service, so that every database meets it alike. */
   meetsEveryDatabase?: boolean
+  /** Whether a stored key was sent and is what the service refuses. */
+  blamesKey?: boolean
   /** Whether Resource Manager refuses a write this way before it changes anything. A missing permission does so always. */
   refusesWrite?: boolean
   /** Where absent, the text of the message. */

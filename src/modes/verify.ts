@@ -99,7 +99,7 @@ function withoutExtension(databases: readonly ObservedDatabase[]): Failure[] {
           code: 'extension-missing',
           title: 'azure_ai is not installed',
           detail: `"${name}" has no azure_ai, so none of its test queries can run.`,
-          fix: 'Run this action with `mode: apply` and this database among `databases`.',
+          fix: 'Run this action with `mode: apply`.',
         }),
     )
 }

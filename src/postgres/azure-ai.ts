@@ -204,7 +204,7 @@ async function settings(connection: Connection, extensionSchemas: readonly strin
   const sql = (names: readonly string[]): string => {
     const wanted = names.map((name) => `(${quoteLiteral(name)}::text, ${secretSettings.includes(name)})`)
     return `SELECT key, CASE WHEN NOT secret THEN left(value, ${longestSetting + 1}) END AS value, secret AND coalesce(value, '') <> '' AS key_set,
-  secret AND value IN ('managed_identity', 'managed-identity') AS key_is_word, ${hash} AS hash
+  secret AND lower(replace(btrim(value), '_', '-')) = 'managed-identity' AS key_is_word, ${hash} AS hash
 FROM (SELECT key, secret, azure_ai.get_setting(key) AS value FROM (VALUES ${wanted.join(', ')}) AS wanted(key, secret)) AS stored`
   }
   const read = async (names: readonly string[]): Promise<void> => {

@@ -272,7 +272,7 @@ function endpointNotSet(endpoint: string, database: string): Failure {
     code: 'endpoint-not-set',
     title: 'A family has no endpoint',
     detail: `${endpoint} is not set in "${database}", so none of its test queries can pass.`,
-    fix: 'Run this action with `mode: apply`, this database and the service.',
+    fix: 'Run this action with `mode: apply`.',
   })
 }
 

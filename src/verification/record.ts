@@ -1,6 +1,7 @@
 /** The only place of verification that writes the journal: results of queries, states of steps, findings and failures. */
 import type { Journal, Proof } from '../core/journal.ts'
 import type { QueryId } from '../core/services.ts'
+import { knownOf } from '../errors/explain.ts'
 import { Failure, type Finding } from '../errors/failure.ts'
 import { grantTemporary, setSetting, setSettingIn } from '../errors/sql.ts'
 import { bounded } from '../lib/bounded.ts'
@@ -11,6 +12,8 @@ import { clearedKeys, type Job, namesOf, type Planned } from './jobs.ts'
 /** For a refusal that shows access. */
 const granted = ({ name }: Call): string =>
   `access granted (the model does not ${name === 'embedding' ? 'embed' : 'take the request'})`
+
+const refusesKey = (failure: Failure): boolean => failure.code === 'key-is-a-word' || knownOf(failure)?.blamesKey === true
 
 const keysIn = (job: Pick<Job, 'clear'>): readonly string[] => clearedKeys(job).map(([key]) => key)
 
@@ -119,6 +122,7 @@ export class Recorder {
     { outcomes, proof, attempts, isExplained }: { outcomes: CallOutcomes; proof: Proof; attempts: number; isExplained: boolean },
   ): void {
     const { database, steps } = job
+    if (refusesKey(failure)) this.#journal.keySent(database.name, job.family.name, 'refused')
     this.#noteReadWrite(job, outcomes)
     for (const call of job.calls) {
       const outcome = outcomes.get(call.name)
@@ -148,15 +152,9 @@ export class Recorder {
     })
   }
 
-  keyWins(job: Job): void {
-    const { family, database } = job
-    this.#journal.finding({
-      severity: 'warning',
-      code: 'key-wins',
-      title: 'The stored key is used although the identity is configured',
-      detail: `${family.name} in "${database.name}": the identity works once the key is gone, but while a key is stored the extension sends it.`,
-      fix: job.storedKeys.map((key) => setSettingIn(database.name, key, '')).join(' '),
-    })
+  /** The identity works once the key is gone, but while a key is stored the extension sends it. */
+  keyWins({ family, database }: Job): void {
+    this.#journal.keySent(database.name, family.name, 'accepted')
   }
 
   uncommittedNotSeen({ family }: Job): void {

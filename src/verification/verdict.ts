@@ -1,9 +1,11 @@
 /** What the responses to a family's test queries mean. Pure. */
 import { advisedInputs, type Inputs } from '../core/inputs.ts'
 import type { Proof } from '../core/journal.ts'
-import type { Resource, ServiceName } from '../core/services.ts'
-import { explain, outlook } from '../errors/explain.ts'
-import { Failure } from '../errors/failure.ts'
+import type { ReadDatabase } from '../core/observed.ts'
+import { memberOf, type Resource, type ServiceName, serviceNamed } from '../core/services.ts'
+import { explain, knownOf, outlook } from '../errors/explain.ts'
+import { Failure, type FailureFacts } from '../errors/failure.ts'
+import { clearStoredKey } from '../errors/known/ai.ts'
 import type { Circumstances } from '../errors/message.ts'
 import { sameId } from '../lib/resource-id.ts'
 import type { Call, CallOutcomes } from '../postgres/trial.ts'
@@ -19,13 +21,14 @@ export type Verdict = 'passed' | { readonly failure: Failure; readonly final: bo
 
 export function judge(options: JudgeOptions, job: Pick<Job, 'database' | 'calls'>, outcomes: CallOutcomes): Verdict {
   let worst: { failure: Failure; final: boolean } | undefined
+  const { database } = job
   for (const call of job.calls) {
     const outcome = outcomes.get(call.name)
     if (outcome?.ok === true) continue
     const message = { origin: 'ai', code: outcome?.code ?? '', text: outcome?.text ?? 'the query did not run' } as const
     const prospect = outlook(message)
     if (prospect === 'proves-access') continue
-    const failure = refusal(options, { call, database: job.database.name, message, cause: outcome?.cause })
+    const failure = refusal(options, { call, database, message, cause: outcome?.cause })
     const final = (prospect === 'final' || prospect === 'retired') && !isNewDeployment(options, failure, call)
     if (worst === undefined || (final && !worst.final)) worst = { failure, final }
   }
@@ -49,7 +52,7 @@ function isNewDeployment({ resources }: JudgeOptions, failure: Failure, { servic
 
 interface Refused {
   readonly call: Call
-  readonly database: string
+  readonly database: ReadDatabase
   readonly message: { readonly origin: 'ai'; readonly code: string; readonly text: string }
   readonly cause: unknown
 }
@@ -60,21 +63,34 @@ function refusal(options: JudgeOptions, { call, database, message, cause }: Refu
   const named = inputs.services.find((each) => each.service === service)
   // One service answers for another: the translation needs an endpoint of its own.
   if (service === 'translator' && sharesEndpoint(options, message.text))
-    return oneEndpoint(options, database, message.text, cause)
+    return oneEndpoint(options, database.name, message.text, cause)
+  const keySetting = memberOf(serviceNamed(service)).key
   const at: Circumstances = {
-    doing: `querying ${title} in "${database}"`,
-    database,
+    doing: 'running a test query',
+    database: database.name,
     isSet: advisedInputs(inputs),
     // A check queries once, so a longer wait would change nothing.
     verifyMinutes: inputs.mode === 'check' ? undefined : minutesOf(inputs),
     byKey: inputs.authType === 'subscription-key',
+    keySetting,
     resource: resources.get(service)?.id ?? named?.resource.id,
     server: inputs.server.name,
     resourceGroup: inputs.server.resourceGroup,
     deployment,
   }
   const failure = explain(message, at, cause)
-  return new Failure({ ...failure, detail: `${title} in "${database}": ${failure.detail}` }, cause)
+  if (knownOf(failure)?.blamesKey === true && at.byKey !== true && database.literalKeys.has(keySetting))
+    return new Failure({ ...literalKey(database.name, keySetting, message.text), fix: clearStoredKey(at) }, cause)
+  return new Failure({ ...failure, detail: `${title} in "${database.name}": ${failure.detail}` }, cause)
+}
+
+function literalKey(database: string, key: string, text: string): Omit<FailureFacts, 'fix'> {
+  return {
+    reason: 'verification',
+    code: 'key-is-a-word',
+    title: 'A stored key is not a key',
+    detail: `${key} in "${database}" is the word for the managed identity, and the extension sends it as a key: ${text}`,
+  }
 }
 
 const minutesOf = ({ verifyTimeoutMs }: Inputs): number => Math.round(verifyTimeoutMs / 600) / 100

@@ -1,7 +1,8 @@
 /** Errors of the AI services, as azure_ai passes them on. */
 import { bounded } from '../../lib/bounded.ts'
 import { named, serverItself, unlessSet } from '../az.ts'
-import type { Known } from '../message.ts'
+import type { Circumstances, Known } from '../message.ts'
+import { setSettingIn } from '../sql.ts'
 
 export const ai: readonly Known[] = [
   {
@@ -57,12 +58,13 @@ export const ai: readonly Known[] = [
     code: 'key-login-disabled',
     title: 'The query was sent with a key although key login is off',
     outlook: 'final',
+    blamesKey: true,
     cause: ({ text }, at) =>
       `${at.byKey === true ? 'The account refuses keys' : 'The extension sent a key, not a token'}: ${text}`,
     fix: (_, at) =>
       at.byKey === true
         ? `az resource update --ids "${at.resource ?? 'RESOURCE-ID'}" --set properties.disableLocalAuth=false   # or stay with the managed identity`
-        : "Clear the stored key and run again: SELECT azure_ai.set_setting('KEY-SETTING', '');",
+        : clearStoredKey(at),
   },
   {
     text: /Virtual Network\/Firewall rules/i,
@@ -124,12 +126,13 @@ export const ai: readonly Known[] = [
     code: 'key-refused',
     title: 'The service refused a key',
     outlook: 'final',
+    blamesKey: true,
     cause: ({ text }, at) =>
       `${at.byKey === true ? 'The key or the endpoint is wrong' : 'The extension sent a key, not a token'}: ${text}`,
     fix: (_, at) =>
       at.byKey === true
         ? 'Set the right key, or leave the key input out: it is then read from the resource.'
-        : `Clear the stored key and run again${unlessSet(at, 'clear-keys', ' (`clear-keys: true` once the identity is verified)')}: the extension prefers it to the identity.`,
+        : clearStoredKey(at),
   },
   {
     text: /(?:fail|unable|could not|cannot).{0,60}(?:get|acquir|obtain|fetch|request).{0,40}token|identity not found|managed identity.{0,20}not (?:found|available|enabled)|IMDS|169\.254\.169\.254/i,
@@ -148,6 +151,12 @@ export const ai: readonly Known[] = [
     fix: 'The message above is the response of the service, word for word. Right after a change it may still be settling: run again in some minutes.',
   },
 ]
+
+/** The fix for a stored key that the extension prefers to the identity, and that the service refuses. */
+export function clearStoredKey(at: Circumstances): string {
+  const command = setSettingIn(at.database ?? 'DATABASE', at.keySetting ?? 'KEY-SETTING', '')
+  return `${unlessSet(at, 'clear-keys', 'Run `mode: apply` with `clear-keys: true`, which keeps the key unless the queries pass without it. ')}To clear it by hand: ${command}`
+}
 
 /** The object id that a refusal names as the caller: ``The principal `ID` lacks the required data action``. */
 export function principalIn(text: string): string | undefined {
