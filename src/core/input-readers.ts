@@ -36,6 +36,12 @@ export function checkTexts(raw: Raw, problems: readonly string[], problem: Probl
   }
 }
 
+/** The values of an input that takes several, by line or comma, each once and in its order. */
+export function listOf(text: string): readonly string[] {
+  const values = text.split(/[\n,]/).map((value) => value.trim())
+  return [...new Set(values.filter((value) => value !== ''))]
+}
+
 /** How the text of an input becomes a value; what is wrong with it becomes a problem. */
 export function readers(raw: Raw, problem: Problem) {
   const oneOf = <T extends string>(input: InputName, values: readonly T[]): T => {

@@ -8,7 +8,18 @@ import { notUnicast } from '../lib/ipv4.ts'
 import { type ResourceId, sameId } from '../lib/resource-id.ts'
 import { accessRoles } from './access-roles.ts'
 import type { InputName } from './input-names.ts'
-import { checkTexts, guid, hostName, inputFailure, ipAddress, type Problem, quoted, type Raw, readers } from './input-readers.ts'
+import {
+  checkTexts,
+  guid,
+  hostName,
+  inputFailure,
+  ipAddress,
+  listOf,
+  type Problem,
+  quoted,
+  type Raw,
+  readers,
+} from './input-readers.ts'
 import { inventoryScopeOf } from './inventory-inputs.ts'
 import type { ScopePart } from './inventory-scope.ts'
 import { type AuthType, allMembers, memberOf, type ServiceName, serviceNamed, services } from './services.ts'
@@ -242,14 +253,7 @@ function parseDatabases(
   text: string,
   { mode, part, problem }: Pick<Inputs, 'mode' | 'part'> & { readonly problem: Problem },
 ): readonly string[] | '*' {
-  const names = [
-    ...new Set(
-      text
-        .split(/[\n,]/)
-        .map((name) => name.trim())
-        .filter((name) => name !== ''),
-    ),
-  ]
+  const names = listOf(text)
   if (names.length === 1 && names[0] === '*' && mode !== 'apply') return '*'
   if (names.length === 0 && mode === 'inventory') return '*'
   if (names.includes('*')) {

@@ -1,6 +1,6 @@
 /** The input `scope`: subscriptions, resource groups and management groups that an inventory covers. Pure. */
 import { canonicalId, parseScopeId, type ScopeId } from '../lib/resource-id.ts'
-import { type Problem, quoted } from './input-readers.ts'
+import { listOf, type Problem, quoted } from './input-readers.ts'
 
 /** A part of the scope. */
 export type ScopePart = ScopeId
@@ -8,13 +8,10 @@ export type ScopePart = ScopeId
 /** Most parts of one scope. */
 const mostParts = 500
 
-/** Parts by line or comma, each once. */
+/** Parts, each once: two ids may be spellings of one. */
 export function scopePartsOf(text: string, problem: Problem): readonly ScopePart[] {
   const found = new Map<string, ScopePart>()
-  const ids = text
-    .split(/[\n,]/)
-    .map((id) => id.trim())
-    .filter((id) => id !== '')
+  const ids = listOf(text)
   if (ids.length > mostParts) problem('scope', `names ${ids.length} scopes; at most ${mostParts} are accepted`)
   for (const id of ids.slice(0, mostParts)) {
     const part = parseScopeId(id)

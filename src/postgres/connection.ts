@@ -98,6 +98,21 @@ export interface Connector {
   failure(error: unknown, database: string, doing: string): Failure
 }
 
+/** Runs `body` on a connection of its own. Closing is not waited for: it must not delay the run. */
+export async function connected<T>(
+  connector: Pick<Connector, 'connect'>,
+  database: string,
+  signal: AbortSignal,
+  body: (connection: Connection) => Promise<T>,
+): Promise<T> {
+  const connection = await connector.connect(database, signal)
+  try {
+    return await body(connection)
+  } finally {
+    void connection.close()
+  }
+}
+
 /** An error of PostgreSQL, its driver or the line, reduced to what the table of errors looks at. */
 export function messageOf(error: unknown): Message {
   const fields = (error ?? {}) as { code?: unknown; message?: unknown; detail?: unknown; errors?: unknown[] }

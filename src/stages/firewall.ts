@@ -14,7 +14,7 @@ import { backoff, pause, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { addressSeen } from '../postgres/azure-ai.ts'
-import { type Connector, messageOf } from '../postgres/connection.ts'
+import { type Connector, connected, messageOf } from '../postgres/connection.ts'
 import {
   deleteCommand,
   isExpired,
@@ -149,12 +149,7 @@ interface Answer {
 async function knock({ inputs, connector, signal }: FirewallOptions): Promise<Answer> {
   const database = inputs.databases === '*' ? 'postgres' : (inputs.databases[0] ?? 'postgres')
   try {
-    const connection = await connector.connect(database, signal)
-    try {
-      return { refusal: undefined, seen: await addressSeen(connection) }
-    } finally {
-      await connection.close()
-    }
+    return { refusal: undefined, seen: await connected(connector, database, signal, addressSeen) }
   } catch (error) {
     if (signal.aborted) throw signal.reason
     // Any other error is reported where the databases are read.

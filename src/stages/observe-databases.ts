@@ -6,7 +6,7 @@ import { duration } from '../lib/timeout.ts'
 import { onOneLine } from '../lib/unicode.ts'
 import { verdictOnSql } from '../postgres/again.ts'
 import { type KeyCandidates, listDatabases, observeDatabase } from '../postgres/azure-ai.ts'
-import type { Connector } from '../postgres/connection.ts'
+import { type Connector, connected } from '../postgres/connection.ts'
 import { maxConnections } from '../postgres/slots.ts'
 import type { Run } from './run.ts'
 
@@ -67,14 +67,7 @@ export function databasesAt(
 async function findDatabases(access: DatabaseAccess, run: Looking): Promise<readonly ObservedDatabase[]> {
   const { connector } = access
   const { signal } = run
-  const list = async (): Promise<readonly string[]> => {
-    const connection = await connector.connect('postgres', signal)
-    try {
-      return await listDatabases(connection)
-    } finally {
-      await connection.close()
-    }
-  }
+  const list = (): Promise<readonly string[]> => connected(connector, 'postgres', signal, listDatabases)
   const names = await retrying(list, {
     signal,
     verdict: (error) => verdictOnSql(error, 'look'),
@@ -116,18 +109,13 @@ async function readDatabases(
   const firstSilence = new Promise<Failure | undefined>((resolve) => {
     settleFirst = resolve
   })
-  const look = async (name: string): Promise<ObservedDatabase> => {
-    const connection = await connector.connect(name, signal)
-    settleFirst(undefined)
-    try {
+  const look = (name: string): Promise<ObservedDatabase> =>
+    connected(connector, name, signal, async (connection) => {
+      settleFirst(undefined)
       const found = await observeDatabase(connection, connector, keys)
       if (found.failure !== undefined && verdictOnSql(found.failure, 'look') !== false) throw found.failure
       return found
-    } finally {
-      // Fire and forget: closing must not delay the run.
-      void connection.close()
-    }
-  }
+    })
   return mapLimited(names, maxConnections, async (name, index) => {
     try {
       const silence = index === 0 ? undefined : await firstSilence

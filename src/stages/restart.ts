@@ -6,7 +6,7 @@ import type { StepKind } from '../core/steps.ts'
 import { Failure } from '../errors/failure.ts'
 import { retrying } from '../lib/retry.ts'
 import { activity } from '../postgres/azure-ai.ts'
-import { type Connector, messageOf } from '../postgres/connection.ts'
+import { type Connector, connected, messageOf } from '../postgres/connection.ts'
 import { carryOut, due, type Write, type WriteRun } from './carry-out.ts'
 import { startUp, untilReady } from './server-state.ts'
 
@@ -59,12 +59,7 @@ export function restartWrite(run: WriteRun): Write {
 /** What a restart will interrupt, for the log; an error here stops nothing. */
 async function activityOf(connector: Connector, database: string, signal: AbortSignal): Promise<string> {
   try {
-    const connection = await connector.connect(database, signal)
-    try {
-      return await activity(connection)
-    } finally {
-      await connection.close()
-    }
+    return await connected(connector, database, signal, activity)
   } catch (error) {
     if (signal.aborted) throw signal.reason
     return `what it interrupts is not known: ${connector.failure(error, database, 'looking at its activity').title}`
@@ -72,7 +67,7 @@ async function activityOf(connector: Connector, database: string, signal: AbortS
 }
 
 async function untilConnected({ signal, log }: WriteRun, connector: Connector, database: string): Promise<void> {
-  await retrying(async () => (await connector.connect(database, signal)).close(), {
+  await retrying(() => connected(connector, database, signal, async () => undefined), {
     signal,
     verdict: (error) =>
       error instanceof Failure && ['network', 'database'].includes(error.reason) ? { schedule: startUp } : false,

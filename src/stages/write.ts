@@ -8,7 +8,7 @@ import { mapLimited, retrying } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { notAllowListed, verdictOnSql } from '../postgres/again.ts'
 import { changeExtension, extensionSql, observeDatabase } from '../postgres/azure-ai.ts'
-import { messageOf } from '../postgres/connection.ts'
+import { connected, messageOf } from '../postgres/connection.ts'
 import { maxConnections } from '../postgres/slots.ts'
 import { carryOut, due, type Write, type WriteRun } from './carry-out.ts'
 import type { DatabaseAccess } from './observe-databases.ts'
@@ -104,17 +104,13 @@ function extensionWrite(run: WriteRun, access: DatabaseAccess, { database, chang
   const statement = extensionSql(database.creation, change.statement)
   // An allow-list without azure_ai that this run does not write is no reason to wait.
   const inVain = !scope.writesAzure && observed.allowList !== undefined && !allowsAzureAi(observed.allowList)
-  const attempt = async (sending: () => void): Promise<ObservedDatabase> => {
-    const connection = await connector.connect(database.name, signal)
-    try {
+  const attempt = (sending: () => void): Promise<ObservedDatabase> =>
+    connected(connector, database.name, signal, async (connection) => {
       await changeExtension(connection, database, { statement: change.statement, beforeCommit: sending })
       const now = await observeDatabase(connection, connector, keys)
       if (now.failure !== undefined && verdictOnSql(now.failure, 'extension') !== false) throw now.failure
       return now
-    } finally {
-      await connection.close()
-    }
-  }
+    })
   return {
     explain: (error) => [connector.failure(error, database.name, statement)],
     write: async (sending) => {

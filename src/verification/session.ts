@@ -5,7 +5,7 @@ import type { Log } from '../lib/log.ts'
 import { later, retrying, type Verdict } from '../lib/retry.ts'
 import { duration } from '../lib/timeout.ts'
 import { verdictOnSql } from '../postgres/again.ts'
-import { type Connection, type Connector, sqlState } from '../postgres/connection.ts'
+import { type Connection, type Connector, connected, sqlState } from '../postgres/connection.ts'
 import { settingsLockedBy } from '../postgres/lock.ts'
 import { type Call, type CallOutcomes, hasStored, queryReadOnly, type Setting } from '../postgres/trial.ts'
 
@@ -57,14 +57,8 @@ export class DatabaseSession {
   }
 
   /** Runs `body` on a connection of its own: a session may remember settings it saw. */
-  async fresh<T>(body: (connection: Connection) => Promise<T>): Promise<T> {
-    const connection = await this.#options.connector.connect(this.database.name, this.signal)
-    try {
-      return await body(connection)
-    } finally {
-      // Fire and forget: closing must not delay the run.
-      void connection.close()
-    }
+  fresh<T>(body: (connection: Connection) => Promise<T>): Promise<T> {
+    return connected(this.#options.connector, this.database.name, this.signal, body)
   }
 
   /** Runs `body` again after errors of the database that pass. */

@@ -100,7 +100,7 @@ async function queryNowhere(session: DatabaseSession, job: Job, call: Call, log:
   const { outcomes } = await session.fresh((connection) =>
     trial(connection, {
       database: job.database,
-      settings: inOrder(job.settings, [call.endpoint, nowhere]),
+      settings: withSetting(job.settings, [call.endpoint, nowhere]),
       hide: [],
       calls: [call],
       commit: () => false,
@@ -141,6 +141,6 @@ const differ = (a: CallOutcome | undefined, b: CallOutcome | undefined): boolean
 const isServiceText = (outcome: CallOutcome | undefined): boolean => outcome?.ok === false && /\b[45]\d\d\b/.test(outcome.text)
 
 /** The settings with one of them replaced or added, in the fixed order of their names. */
-function inOrder(settings: readonly Setting[], other: Setting): Setting[] {
+function withSetting(settings: readonly Setting[], other: Setting): Setting[] {
   return [...settings.filter(([key]) => key !== other[0]), other].sort(([a], [b]) => (a < b ? -1 : 1))
 }
