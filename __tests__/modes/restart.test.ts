@@ -210,6 +210,7 @@ describe('evidence that the server was not restarted since it has its identity',
       const refused = await apply(emulator, { ...openai(), 'allow-restart': 'false', 'verify-timeout-minutes': '5' })
       expect(refused.outputs, refused.log).toMatchObject({ result: 'failed', 'failure-reason': 'restart-required' })
       expect(refused.report.durationMs).toBeLessThan(60_000)
+      expect(statusesOf(refused)['restart']).toBe('missing')
       expect(serverOf(emulator).restarts).toBe(0)
     },
   )

@@ -133,10 +133,10 @@ describe('a server that runs with a former identity', () => {
   })
 
   test.each([
-    ['check of the databases', { mode: 'check', part: 'database' }],
-    ['verify', { mode: 'verify' }],
-    ['apply of the databases', { part: 'database' }],
-  ])('%s ends immediately with restart-required, and with no other error', async (_, mode) => {
+    ['check of the databases', { mode: 'check', part: 'database' }, 'set `mode: apply` and `part: all`'],
+    ['verify', { mode: 'verify' }, 'set `mode: apply`'],
+    ['apply of the databases', { part: 'database' }, 'set `part: all`'],
+  ])('%s ends immediately with restart-required, and with no other error', async (_, mode, missing) => {
     const before = await former()
     const result = await apply(emulator, { ...openai(), ...mode, 'verify-timeout-minutes': '60' })
     expect(result.outputs, result.log).toMatchObject({
@@ -146,7 +146,37 @@ describe('a server that runs with a former identity', () => {
     })
     expect(errorsOf(result).map(({ code }) => code)).toEqual(['restart-required'])
     expect(findingWith(result, 'restart-required').detail).toContain(before)
+    expect(findingWith(result, 'restart-required').fix).toContain(missing)
     expect(result.report.queries[0]).toMatchObject({ status: 'failed', attempts: 1 })
+  })
+
+  test('verify reports what the service answers where it may not read the server', async () => {
+    await former()
+    emulator.world.fault = ({ plane, url }) =>
+      plane === 'resource-manager' && /flexibleServers\/pg-contoso\?/i.test(url)
+        ? { kind: 'answer', status: 403, body: '{"error":{"code":"AuthorizationFailed","message":"no"}}' }
+        : undefined
+    const result = await apply(emulator, { ...openai(), mode: 'verify', 'verify-timeout-minutes': '0.02' })
+    delete emulator.world.fault
+    expect(
+      errorsOf(result).map(({ code }) => code),
+      result.log,
+    ).toEqual(['role-not-effective'])
+  })
+
+  test('is no matter for a verify by key', async () => {
+    await former()
+    await putSettings(emulator, 'app', {
+      ...identitySettings(emulator.world),
+      'azure_openai.auth_type': 'subscription-key',
+      'azure_openai.subscription_key': 'a-wrong-key',
+    })
+    const inputs = { ...openai(), mode: 'verify', 'auth-type': 'subscription-key', 'verify-timeout-minutes': '0' }
+    const result = await apply(emulator, inputs)
+    expect(
+      errorsOf(result).map(({ code }) => code),
+      result.log,
+    ).toEqual(['key-refused'])
   })
 
   test('without SQL the plan of a check has the restart, and apply carries out that plan', async () => {

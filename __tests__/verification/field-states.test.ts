@@ -117,7 +117,7 @@ describe('a stored key has one finding', () => {
     expect(
       codesOf(result).filter((code) => /^key-(?!login)/.test(code)),
       result.log,
-    ).toEqual(['key-wins'])
+    ).toEqual(['key-wins', 'key-still-stored'])
   })
 
   test('a database that still uses its key is told to be moved by apply, which names it already', async () => {

@@ -189,63 +189,57 @@ function findingsOf(inputs: Inputs, database: ReadDatabase, journal: Journal): F
         fix: '',
       })
     }
-    const own = keyFinding(inputs, database, { family, key }, journal)
-    if (own !== undefined) found.push(own)
+    found.push(...storedKeyFindings(inputs, database, { family, key }, journal))
   }
   return found
 }
 
-/** What there is to know of a stored key where the identity is to be used: one finding, the nearest to its cause. */
-function keyFinding(
+/** What there is to know of a stored key where the identity is to be used. */
+function storedKeyFindings(
   inputs: Inputs,
   database: ReadDatabase,
   { family, key }: { readonly family: Family; readonly key: string },
   journal: Journal,
-): Finding | undefined {
+): Finding[] {
   const { name, settings, literalKeys } = database
   const answer = journal.keyAnswer(name, family.name)
   // What was refused is reported with the query that sent it.
-  if (inputs.authType !== 'managed-identity' || !isStoredNow(database, key, journal.step) || answer === 'refused')
-    return undefined
-  const clear = setSettingIn(name, key, '')
-  const fix = `${inputs.clearKeys ? '' : 'Set `clear-keys: true`. To clear it by hand: '}${clear}`
-  if (literalKeys.has(key))
-    return {
-      severity: 'warning',
-      code: 'key-is-a-word',
-      title: 'A stored key is not a key',
-      detail: `${key} in "${name}" is the word for the managed identity, which no service accepts as a key. While it is stored, azure_ai may send it.`,
-      fix,
-    }
+  if (inputs.authType !== 'managed-identity' || !isStoredNow(database, key, journal.step) || answer === 'refused') return []
+  const fix = `${inputs.clearKeys ? '' : 'Set `clear-keys: true`. To clear it by hand: '}${setSettingIn(name, key, '')}`
+  if (literalKeys.has(key)) {
+    const detail = `${key} in "${name}" is the word for the managed identity, which no service accepts as a key. While it is stored, azure_ai may send it.`
+    return [{ severity: 'warning', code: 'key-is-a-word', title: 'A stored key is not a key', detail, fix }]
+  }
+  const current = journal.step(`${name}/${family.authType}`)
+  const isSwitched = current !== undefined && isWritten(current)
+  const found: Finding[] = []
   if (answer === 'accepted')
-    return {
+    found.push({
       severity: 'warning',
       code: 'key-wins',
       title: 'The stored key is used although the identity is configured',
-      detail: `${key} in "${name}": the identity works once the key is gone, but while it is stored the extension sends it. Whoever may read the settings, or a backup of this server, can use it.`,
+      detail: `${key} in "${name}": the identity works once the key is gone, but while it is stored the extension sends it.`,
       fix,
-    }
-  const current = journal.step(`${name}/${family.authType}`)
-  const isSwitched = current !== undefined && isWritten(current)
-  if (isSwitched || settings.get(family.authType) === 'managed-identity') {
-    // An apply that was to clear it and could not has failed for that.
-    if (inputs.mode === 'apply' && inputs.clearKeys) return undefined
-    return {
+    })
+  if (!isSwitched && settings.get(family.authType) !== 'managed-identity')
+    found.push({
+      severity: inputs.mode === 'verify' ? 'warning' : 'notice',
+      code: 'still-on-keys',
+      title: 'A database still uses a key',
+      detail: `${family.name} in "${name}" has auth_type ${settings.get(family.authType) ?? 'not set'} and a stored key.`,
+      // After an apply the failure that kept it from switching has the fix.
+      fix: inputs.mode === 'apply' ? '' : 'Run this action with `mode: apply`.',
+    })
+  // An apply that was to clear it and could not has failed for that.
+  else if (inputs.mode !== 'apply' || !inputs.clearKeys)
+    found.push({
       severity: 'warning',
       code: 'key-still-stored',
-      title: 'A key is still stored although the identity is used',
+      title: 'A key is still stored although the identity is configured',
       detail: `${key} in "${name}": whoever may read the settings, or a backup of this server, can use it.`,
       fix,
-    }
-  }
-  return {
-    severity: inputs.mode === 'verify' ? 'warning' : 'notice',
-    code: 'still-on-keys',
-    title: 'A database still uses a key',
-    detail: `${family.name} in "${name}" has auth_type ${settings.get(family.authType) ?? 'not set'} and a stored key.`,
-    // After an apply the failure that kept it from switching has the fix.
-    fix: inputs.mode === 'apply' ? '' : 'Run this action with `mode: apply`.',
-  }
+    })
+  return found
 }
 
 /** Endpoints of another kind than azure_ai is known to work with by token. */

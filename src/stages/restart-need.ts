@@ -74,10 +74,10 @@ export function watchInApply(run: WriteRun, databases: readonly ObservedDatabase
       ...(inputs.allowRestart ? [] : ['`allow-restart` is false']),
       ...(inputs.planId === undefined || hasStep(inputs.planId, step) ? [] : ['the plan of `plan-id` has no restart']),
     ]
+    const wanted = { ...step, ...restartWanted(inputs), current: text }
+    if (scope.writesAzure) journal.update(wanted)
     if (why[0] !== undefined) return restartRequired(inputs, `The identity does not work yet, and ${text}; ${why[0]}.`)
     log.info(`The identity does not work yet, and ${text}`)
-    const wanted = { ...step, ...restartWanted(inputs), current: text }
-    journal.update(wanted)
     await carryOut(run, wanted, restartWrite(run))
     return 'restarted'
   }
@@ -152,8 +152,8 @@ export function watchInVerify(
   azure: Pick<ResourceManager, 'server'> | undefined,
   databases: readonly ObservedDatabase[],
 ): RestartWatch {
-  const { inputs, log, signal } = run
-  if (azure === undefined) return noWatch
+  const { inputs, log, scope, signal } = run
+  if (azure === undefined || !scope.byIdentity) return noWatch
   let reading: Promise<Found | undefined> | undefined
   const read = async (): Promise<Found | undefined> => {
     try {
@@ -174,12 +174,20 @@ export function watchInVerify(
 }
 
 function restartRequired(inputs: Inputs, detail: string): Failure {
+  const { mode, part, allowRestart } = inputs
   const { resourceGroup, name } = inputs.server
+  // With these the action restarts it itself.
+  const lacking = [
+    ...(mode === 'apply' ? [] : ['`mode: apply`']),
+    ...(part === 'database' ? ['`part: all`'] : []),
+    ...(allowRestart ? [] : ['`allow-restart: true`']),
+  ]
+  const or = lacking.length === 0 ? '' : `; or set ${lacking.join(' and ')}`
   return new Failure({
     reason: 'restart-required',
     code: 'restart-required',
     title: 'The server has to be restarted before its identity works',
     detail,
-    fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # then run this job again${inputs.allowRestart ? '' : '; or set `allow-restart: true`'}`,
+    fix: `az postgres flexible-server restart --resource-group ${resourceGroup} --name ${name}   # then run this job again${or}`,
   })
 }
