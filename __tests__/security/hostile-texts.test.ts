@@ -13,7 +13,7 @@ import { createLog, plain } from '../../src/github/runner.ts'
 import { bounded, boundedJson, describe, isCut, longestText, withoutCutSecret, withoutEndSlashes } from '../../src/lib/bounded.ts'
 import { onOneLine, visible } from '../../src/lib/unicode.ts'
 import { driftIssue, driftMarker, driftOf, driftState, planComment, planMark, planMarker } from '../../src/report/drift-issue.ts'
-import { alikeFindings, toldOnce } from '../../src/report/grouping.ts'
+import { alikeFindings, onePerCause } from '../../src/report/grouping.ts'
 import { summary } from '../../src/report/summary.ts'
 
 const root = join(import.meta.dirname, '..', '..')
@@ -266,7 +266,7 @@ suite('functions that meet texts of others take sixteen times the text in at mos
     'withoutCutSecret, many cuts': (text) => withoutCutSecret(text.replaceAll(/.{64}/gs, '$&… (1 more characters)'), message),
     summary: (text) => summary(reportOf(text)),
     alikeFindings: (text) => alikeFindings([finding(text), finding(`"app" ${text}`)], ['app', text]),
-    toldOnce: (text) => toldOnce([finding(text), finding(`"app" ${text}`)], ['app', text]),
+    onePerCause: (text) => onePerCause([finding(text), finding(`"app" ${text}`)], ['app', text]),
     driftIssue: (text) => driftIssue(reportOf(text), coverage, driftOf(reportOf(text), []), writing),
     planComment: (text) => planComment(reportOf(text), coverage, writing),
     'driftState and planMark': (text) => {

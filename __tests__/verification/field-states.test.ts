@@ -61,7 +61,7 @@ describe('the same failure is reported once', () => {
     },
   )
 
-  test('of services that fail in a way nobody knows', async () => {
+  test('of services that fail with an unknown text', async () => {
     await setUp()
     emulator.world.fault = ({ plane }) =>
       plane === 'ai' ? { kind: 'answer', status: 418, body: '{"error":"short and stout"}' } : undefined

@@ -57,7 +57,7 @@ export const mostPlaces = 20
  * Each cause as one finding: the same error of several databases, and the same refusal of several services, is reported once,
  * with what was met where. Warnings and notices are about what they name, so each of them stays.
  */
-export function toldOnce(findings: readonly Finding[], databases: readonly string[]): readonly Finding[] {
+export function onePerCause(findings: readonly Finding[], databases: readonly string[]): readonly Finding[] {
   const errors = alikeFindings(
     findings.filter(({ severity }) => severity === 'error'),
     databases,

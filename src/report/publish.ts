@@ -49,8 +49,8 @@ export async function keepReport(of: Report, folder: string, setOutput: SetOutpu
 /** The findings of a report, each cause once. The first report, of a run that has just begun, has one: nothing is loaded for it. */
 async function causesOf(of: Report): Promise<readonly Finding[]> {
   if (of.findings.length < 2) return of.findings
-  const { databasesOf, toldOnce } = await import('./grouping.ts')
-  return toldOnce(of.findings, databasesOf(of))
+  const { databasesOf, onePerCause } = await import('./grouping.ts')
+  return onePerCause(of.findings, databasesOf(of))
 }
 
 interface PublishOptions {

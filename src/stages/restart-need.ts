@@ -29,13 +29,15 @@ interface Watched {
   readonly roleAssignedNow?: boolean
   /** What the mode makes of evidence; undefined: it waits on. */
   readonly decide: (evidence: RestartEvidence, waitedMs: number) => Promise<Next>
+  /** Called at the end when a query passed with the identity: no restart is needed, whatever else is shown. */
+  readonly passed?: () => void
 }
 
 const passedByIdentity = ({ journal }: Run): boolean =>
   journal.queries.some(({ status, proof }) => status === 'passed' && proof === 'keyless')
 
 /** One decision a run: after it nothing is evidence. */
-function watch(run: Run, { found, roleAssignedNow = false, decide }: Watched): RestartWatch {
+function watch(run: Run, { found, roleAssignedNow = false, decide, passed }: Watched): RestartWatch {
   const { journal } = run
   let isOver = false
   const onWaiting = async ({ noToken, refusedPrincipals, waitedMs }: Waiting): Promise<Next> => {
@@ -47,7 +49,7 @@ function watch(run: Run, { found, roleAssignedNow = false, decide }: Watched): R
     return next
   }
   const conclude = async (): Promise<void> => {
-    if (passedByIdentity(run)) return
+    if (passedByIdentity(run)) return passed?.()
     // Where no query ran, what the server shows is the only evidence.
     const noneRan = journal.failures.length === 0 && journal.queries.every(({ status }) => status === 'skipped')
     const next = await onWaiting({ noToken: noneRan, refusedPrincipals: [], waitedMs: 0 })
@@ -83,15 +85,10 @@ export function watchInApply(run: WriteRun, databases: readonly ObservedDatabase
   }
   const found: Found = { ...observed, databases }
   const roleAssignedNow = journal.steps.some(({ kind, status }) => kind === 'role' && status === 'created')
-  const { onWaiting, conclude } = watch(run, { found: async () => found, roleAssignedNow, decide })
-  return {
-    onWaiting,
-    conclude: async () => {
-      if (journal.step('restart')?.status === 'missing' && passedByIdentity(run))
-        journal.mark('restart', 'skipped', passedWithout)
-      else await conclude()
-    },
+  const passed = (): void => {
+    if (journal.step('restart')?.status === 'missing') journal.mark('restart', 'skipped', passedWithout)
   }
+  return watch(run, { found: async () => found, roleAssignedNow, decide, passed })
 }
 
 const passedWithout = 'not needed: a test query passed without it'
@@ -120,8 +117,9 @@ export function watchInCheck(run: Run, observed: Observed, steps: readonly Step[
   const { inputs, journal, log } = run
   const step = steps.find(({ kind }) => kind === 'restart')
   if (step === undefined || observed.server.principalId === undefined) return noWatch
-  const replan = (restart: Pick<typeof step, 'current' | 'desired' | 'status' | 'detail'>): void => {
-    const again = steps.map((each) => (each === step ? { ...step, ...restart } : each))
+  const { change: _, ...withoutChange } = step
+  const replan = (restart: Pick<Step, 'current' | 'desired' | 'status' | 'detail' | 'change'>): void => {
+    const again = steps.map((each) => (each === step ? { ...withoutChange, ...restart } : each))
     journal.plan(withWaits(again), planId(again, planScope(inputs, observed)))
   }
   const decide: Watched['decide'] = async ({ text, certain }) => {
@@ -132,15 +130,10 @@ export function watchInCheck(run: Run, observed: Observed, steps: readonly Step[
     log.info(`The restart is part of the plan: ${text}`)
     return 'planned'
   }
-  const { onWaiting, conclude } = watch(run, { found: async () => observed, decide })
-  return {
-    onWaiting,
-    conclude: async () => {
-      const { change: _, ...rest } = step
-      if (step.status === 'missing' && passedByIdentity(run)) replan({ ...rest, ...noRestart, current: passedWithout })
-      else await conclude()
-    },
+  const passed = (): void => {
+    if (step.status === 'missing') replan({ ...noRestart, current: passedWithout })
   }
+  return watch(run, { found: async () => observed, decide, passed })
 }
 
 /**
