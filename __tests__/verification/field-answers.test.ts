@@ -147,6 +147,9 @@ describe('a server that runs with a former identity', () => {
     expect(errorsOf(result).map(({ code }) => code)).toEqual(['restart-required'])
     expect(findingWith(result, 'restart-required').detail).toContain(before)
     expect(findingWith(result, 'restart-required').fix).toContain(missing)
+    const [restart] = result.report.steps.filter(({ kind }: { kind: string }) => kind === 'restart')
+    if (restart !== undefined)
+      expect(restart).toMatchObject({ status: 'skipped', current: `the server still runs with identity ${before}` })
     expect(result.report.queries[0]).toMatchObject({ status: 'failed', attempts: 1 })
   })
 

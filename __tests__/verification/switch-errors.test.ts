@@ -136,6 +136,29 @@ test('a database that ends idle sessions loses no key: the session that keeps th
   }
 })
 
+const refusal = (): Fault => ({ kind: 'answer', status: 401, body: '{"error":{"code":"401","message":"Not you."}}' })
+
+test.each([
+  ['for a moment', [1, 2, 3, 4, 5]],
+  ['until it is cleared', [1, 2, 3, 4, 5, 6, 7, 8, 9]],
+])('a key that is refused %s is restored when nothing passes without it', async (_, calls) => {
+  await begin(emulator, { switches: { committedRowsOnly: true }, delays: { rolePropagation: Number.POSITIVE_INFINITY } })
+  giveIdentity(emulator)
+  const before = await workWithKeys(emulator, 'app')
+  onCalls(calls, refusal)
+  const { postgres } = emulator
+  await postgres.query('postgres', "ALTER DATABASE app SET idle_session_timeout = '400ms'")
+  try {
+    const inputs = { ...openai(), 'clear-keys': 'true', 'verify-timeout-minutes': '0.05' }
+    const result = await apply(emulator, inputs)
+    expect(result.outputs, result.log).toMatchObject({ result: 'failed', 'failure-reason': 'verification', 'stored-keys': '1' })
+    expect(codesOf(result), result.log).not.toContain('key-not-put-back')
+    expect(await settingsOf(emulator, 'app')).toEqual(before)
+  } finally {
+    await postgres.query('postgres', 'ALTER DATABASE app RESET idle_session_timeout')
+  }
+})
+
 test('a key that is not verified and cannot be restored is reported', async () => {
   await begin(emulator, { switches: { committedRowsOnly: true } })
   giveIdentity(emulator)

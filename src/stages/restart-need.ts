@@ -76,8 +76,8 @@ export function watchInApply(run: WriteRun, databases: readonly ObservedDatabase
       ...(inputs.allowRestart ? [] : ['`allow-restart` is false']),
       ...(inputs.planId === undefined || hasStep(inputs.planId, step) ? [] : ['the plan of `plan-id` has no restart']),
     ]
-    const wanted = { ...step, ...restartWanted(inputs), current: text }
-    if (scope.writesAzure) journal.update(wanted)
+    const wanted = { ...step, ...(scope.writesAzure ? restartWanted(inputs) : restartLeft(inputs)), current: text }
+    journal.update(wanted)
     if (why[0] !== undefined) return restartRequired(inputs, `The identity does not work yet, and ${text}; ${why[0]}.`)
     log.info(`The identity does not work yet, and ${text}`)
     await carryOut(run, wanted, restartWrite(run))
@@ -124,8 +124,10 @@ export function watchInCheck(run: Run, observed: Observed, steps: readonly Step[
   }
   const decide: Watched['decide'] = async ({ text, certain }) => {
     if (!certain) return undefined
-    if (step.status === 'skipped')
+    if (step.status === 'skipped') {
+      journal.update({ ...step, ...restartLeft(inputs), current: text })
       return restartRequired(inputs, `The identity does not work yet, and ${text}; part: database does not restart.`)
+    }
     if (step.status === 'in-sync') replan({ ...restartWanted(inputs), current: text })
     log.info(`The restart is part of the plan: ${text}`)
     return 'planned'
@@ -135,6 +137,9 @@ export function watchInCheck(run: Run, observed: Observed, steps: readonly Step[
   }
   return watch(run, { found: async () => observed, decide, passed })
 }
+
+/** A restart that is needed and is not of the part of this run, which leaves its detail and its status as they are. */
+const restartLeft = (inputs: Inputs): Pick<Step, 'desired'> => ({ desired: restartWanted(inputs).desired })
 
 /**
  * A verify names the restart where Resource Manager may be asked for the identity; without an answer it waits as usual.
