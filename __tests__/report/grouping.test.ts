@@ -37,6 +37,12 @@ test('the same error of many databases is one finding that names the first of th
   expect(found?.fix).toBe('Look at `databases`.')
 })
 
+test('the same error of two databases has the command for each', () => {
+  const closed = (name: string): Finding => ({ ...missing(name), fix: `ALTER DATABASE "${name}" ALLOW_CONNECTIONS true;` })
+  const [found] = onePerCause([closed('app'), closed('crm')], ['app', 'crm'])
+  expect(found?.fix).toBe('ALTER DATABASE "app" ALLOW_CONNECTIONS true;\nALTER DATABASE "crm" ALLOW_CONNECTIONS true;')
+})
+
 test('a finding is cut after twenty places', () => {
   const many = Array.from({ length: 25 }, (_, index) => refused(`S${index}`, 'app'))
   const [found] = onePerCause(many, ['app'])

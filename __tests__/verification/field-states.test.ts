@@ -242,6 +242,18 @@ test.each([
   expect(findingWith(result, 'endpoint-of-another-kind').detail, result.log).toContain(kind)
 })
 
+test('a retired sentiment function where only committed rows are seen: the switch does not wait for another turn', async () => {
+  await begin(emulator)
+  const { key1 } = accountNamed(emulator.world, 'contoso-language').keys
+  await setUp(
+    { sentimentRetired: true, committedRowsOnly: true },
+    { 'azure_cognitive.auth_type': 'subscription-key', 'azure_cognitive.subscription_key': key1 },
+  )
+  const inputs = { ...onlyService(emulator, 'cognitive', 'app'), 'clear-keys': 'true', 'verify-timeout-minutes': '0.1' }
+  const result = await apply(emulator, inputs)
+  expect(result.outputs, result.log).toMatchObject({ result: 'changed', verified: 'true', 'stored-keys': '0' })
+})
+
 describe('an incomplete set-up', () => {
   test('with an identity turned off or a rewritten allow-list, the finding suspects infrastructure code', async () => {
     await setUp()

@@ -78,6 +78,8 @@ export interface AlikeFindings {
   readonly finding: Finding
   /** The databases of the others, in order. */
   readonly others: readonly string[]
+  /** The fixes of all. */
+  readonly fixes: readonly string[]
 }
 
 interface Facts {

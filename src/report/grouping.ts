@@ -47,14 +47,17 @@ export function alikeFindings(findings: readonly Finding[], databases: readonly 
     if (database === '') return JSON.stringify([severity, code, title, detail, fix])
     return JSON.stringify([severity, code, title, likeness(detail, database), likeness(fix, database)])
   })
-  return groups.map(([{ finding }, ...others]) => ({ finding, others: others.map(({ database }) => database) }))
+  return groups.map((group) => {
+    const [{ finding }, ...others] = group
+    return { finding, others: others.map(({ database }) => database), fixes: group.map(({ finding: { fix } }) => fix) }
+  })
 }
 
 /** Most places of one cause that are shown. */
 export const mostPlaces = 20
 
 /**
- * Each cause as one finding: the same error of several databases, and the same refusal of several services, is reported once,
+ * Each cause as one finding: the same error of several databases, and the same refusal by several services, is reported once,
  * with what was met where. Warnings and notices are about what they name, so each of them stays.
  */
 export function onePerCause(findings: readonly Finding[], databases: readonly string[]): readonly Finding[] {
@@ -62,8 +65,9 @@ export function onePerCause(findings: readonly Finding[], databases: readonly st
     findings.filter(({ severity }) => severity === 'error'),
     databases,
   )
+  // What the action finds itself may have one code and be about different things.
   const cause = (finding: Finding): string =>
-    finding.code === 'ai-error' || knownOf(finding)?.origin === 'ai'
+    finding.code === 'ai-error' || knownOf(finding) !== undefined
       ? JSON.stringify([finding.code, finding.title])
       : JSON.stringify(finding)
   const causes = grouped(errors, ({ finding }) => cause(finding)).map((group): Finding => {
@@ -75,7 +79,7 @@ export function onePerCause(findings: readonly Finding[], databases: readonly st
     return {
       ...group[0].finding,
       detail: [...lines, ...(left > 0 ? [`and ${left} more`] : [])].join('\n'),
-      fix: joinedFixes(group.map(({ finding }) => finding.fix)),
+      fix: joinedFixes(group.flatMap(({ fixes }) => fixes)),
     }
   })
   return [...causes, ...findings.filter(({ severity }) => severity !== 'error')]

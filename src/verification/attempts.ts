@@ -70,8 +70,11 @@ export class Attempts {
     try {
       await this.#look()
       let outcome = await this.#attempt()
-      if (outcome.kind !== 'verified' && (this.#replaceRetired(outcome) || this.#replacePath(outcome)))
+      if (outcome.kind !== 'verified' && (this.#replaceRetired(outcome) || this.#replacePath(outcome))) {
+        // It is another attempt than the one that failed, and need not wait for its turn.
+        this.#committedAt = undefined
         outcome = await this.#attempt()
+      }
       this.#outcomes = outcome.outcomes
       if (outcome.kind === 'verified') return { kind: 'done', proof: await this.#verified(outcome) }
       this.#waitingFor = outcome.failure
