@@ -207,8 +207,15 @@ function storedKeyFindings(
   if (inputs.authType !== 'managed-identity' || !isStoredNow(database, key, journal.step) || answer === 'refused') return []
   const fix = `${inputs.clearKeys ? '' : 'Set `clear-keys: true`. To clear it by hand: '}${setSettingIn(name, key, '')}`
   if (literalKeys.has(key)) {
-    const detail = `${key} in "${name}" is the word for the managed identity, which no service accepts as a key. While it is stored, azure_ai may send it.`
-    return [{ severity: 'warning', code: 'key-is-a-word', title: 'A stored key is not a key', detail, fix }]
+    return [
+      {
+        severity: 'warning',
+        code: 'key-is-a-word',
+        title: 'A stored key is not a key',
+        detail: `${key} in "${name}" is the word for the managed identity, which no service accepts as a key. While it is stored, azure_ai may send it.`,
+        fix,
+      },
+    ]
   }
   const current = journal.step(`${name}/${family.authType}`)
   const isSwitched = current !== undefined && isWritten(current)
