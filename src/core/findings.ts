@@ -234,10 +234,10 @@ function storedKeyFindings(
       code: 'still-on-keys',
       title: 'A database still uses a key',
       detail: `${family.name} in "${name}" has auth_type ${settings.get(family.authType) ?? 'not set'} and a stored key.`,
-      // After an apply the failure that kept it from switching has the fix.
+      // An apply that left it has failed, and its failure has the fix.
       fix: inputs.mode === 'apply' ? '' : 'Run this action with `mode: apply`.',
     })
-  // An apply that was to clear it and could not has failed for that.
+  // An apply with `clear-keys` that left it has failed, and reports why.
   else if (inputs.mode !== 'apply' || !inputs.clearKeys)
     found.push({
       severity: 'warning',

@@ -26,7 +26,7 @@ export async function apply(run: Run): Promise<void> {
   await logPlan(run)
   const writing = { ...run, observed, azure: session.azure, access }
   if (inputs.planId !== undefined) {
-    // A restart that the test queries may show to be needless is compared with the plan when they show that it is needed.
+    // Where the test queries decide about the restart, it is compared with the plan when they show that it is needed.
     const due = steps.filter(({ kind }) => kind !== 'restart' || !isLeftToQueries(writing))
     refuseAnotherPlan(inputs.planId, due, planned)
   }

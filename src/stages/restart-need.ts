@@ -93,10 +93,10 @@ export function watchInApply(run: WriteRun, databases: readonly ObservedDatabase
 
 const passedWithout = 'not needed: a test query passed without it'
 
-/** This run turned the identity on, and may not restart: beyond some minutes waiting for a token is vain. */
+/** This run turned the identity on, and may not restart: after some minutes it stops waiting for a token. */
 function watchNewIdentity(run: WriteRun, limitMs: number): RestartWatch {
   const { inputs, journal } = run
-  // It may be allowed: what failed before the restart kept this run from it then, and is reported.
+  // Where it is allowed, something before the restart failed, which is reported.
   const required = inputs.allowRestart
     ? undefined
     : restartRequired(inputs, 'This run turned the identity on, and `allow-restart` is false.')
@@ -138,7 +138,7 @@ export function watchInCheck(run: Run, observed: Observed, steps: readonly Step[
   return watch(run, { found: async () => observed, decide, passed })
 }
 
-/** A restart that is needed and is not of the part of this run, which leaves its detail and its status as they are. */
+/** A restart that is needed and belongs to the other part: the step stays skipped. */
 const restartLeft = (inputs: Inputs): Pick<Step, 'desired'> => ({ desired: restartWanted(inputs).desired })
 
 /**
