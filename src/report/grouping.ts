@@ -65,9 +65,9 @@ export function onePerCause(findings: readonly Finding[], databases: readonly st
     findings.filter(({ severity }) => severity === 'error'),
     databases,
   )
-  // What the action finds itself may have one code and be about different things.
+  // Any other code may be about different things: functions that others planted, or rights that are missing.
   const cause = (finding: Finding): string =>
-    finding.code === 'ai-error' || knownOf(finding) !== undefined
+    finding.code === 'ai-error' || knownOf(finding)?.origin === 'ai'
       ? JSON.stringify([finding.code, finding.title])
       : JSON.stringify(finding)
   const causes = grouped(errors, ({ finding }) => cause(finding)).map((group): Finding => {
