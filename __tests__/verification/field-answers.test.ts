@@ -130,6 +130,7 @@ describe('a server that runs with a former identity', () => {
     ])
     expect(result.outputs['drift']).toBe('true')
     expect(errorsOf(result)).toEqual([])
+    expect(codesOf(result)).not.toContain('unused-input')
   })
 
   test.each([

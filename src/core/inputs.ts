@@ -309,7 +309,8 @@ export function unusedInputs(inputs: Inputs): readonly InputName[] {
     if (inputs.authType !== 'managed-identity') unused.push('auth-type')
     if (inputs.pullRequestComment) unused.push('pull-request-comment')
   }
-  if (inputs.mode !== 'apply' && inputs.allowRestart) unused.push('allow-restart')
+  // The plan of a check says whether the restart is allowed.
+  if ((inputs.mode === 'verify' || inputs.mode === 'inventory') && inputs.allowRestart) unused.push('allow-restart')
   if (inputs.part === 'azure') {
     if (inputs.clearKeys) unused.push('clear-keys')
     if (inputs.database.user !== undefined) unused.push('database-user')
